@@ -1,0 +1,1 @@
+"""Penumbra: fills holes and lifts shadows with diffusion models."""

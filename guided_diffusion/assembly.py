@@ -1,0 +1,87 @@
+"""From config values to networks and processes; what a network costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from guided_diffusion.config import ClassifierConfig, ModelConfig, ProcessConfig, channel_mults
+from guided_diffusion.config import attention_downsamples as downsamples
+from guided_diffusion.denoiser import network_times
+from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, space_timesteps
+from guided_diffusion.unet import Encoder, EncoderUNetModel, UNetModel
+
+NUM_CLASSES = 1000  # ImageNet
+
+
+def build_network(model: ModelConfig) -> UNetModel:
+    """The U-Net of a config, freshly initialised, on torch's default device."""
+    spec = Encoder(
+        in_channels=3,
+        model_channels=model.num_channels,
+        num_res_blocks=model.num_res_blocks,
+        channel_mult=model.channel_mults,
+        attention_downsamples=model.attention_downsamples,
+        num_heads=model.num_heads,
+        num_head_channels=model.num_head_channels,
+        dropout=model.dropout,
+        use_scale_shift_norm=model.use_scale_shift_norm,
+        resblock_updown=model.resblock_updown,
+        use_new_attention_order=model.use_new_attention_order,
+        use_checkpoint=model.use_checkpoint,
+    )
+    classes = NUM_CLASSES if model.class_cond else None
+    return UNetModel(spec, 6 if model.learn_sigma else 3, classes, model.num_heads_upsample)
+
+
+def build_classifier(config: ClassifierConfig, image_size: int) -> EncoderUNetModel:
+    """The noisy ImageNet classifier of a config, freshly initialised, on torch's default device."""
+    spec = Encoder(
+        in_channels=3,
+        model_channels=config.classifier_width,
+        num_res_blocks=config.classifier_depth,
+        channel_mult=channel_mults("", image_size),
+        attention_downsamples=downsamples(config.classifier_attention_resolutions, image_size),
+        num_head_channels=64,
+        use_scale_shift_norm=config.classifier_use_scale_shift_norm,
+        resblock_updown=config.classifier_resblock_updown,
+    )
+    return EncoderUNetModel(spec, image_size, NUM_CLASSES, config.classifier_pool)
+
+
+def build_process(config: ProcessConfig) -> tuple[GaussianDiffusion, Tensor]:
+    """The respaced process, and for each of its indices the time the network was trained with."""
+    betas = get_named_beta_schedule(config.noise_schedule, config.diffusion_steps)
+    timesteps = space_timesteps(config.diffusion_steps, config.timestep_respacing)
+    times = network_times(timesteps, config.diffusion_steps, config.rescale_timesteps)
+    if len(timesteps) < len(betas):
+        betas = respaced_betas(betas, timesteps)
+    return GaussianDiffusion(betas), times
+
+
+def flops_per_evaluation(model: ModelConfig, shape: Sequence[int]) -> int:
+    """Floating-point operations of one evaluation on (B, 3, H, W); counted without weights or memory."""
+    with torch.device("meta"):
+        network: nn.Module = build_network(model)
+        x, t = torch.empty(*shape), torch.zeros(shape[0])
+        label = (torch.zeros(shape[0], dtype=torch.long),) if model.class_cond else ()
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        network(x, t, *label)
+    return counter.get_total_flops()
+
+
+def matrix_rate(device: torch.device, side: int = 1024) -> float:
+    """Floating-point operations per second of a float32 matrix product on this device, best of three."""
+    a = torch.ones(side, side, device=device)
+    best = float("inf")
+    for _ in range(4):  # the first one warms up
+        begin = time.perf_counter()
+        (a @ a).sum().item()
+        best = min(best, time.perf_counter() - begin)
+    return 2 * side**3 / best

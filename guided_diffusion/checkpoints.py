@@ -1,0 +1,143 @@
+"""Reading published weights strictly, and saying what would fit when they do not.
+
+State dicts of guided-diffusion, improved-diffusion and RePaint: `.pt` (weights only, no code is run) or
+`.safetensors` (extra `safetensors`); local paths, or remote ones through blobfile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from guided_diffusion.files import file_stat, is_remote, path_kind, read_bytes
+
+State = Mapping[str, Tensor]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, unreadable or does not fit; one line for the user."""
+
+
+def digest(path: str) -> str:
+    """SHA-256 (hex) of a local file's bytes; of a remote file's name, size and time.
+
+    Raises CheckpointError if it is not there.
+    """
+    _require(path)
+    if is_remote(path):
+        return hashlib.sha256(repr((path, *file_stat(path))).encode()).hexdigest()
+    sha = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def _require(path: str) -> None:
+    if path_kind(path) != "file":
+        raise CheckpointError(f"checkpoint {path} is not there; run download.sh or set the path in the YAML")
+
+
+def read_state(path: str) -> State:
+    """Name -> tensor on the CPU. Raises CheckpointError, which says what is wrong with the file."""
+    _require(path)
+    try:
+        state = _read_safetensors(path) if path.endswith(".safetensors") else _read_pt(path)
+    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().split("\n")[0][:160]
+        raise CheckpointError(f"checkpoint {path} cannot be read ({reason}); download it again") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        keys = ", ".join(list(map(str, state))[:4]) if isinstance(state, Mapping) else type(state).__name__
+        raise CheckpointError(f"checkpoint {path} is not a plain state dict of tensors (it holds {keys})")
+    return state
+
+
+def _read_pt(path: str) -> Any:
+    if is_remote(path):
+        return torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"PK"  # only the zip format can be mapped instead of copied
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+
+
+def _read_safetensors(path: str) -> State:
+    try:
+        from safetensors import torch as safetensors
+    except ImportError:
+        raise CheckpointError(f"{path} needs the extra: pip install 'penumbra[safetensors]'") from None
+    if is_remote(path):
+        return safetensors.load(read_bytes(path))
+    return safetensors.load_file(path)
+
+
+def load(network: nn.Module, path: str, image_size: int) -> nn.Module:
+    """Put the weights at `path` into a network, strictly; the network may be on the meta device.
+
+    Returns it in eval mode, float32, without gradients, on the CPU. Raises CheckpointError listing the keys
+    that differ and the config keys that would fit.
+    """
+    state = read_state(path)
+    own = network.state_dict()
+    if problem := _differences(own, state):
+        fit = infer_config(state, image_size)
+        hint = ", ".join(f"{key}: {value!r}" for key, value in fit.items())
+        remedy = (
+            f"these config keys would fit it: {hint}"
+            if fit
+            else "is it another kind of network, or a classifier?"
+        )
+        raise CheckpointError(f"checkpoint {path} does not fit the configured network: {problem}; {remedy}")
+    network.load_state_dict(state, strict=True, assign=True)
+    return network.float().eval().requires_grad_(False)
+
+
+def _differences(own: State, state: State) -> str:
+    """One phrase on missing, unexpected and misshapen keys; empty if all fit."""
+    shapes = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and own[key].shape != state[key].shape
+    ]
+    found = {
+        "missing keys": [key for key in own if key not in state],
+        "unexpected keys": [key for key in state if key not in own],
+        "other shapes": shapes,
+    }
+    return "; ".join(f"{len(v)} {k} ({', '.join(v[:3])}{' …' * (len(v) > 3)})" for k, v in found.items() if v)
+
+
+def infer_config(state: State, image_size: int) -> dict[str, Any]:
+    """The YAML keys that a U-Net state dict shows, {} if it is none; the number of heads cannot be seen.
+
+    image_size: pixels that attention_resolutions refers to.
+    """
+    if "time_embed.0.weight" not in state or "output_blocks.0.0.in_layers.0.weight" not in state:
+        return {}
+    channels = state["time_embed.0.weight"].shape[1]
+    up = re.compile(r"output_blocks\.\d+\.[12]\.(in_layers\.0|conv)\.weight")
+    levels = 1 + sum(up.fullmatch(key) is not None for key in state)  # one up-sampling between two levels
+    blocks = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("input_blocks."))
+    per_level = blocks // levels - 1
+    firsts = [f"input_blocks.{1 + level * (per_level + 1)}" for level in range(levels)]
+    if not all(f"{first}.0.out_layers.3.weight" in state for first in firsts):
+        return {}
+    widths = [state[f"{first}.0.out_layers.3.weight"].shape[0] for first in firsts]
+    attended = [level for level, first in enumerate(firsts) if f"{first}.1.qkv.weight" in state]
+    embedded = state[f"{firsts[0]}.0.emb_layers.1.weight"].shape[0]
+    return {
+        "num_channels": channels,
+        "num_res_blocks": per_level,
+        "channel_mult": ",".join(f"{width / channels:g}" for width in widths),
+        "attention_resolutions": ",".join(str(image_size // 2**level) for level in attended),
+        "resblock_updown": not any(key.endswith(".op.weight") for key in state),
+        "use_scale_shift_norm": embedded == 2 * widths[0],
+        "class_cond": "label_emb.weight" in state,
+        "learn_sigma": state["out.2.weight"].shape[0] == 2 * state["input_blocks.0.0.weight"].shape[1],
+    }

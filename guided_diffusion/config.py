@@ -1,0 +1,331 @@
+"""What to do, read from one YAML: frozen dataclasses with every default, and a loader that takes no typo.
+
+The YAML is flat and keeps the key names of guided-diffusion and RePaint; the grouping exists in Python only.
+Every mistake of the user is a ConfigError of one line that names the key, the value and the place.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from guided_diffusion.config_file import merge, one_dataset, parse_override, read_yaml
+from guided_diffusion.construct import (
+    CommaList,
+    ConfigError,
+    Count,
+    Index,
+    NonNegative,
+    as_mapping,
+    construct,
+    plain,
+    unknown_key,
+)
+
+
+def channel_mults(text: str, image_size: int) -> tuple[float, ...]:
+    """Channel multiplier of each resolution level, from '1,2,2,4' or, if empty, guided-diffusion's table."""
+    table = {
+        512: (0.5, 1, 1, 2, 2, 4, 4),
+        256: (1, 1, 2, 2, 4, 4),
+        128: (1, 1, 2, 3, 4),
+        64: (1, 2, 3, 4),
+    }
+    if not text and image_size not in table:
+        raise ConfigError(f"channel_mult has no default for image_size {image_size}; set it, e.g. '1,2,2,4'")
+    mults = _numbers(text, "channel_mult") or table[image_size]
+    halvings = len(mults) - 1
+    if image_size % 2**halvings:
+        raise ConfigError(
+            f"image_size {image_size} cannot be halved {halvings} times as channel_mult {mults} asks; "
+            f"use a multiple of {2**halvings} or a shorter channel_mult"
+        )
+    return mults
+
+
+def attention_downsamples(text: str, image_size: int, key: str = "attention_resolutions") -> tuple[int, ...]:
+    """Downsampling factors at which there is attention, from resolutions in pixels such as '32,16,8'."""
+    return tuple(int(image_size // resolution) for resolution in _numbers(text, key))
+
+
+def _numbers(text: str, key: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) if "." in part else int(part) for part in text.split(",") if text)
+    except ValueError:
+        numbers = (0,)
+    if not all(0 < number < math.inf for number in numbers):
+        raise ConfigError(f"{key} {text!r} is not a list of positive numbers such as '1,2,2,4'")
+    return numbers
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network, in guided-diffusion's words. Raises ConfigError if the levels do not fit image_size."""
+
+    image_size: Count = 256
+    num_channels: Count = 256
+    num_res_blocks: Count = 2
+    num_heads: Count = 4
+    num_heads_upsample: int = -1  # -1 = num_heads
+    num_head_channels: int = 64  # -1 = num_heads counts
+    attention_resolutions: CommaList = "32,16,8"
+    channel_mult: CommaList = ""
+    dropout: NonNegative = 0.0
+    class_cond: bool = False
+    use_checkpoint: bool = False
+    use_scale_shift_norm: bool = True
+    resblock_updown: bool = True
+    use_new_attention_order: bool = False
+    learn_sigma: bool = True
+
+    def __post_init__(self) -> None:
+        # Both parse their text: a mistake shall come out before any work is done.
+        assert self.channel_mults
+        assert isinstance(self.attention_downsamples, tuple)
+
+    @property
+    def channel_mults(self) -> tuple[float, ...]:
+        return channel_mults(self.channel_mult, self.image_size)
+
+    @property
+    def attention_downsamples(self) -> tuple[int, ...]:
+        return attention_downsamples(self.attention_resolutions, self.image_size)
+
+
+@dataclass(frozen=True)
+class ProcessConfig:
+    """The diffusion process. Raises ConfigError for a timestep_respacing that diffusion_steps cannot give."""
+
+    diffusion_steps: Count = 1000
+    noise_schedule: Literal["linear", "cosine"] = "linear"
+    timestep_respacing: CommaList = "250"  # steps, steps per section, 'ddimN', or '' = all
+    predict_xstart: bool = False
+    rescale_timesteps: bool = False
+    rescale_learned_sigmas: bool = False
+    use_kl: bool = False
+    sigma_small: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_steps <= self.diffusion_steps:
+            raise ConfigError(
+                f"timestep_respacing {self.timestep_respacing!r} asks for {self.num_steps} steps; "
+                f"diffusion_steps {self.diffusion_steps} allows 1 to {self.diffusion_steps}"
+            )
+
+    @property
+    def num_steps(self) -> int:
+        """Number of steps of the respaced process."""
+        text = self.timestep_respacing.replace(" ", "")
+        if not text:
+            return self.diffusion_steps
+        if not re.fullmatch(r"(ddim)?[0-9]{1,9}|[0-9]{1,9}(,[0-9]{1,9})+", text):
+            raise ConfigError(f"timestep_respacing {text!r} is none of 250, '10,15,25', 'ddim50' and ''")
+        return sum(int(count) for count in text.removeprefix("ddim").split(","))
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """Classifier guidance; without classifier_path there is none."""
+
+    classifier_path: str | None = None
+    classifier_scale: float = 1.0
+    classifier_width: Count = 128
+    classifier_depth: Count = 2
+    classifier_attention_resolutions: CommaList = "32,16,8"
+    classifier_use_scale_shift_norm: bool = True
+    classifier_resblock_updown: bool = True
+    classifier_pool: Literal["adaptive", "attention", "spatial", "spatial_v2"] = "attention"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Pictures and masks: folder or file, local or remote. max_len None = all from offset on."""
+
+    gt_path: str | None = None
+    mask_path: str | None = None
+    batch_size: Count = 1
+    max_len: Count | None = None
+    offset: Index = 0
+
+
+@dataclass(frozen=True)
+class PathsConfig:
+    """Folders for the results; None = ./log/<name>/{inpainted,gt_masked,gt,gt_keep_mask}."""
+
+    srs: str | None = None
+    lrs: str | None = None
+    gts: str | None = None
+    gt_keep_masks: str | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. `options`: keys of the samplers; `retired`: keys that were given and nobody reads."""
+
+    name: str
+    model_path: str
+    method: Literal["repaint", "ddpm", "ddim", "ddnm", "intermediate"] = "repaint"
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    paste_known: bool = True
+    clip_denoised: bool = True
+    generate: Index = 0  # number of pictures to make when there is no gt_path
+    cond_y: Index | None = None
+    show_progress: bool = True
+    model: ModelConfig = field(default_factory=ModelConfig)
+    process: ProcessConfig = field(default_factory=ProcessConfig)
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    retired: tuple[str, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ConfigError("name is empty; it names the folder of the results, log/<name>")
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", self.device):
+            raise ConfigError(f"device {self.device!r} is none of auto, cpu, cuda and cuda:N")
+
+    @property
+    def log_dir(self) -> str:
+        return f"./log/{self.name}"
+
+    @property
+    def folders(self) -> PathsConfig:
+        """`paths` with the defaults filled in."""
+        names = {"srs": "inpainted", "lrs": "gt_masked", "gts": "gt", "gt_keep_masks": "gt_keep_mask"}
+        defaults = {key: f"{self.log_dir}/{folder}" for key, folder in names.items()}
+        return PathsConfig(**{key: getattr(self.paths, key) or defaults[key] for key in names})
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should be told, one line each."""
+        return (f"keys that nothing reads: {', '.join(self.retired)}",) if self.retired else ()
+
+
+@dataclass(frozen=True)
+class _Translated:
+    """Keys of RePaint that say here: precision fp16, and rule ddim."""
+
+    use_fp16: bool = False
+    use_ddim: bool = False
+
+
+_FLAT = {"model": ModelConfig, "process": ProcessConfig, "classifier": ClassifierConfig}
+_NESTED = {"data": DataConfig, "paths": PathsConfig}
+_TOP = [f.name for f in fields(Config) if f.name not in {*_FLAT, *_NESTED, "options", "retired"}]
+# YAML key (dotted inside data and paths) -> (group in Config, field).
+_HOME = {
+    **{key: ("", key) for key in _TOP},
+    **{f.name: (g, f.name) for g, cls in _FLAT.items() for f in fields(cls)},
+    **{f"{g}.{f.name}": (g, f.name) for g, cls in _NESTED.items() for f in fields(cls)},
+    **{f.name: ("translated", f.name) for f in fields(_Translated)},
+}
+# Keys of public RePaint YAMLs and of its code that do nothing here, nor mostly there.
+_LOADER_KEYS = (
+    *("mask_loader", "deterministic", "random_crop", "random_flip", "drop_last"),
+    *("return_dict", "return_dataloader", "ds_conf"),
+)
+RETIRED = frozenset(
+    (
+        *("lr_kernel_n_std", "num_samples", "latex_name", "method_name", "n_jobs", "print_estimated_vars"),
+        *("inpa_inj_sched_prev_cumnoise", "classifier_use_fp16", "respace_interpolate", "use_value_logger"),
+        *("debug", "data.image_size", "data.class_cond", "paths.root"),
+        *(*_LOADER_KEYS, *(f"data.{key}" for key in _LOADER_KEYS)),
+    )
+)
+
+
+def load(
+    path: str | Path | None, overrides: Sequence[str] = (), sampler_keys: Collection[str] = ()
+) -> Config:
+    """The Config of a YAML file, with `key.path=value` overrides (values are YAML) laid over it.
+
+    sampler_keys: names of the keys that go into `options` unchecked; the sampler's own dataclass checks them.
+    If it maps them to their types, keys inside a dataclass type can be named in an error too.
+    Raises ConfigError for anything wrong with the file, its includes, the overrides, a key or a value.
+    """
+    if not path:
+        raise ConfigError("no configuration given; name one, e.g. --conf_path confs/shadow.yml")
+    merged, where = read_yaml(path), str(path)
+    for override in overrides:
+        change = parse_override(override)
+        _sorted(change, sampler_keys, f"--set {override}")
+        merged, where = merge(merged, change), f"{path} with --set"
+    return from_mapping(merged, sampler_keys, where)
+
+
+def from_mapping(mapping: Mapping[str, Any], sampler_keys: Collection[str] = (), where: str = "") -> Config:
+    """The Config of a mapping laid out like the YAML. Raises ConfigError as `load` does."""
+    groups = _sorted(mapping, sampler_keys, where)
+    top, options, retired = groups[""], groups["options"], list(groups["retired"])
+    flags = construct(_Translated, groups["translated"], where)
+    if flags.use_fp16:
+        top.setdefault("precision", "fp16")
+    if flags.use_ddim and top.get("method", "repaint") == "repaint":
+        options.setdefault("rule", "ddim")
+    elif flags.use_ddim:
+        retired.append("use_ddim (it belongs to method repaint)")
+    if "classifier_scale" in groups["classifier"] and not groups["classifier"].get("classifier_path"):
+        retired.append("classifier_scale (there is no classifier_path)")
+    parts: dict[str, object] = {name: construct(cls, groups[name], where) for name, cls in _FLAT.items()}
+    parts |= {name: construct(cls, groups[name], where, name) for name, cls in _NESTED.items()}
+    return construct(Config, {**top, **parts, "options": options, "retired": tuple(retired)}, where)
+
+
+def to_mapping(config: Config) -> dict[str, Any]:
+    """The Config as plain values, laid out like the YAML: `from_mapping` reads it back."""
+    groups = [asdict(getattr(config, group)) for group in _FLAT]
+    flat = {key: value for group in groups for key, value in group.items()}
+    top = {key: getattr(config, key) for key in _TOP}
+    nested = {name: asdict(getattr(config, name)) for name in _NESTED}
+    return plain({**top, **flat, **config.options, **nested})
+
+
+def fingerprint(config: Config, extra: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of all that changes the pictures: the Config less its places and amounts, and `extra`
+    (which holds what the weights are, whatever their paths)."""
+    mapping = to_mapping(config)
+    for key in (*_NESTED, "name", "device", "show_progress", "generate", "model_path", "classifier_path"):
+        del mapping[key]
+    text = json.dumps([mapping, plain(extra)], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _dotted_items(mapping: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
+    for key, value in mapping.items():
+        if key in _NESTED:
+            yield from ((f"{key}.{inner}", v) for inner, v in as_mapping(value, where, key).items())
+        else:
+            yield key, value
+
+
+def _sorted(
+    mapping: Mapping[str, Any], sampler_keys: Collection[str], where: str
+) -> defaultdict[str, dict[str, Any]]:
+    """Group in Config -> its values. Raises ConfigError for a key that nobody knows."""
+    groups: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for key, value in _dotted_items(one_dataset(mapping, where), where):
+        if key in _HOME:
+            group, name = _HOME[key]
+            groups[group][name] = value
+        elif key in sampler_keys:
+            groups["options"][key] = value
+        elif key in RETIRED:
+            groups["retired"][key] = value
+        else:
+            raise unknown_key(key, [*_HOME, *_with_inner(sampler_keys)], where)
+    return groups
+
+
+def _with_inner(sampler_keys: Collection[str]) -> Iterator[str]:
+    yield from sampler_keys
+    for key, hint in sampler_keys.items() if isinstance(sampler_keys, Mapping) else ():
+        if is_dataclass(hint):
+            yield from (f"{key}.{f.name}" for f in fields(hint))

@@ -1,0 +1,117 @@
+"""Denoiser: (x_t, t) -> Prediction. Hides the network: its 3 or 6 channels, timestep map, labels and
+precision.
+
+Papers: Ho et al. 2020 (eps prediction), Nichol & Dhariwal 2021 (learned variance, hybrid loss, respaced
+time).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.losses import discretized_gaussian_log_likelihood, mean_flat, nats_to_bits, normal_kl
+
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a denoiser says of x_t; every tensor is (B, C, H, W) float32."""
+
+    x0: Tensor  # the clean picture, clipped to [-1, 1] if the denoiser clips
+    eps: Tensor  # the noise that goes with x0
+    log_variance: Tensor  # of p(x_{t-1} | x_t)
+    score: Tensor | None = None  # scaled gradient of log p(y | x_t), when guided
+
+
+class Denoise(Protocol):
+    """The contract samplers rely on: x (B, C, H, W), t an index of the respaced process."""
+
+    def __call__(self, x: Tensor, t: int) -> Prediction: ...
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A network together with how its output is to be read.
+
+    timesteps: for each index of `process`, the time the network was trained with (ascending; may be
+    fractional).
+    predict_xstart: the network gives x0, else eps. learn_sigma: it gives 2C channels, the second half being
+    v.
+    sigma_small: fixed variance is the posterior's, else beta (only without learn_sigma).
+    clip: clip x0 to [-1, 1]. precision: fp32 | bf16 | fp16 (autocast). labels: (B,) classes or None.
+    """
+
+    network: nn.Module
+    process: GaussianDiffusion
+    timesteps: Tensor
+    predict_xstart: bool = False
+    learn_sigma: bool = True
+    sigma_small: bool = False
+    clip: bool = True
+    precision: str = "fp32"
+    labels: Tensor | None = None
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, t: int) -> Prediction:
+        """x (B, C, H, W) at index t of the process -> Prediction."""
+        out, v = self._network(x, self.timesteps[t].expand(len(x)))
+        return self._read(x, t, out, v)
+
+    def _network(self, x: Tensor, times: Tensor) -> tuple[Tensor, Tensor | None]:
+        dtype = AUTOCAST[self.precision]
+        label = () if self.labels is None else (self.labels,)
+        with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not None):
+            out = self.network(x, times, *label)
+        out = out.float()
+        return out.chunk(2, dim=1) if self.learn_sigma else (out, None)
+
+    def _read(self, x: Tensor, t: int | Tensor, out: Tensor, v: Tensor | None) -> Prediction:
+        process = self.process
+        x0 = out if self.predict_xstart else process.x0_from_eps(x, t, out)
+        raw = not self.predict_xstart and not self.clip
+        if self.clip:
+            x0 = x0.clamp(-1, 1)
+        eps = out if raw else process.eps_from_x0(x, t, x0)
+        if v is None:
+            return Prediction(x0, eps, process.log_variance(x, t, large=not self.sigma_small))
+        return Prediction(x0, eps, process.learned_log_variance(v, t))
+
+    def loss(self, x0: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Per-picture training losses (B,), (B,): mean squared error of eps (or x0), and the bound in
+        bits/dim.
+
+        x0 (B, C, H, W) in [-1, 1], t (B,) indices, noise like x0. The bound's gradient reaches only the
+        variance (Nichol & Dhariwal section 3.1); it is zero for networks with a fixed variance.
+        """
+        x_t = self.process.q_sample(x0, t, noise)
+        out, v = self._network(x_t, self.timesteps[t])
+        simple = mean_flat(((x0 if self.predict_xstart else noise) - out) ** 2)
+        if v is None:
+            return simple, torch.zeros_like(simple)
+        return simple, self._bound(x0, x_t, t, out.detach(), v)
+
+    def _bound(self, x0: Tensor, x_t: Tensor, t: Tensor, out: Tensor, v: Tensor) -> Tensor:
+        process = self.process
+        true_mean = process.posterior_mean(x0, x_t, t)
+        true_log_variance = process.log_variance(x_t, t, large=False)
+        guess = self._read(x_t, t, out, v)
+        mean = process.posterior_mean(guess.x0, x_t, t)
+        kl = mean_flat(normal_kl(true_mean, true_log_variance, mean, guess.log_variance))
+        decoder = -mean_flat(discretized_gaussian_log_likelihood(x0, mean, 0.5 * guess.log_variance))
+        return nats_to_bits(torch.where(t == 0, decoder, kl))
+
+
+def network_times(timesteps: Sequence[int], diffusion_steps: int, rescale: bool) -> Tensor:
+    """The times the network sees for a respaced process: (T,) int64, or float32 rescaled to 0..1000.
+
+    rescale: `rescale_timesteps`, t * 1000 / diffusion_steps, as in improved-diffusion.
+    """
+    times = torch.tensor(timesteps)
+    return times.float() * (1000.0 / diffusion_steps) if rescale else times

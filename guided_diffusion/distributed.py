@@ -1,0 +1,78 @@
+"""Ranks and devices. One process without torchrun is rank 0 of 1, so one code path serves both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+
+
+def is_launched() -> bool:
+    """True under torchrun (its environment variables are set)."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def setup(device: torch.device) -> None:
+    """Join the process group that torchrun announced (NCCL on CUDA, else Gloo); nothing without torchrun."""
+    if is_launched() and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def close() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def find_device(name: str = "auto") -> torch.device:
+    """auto: this rank's GPU where there is one, else the CPU. Otherwise a torch device name: cpu, cuda,
+    cuda:1.
+
+    Raises ValueError for a name torch does not know, or a GPU that is not there.
+    """
+    if name == "auto":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device {name!r} is unknown; use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {name!r} is not there ({torch.cuda.device_count()} CUDA devices); use auto or cpu"
+        )
+    return device
+
+
+def has_bf16(device: torch.device) -> bool:
+    """True where bfloat16 matrix work is native, so that autocast to it pays."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def average(tensors: Iterable[torch.Tensor]) -> None:
+    """Replace each tensor by its mean over the ranks, in place."""
+    if dist.is_initialized():
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+            tensor /= dist.get_world_size()
+
+
+def gather(values: torch.Tensor) -> torch.Tensor:
+    """Concatenate equally long 1-d tensors of all ranks, in rank order; the tensor itself on one rank."""
+    if not dist.is_initialized():
+        return values
+    parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, values)
+    return torch.cat(parts)

@@ -1,0 +1,42 @@
+"""Guidance: a wrapper that turns a Denoiser into another one that also fills `score`.
+
+Paper: Dhariwal & Nichol 2021 (arXiv 2105.05233), section 4 (classifier guidance).
+The raw gradient travels, because the DDPM and DDIM rules use it differently (algorithms 1 and 2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from guided_diffusion.denoiser import Denoise, Prediction
+
+
+@dataclass(frozen=True)
+class Guided:
+    """A denoiser with classifier guidance.
+
+    classifier: (x_t, time) -> logits (B, classes); timesteps: as in Denoiser; labels: (B,) the wanted
+    classes;
+    scale: s of the paper, 0 = none.
+    """
+
+    denoise: Denoise
+    classifier: nn.Module
+    timesteps: Tensor
+    labels: Tensor
+    scale: float
+
+    def __call__(self, x: Tensor, t: int) -> Prediction:
+        return replace(self.denoise(x, t), score=self.score(x, t))
+
+    def score(self, x: Tensor, t: int) -> Tensor:
+        """scale * gradient of log p(labels | x_t) with respect to x_t, (B, C, H, W)."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            logits = self.classifier(x, self.timesteps[t].expand(len(x)))
+            chosen = logits.float().log_softmax(dim=-1).gather(1, self.labels[:, None])
+            (gradient,) = torch.autograd.grad(chosen.sum(), x)
+        return gradient.float() * self.scale

@@ -1,0 +1,40 @@
+"""Likelihood terms of the variational bound.
+
+Papers: Ho et al. 2020 (section 3.3, discretised decoder), Nichol & Dhariwal 2021 (section 3.1).
+All in nats, elementwise, same shape as the inputs; log-variances are natural logarithms.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def normal_kl(mean1: Tensor, logvar1: Tensor, mean2: Tensor, logvar2: Tensor) -> Tensor:
+    """KL(N(mean1, e^logvar1) || N(mean2, e^logvar2)), elementwise, in nats."""
+    spread = torch.exp(logvar1 - logvar2)
+    return 0.5 * (-1.0 + logvar2 - logvar1 + spread + (mean1 - mean2) ** 2 * torch.exp(-logvar2))
+
+
+def discretized_gaussian_log_likelihood(x: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
+    """log P(x) of 8-bit pictures under a Gaussian cut into 256 bins over [-1, 1]; the end bins are open.
+
+    x: the picture, in [-1, 1]; means, log_scales: of the Gaussian, log_scales = log of the standard
+    deviation.
+    """
+    normal = torch.distributions.Normal(means, torch.exp(log_scales), validate_args=False)
+    upper = torch.where(x > 0.999, torch.ones_like(x), normal.cdf(x + 1 / 255))
+    lower = torch.where(x < -0.999, torch.zeros_like(x), normal.cdf(x - 1 / 255))
+    return (upper - lower).clamp(min=1e-12).log()
+
+
+def mean_flat(x: Tensor) -> Tensor:
+    """Mean over everything but the batch: (B, ...) -> (B,)."""
+    return x.flatten(1).mean(1)
+
+
+def nats_to_bits(x: Tensor) -> Tensor:
+    """Nats to bits."""
+    return x / math.log(2.0)

@@ -1,0 +1,65 @@
+"""Operator: what was observed of a picture x, as a linear map A with a pseudo-inverse.
+
+Paper: Wang et al. 2022 (arXiv 2212.00490, DDNM) for the range / null-space view.
+Contract: A A^+ A = A. Tensors are (B, C, H, W) in model space; nothing here draws random numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Operator(Protocol):
+    """y = A x for the observed part y; `pinv` maps y back to picture space."""
+
+    def forward(self, x: Tensor) -> Tensor: ...
+
+    def pinv(self, y: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Pixels are seen where keep = 1 and unseen where keep = 0. keep: (B, 1, H, W) or (B, C, H, W) float."""
+
+    keep: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.keep * x
+
+    def pinv(self, y: Tensor) -> Tensor:
+        return self.keep * y
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The whole picture is seen."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def pinv(self, y: Tensor) -> Tensor:
+        return y
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """Nothing is seen: plain generation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+    def pinv(self, y: Tensor) -> Tensor:
+        return torch.zeros_like(y)
+
+
+def replace_range(operator: Operator, x: Tensor, y: Tensor) -> Tensor:
+    """x with its observed part replaced by y: A^+ y + (1 - A^+ A) x (DDNM eq. 10). For a mask: keep y, else
+    x.
+
+    y is taken through A first, so a full picture serves as well as an observation.
+    """
+    return operator.pinv(operator.forward(y)) + (x - operator.pinv(operator.forward(x)))

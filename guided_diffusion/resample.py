@@ -1,0 +1,75 @@
+"""Which timesteps to train on.
+
+Paper: Nichol & Dhariwal 2021 (arXiv 2102.09672), section 3.3: importance sampling of t by the root mean
+square of its recent losses. Where we differ: the generator is passed in.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guided_diffusion import distributed
+
+
+class UniformSampler:
+    """Every timestep equally often, weight 1."""
+
+    def __init__(self, timesteps: int) -> None:
+        self.timesteps = timesteps
+
+    def sample(self, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """(count,) int64 timesteps and (count,) float32 weights that keep the expected loss unbiased."""
+        return torch.from_numpy(rng.integers(self.timesteps, size=count)), torch.ones(count)
+
+    def update(self, t: Tensor, losses: Tensor) -> None:
+        """Learn from this batch's losses (B,) at t (B,)."""
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+
+
+class LossAwareSampler(UniformSampler):
+    """p(t) proportional to sqrt(E[L_t^2]) over the last `history` losses of each t; uniform until all are
+    filled.
+
+    uniform_share: probability mass kept for a uniform choice.
+    """
+
+    def __init__(self, timesteps: int, history: int = 10, uniform_share: float = 0.001) -> None:
+        super().__init__(timesteps)
+        self.uniform_share = uniform_share
+        self.losses = np.zeros((timesteps, history))
+        self.seen = np.zeros(timesteps, dtype=np.int64)
+
+    def probabilities(self) -> np.ndarray:
+        """(T,) float64, sums to 1."""
+        if (self.seen < self.losses.shape[1]).any():
+            return np.full(self.timesteps, 1 / self.timesteps)
+        root = np.sqrt((self.losses**2).mean(axis=1))
+        return root / root.sum() * (1 - self.uniform_share) + self.uniform_share / self.timesteps
+
+    def sample(self, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        p = self.probabilities()
+        t = rng.choice(self.timesteps, size=count, p=p)
+        return torch.from_numpy(t), torch.from_numpy(1 / (self.timesteps * p[t])).float()
+
+    def update(self, t: Tensor, losses: Tensor) -> None:
+        every_t = distributed.gather(t).tolist()
+        every_loss = distributed.gather(losses.detach().float()).tolist()
+        for step, loss in zip(every_t, every_loss, strict=True):
+            self.losses[step, self.seen[step] % self.losses.shape[1]] = loss
+            self.seen[step] += 1
+
+    def state(self) -> dict[str, Tensor]:
+        return {"losses": torch.from_numpy(self.losses), "seen": torch.from_numpy(self.seen)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.losses, self.seen = state["losses"].numpy().copy(), state["seen"].numpy().copy()
+
+
+SAMPLERS = {"uniform": UniformSampler, "loss-aware": LossAwareSampler}

@@ -1,0 +1,41 @@
+"""DDNM: the observed part of every predicted x_0 is replaced by the observation.
+
+Paper: Wang, Yu, Zhang 2022, "Denoising Diffusion Null-Space Model" (arXiv 2212.00490), algorithms 1 and 2.
+Where we differ: eta < 1 steps down by DDIM between the same two points; time travel is a jump schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.operators import replace_range
+from guided_diffusion.samplers.base import Problem, Step, renoise
+from guided_diffusion.scheduler import JumpSchedule
+
+
+@dataclass(frozen=True)
+class DDNM:
+    """eta: 1 draws from q(x_{t-1} | x_t, x_0) as in the paper. schedule_jump_params: time travel; none by
+    default.
+    """
+
+    eta: float = 1.0
+    schedule_jump_params: JumpSchedule = field(default_factory=JumpSchedule)
+
+    def times(self, process: GaussianDiffusion) -> Sequence[int]:
+        return self.schedule_jump_params.times(process.num_timesteps)
+
+    def start(self, problem: Problem, t: int) -> Tensor:
+        return problem.noise()
+
+    def down(self, problem: Problem, step: Step, t_next: int) -> Step:
+        p = problem.denoise(step.x, step.t)
+        x0 = replace_range(problem.operator, p.x0, problem.y)  # eq. 13
+        x = problem.process.ddim_step(step.x, step.t, t_next, x0, self.eta, problem.noise(), p.score)
+        return Step(t_next, x, x0)
+
+    up = staticmethod(renoise)

@@ -1,0 +1,1 @@
+"""What scenes are made of: textures, patterns, materials, layouts, cast shadows and the camera."""

@@ -1,0 +1,238 @@
+"""Procedural photographs of grounds and walls, alone or with exact synthetic shadows.
+
+Every picture is drawn from a `numpy.random.Generator`: parameters first, pixels after, so a scene is the
+same at every size (only sensor noise depends on the size).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from guided_diffusion.scenery.camera import Camera, coordinates, jpeg
+from guided_diffusion.scenery.layouts import draw_surface
+from guided_diffusion.scenery.shadow_synthesis import cast, combine, draw_shadow, drawn_mask
+from guided_diffusion.scenery.textures import Points
+
+_SAMPLES = 2
+View = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture with and without a shadow, and the truth about the shadow.
+
+    Attributes:
+        shadow: uint8 (H, W, 3) sRGB picture with shadow.
+        free: uint8 (H, W, 3) the same place without it.
+        mask: bool (H, W), True in shadow, as imprecise as a user would draw it.
+        matte: float32 (H, W) in [0, 1], exact share of the direct light that is blocked.
+        transmission: float32 (H, W, 3) in (0, 1], linear-light factor in full shadow. Before noise, log slope
+            and exposure drift, shadow = free * (1 - matte + matte * transmission) in linear light.
+    """
+
+    shadow: np.ndarray
+    free: np.ndarray
+    mask: np.ndarray
+    matte: np.ndarray
+    transmission: np.ndarray
+
+
+def scene_rng(seed: int, index: int) -> np.random.Generator:
+    """Independent random stream for picture `index` of `seed`."""
+    return np.random.default_rng([seed, index])
+
+
+@dataclass(frozen=True)
+class _Pose:
+    """Camera: focal length (frame units), tilt and turn (radians); `spin` and `zoom` of the surface."""
+
+    focal: float
+    tilt: float
+    turn: float
+    spin: float
+    zoom: float
+
+    def axes(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ray directions: sideways, forward and down."""
+        ct, st = np.float32(np.cos(self.tilt)), np.float32(np.sin(self.tilt))
+        ck, sk = np.float32(np.cos(self.turn)), np.float32(np.sin(self.turn))
+        down = y * ct + np.float32(self.focal) * st
+        ahead = np.float32(self.focal) * ct - y * st
+        return x * ck + ahead * sk, ahead * ck - x * sk, down
+
+    def place(self, a: np.ndarray, b: np.ndarray, depth: np.ndarray, centre: float, pixel: float) -> Points:
+        """Surface points a/depth, b/depth, scaled so that one unit is one frame where depth = `centre`."""
+        scale = np.float32(centre * self.zoom)
+        near = 1 / depth
+        u, v = a * near * scale, b * near * scale
+        slant = near * np.float32(centre)
+        f = (
+            np.float32(pixel * self.zoom)
+            * slant
+            * np.sqrt(np.maximum(slant * np.float32(self.focal / centre), 1))
+        )
+        c, s = np.float32(np.cos(self.spin)), np.float32(np.sin(self.spin))
+        return Points(c * u - s * v, c * v + s * u, f)
+
+
+def _ground_view(rng: np.random.Generator) -> View:
+    focal = rng.uniform(0.9, 2.2)
+    lowest = np.arctan(0.62 / focal)
+    tilt = lowest + (np.pi / 2 - lowest) * rng.beta(1.3, 1.5)
+    pose = _Pose(focal, tilt, 0.0, rng.uniform(0, 2 * np.pi), rng.uniform(0.7, 1.4))
+    surface = draw_surface(rng, False)
+    middle = np.float32(1 / np.tan(tilt))
+
+    def view(x: np.ndarray, y: np.ndarray, pixel: float) -> np.ndarray:
+        side, ahead, down = pose.axes(x, y)
+        return surface(pose.place(side, ahead - middle * down, down, focal * np.sin(tilt), pixel))
+
+    return view
+
+
+def _wall_view(rng: np.random.Generator) -> View:
+    focal = rng.uniform(0.9, 2.2)
+    reach = min(0.75, np.arctan(focal / 0.5) * 0.75)
+    pose = _Pose(
+        focal, rng.normal(0, 0.12), rng.uniform(-reach, reach) * rng.random(), 0.0, rng.uniform(0.7, 1.3)
+    )
+    roll, surface = np.float32(rng.normal(0, 0.04)), draw_surface(rng, True)
+
+    def view(x: np.ndarray, y: np.ndarray, pixel: float) -> np.ndarray:
+        side, ahead, down = pose.axes(x - roll * y, y + roll * x)
+        return surface(pose.place(side, down, ahead, focal, pixel))
+
+    return view
+
+
+def _corner_view(rng: np.random.Generator) -> View:
+    """Ground that meets a wall."""
+    focal = rng.uniform(0.9, 1.8)
+    pose = _Pose(focal, rng.uniform(0.15, 0.6), rng.uniform(-0.5, 0.5), 0.0, rng.uniform(0.7, 1.3))
+    contact = rng.uniform(-0.25, 0.3)
+    _, ahead0, down0 = (float(e[0]) for e in pose.axes(np.zeros(1), np.full(1, contact)))
+    distance = ahead0 / down0
+    ground, wall = draw_surface(rng, False), draw_surface(rng, True)
+    light, dark = np.float32(rng.uniform(0.5, 1.0)), np.float32(rng.uniform(0.2, 0.8))
+
+    def view(x: np.ndarray, y: np.ndarray, pixel: float) -> np.ndarray:
+        side, ahead, down = pose.axes(x, y)
+        beyond = ahead - np.float32(distance) * down
+        out = np.empty((x.size, 3), np.float32)
+        low, high = np.flatnonzero(beyond < 0), np.flatnonzero(beyond >= 0)
+        if low.size:
+            a, b, d = side[low], beyond[low], down[low]
+            out[low] = ground(pose.place(a, b, d, down0, pixel))
+        if high.size:
+            a, b, d = side[high], -beyond[high] / np.float32(distance), ahead[high]
+            out[high] = wall(pose.place(a, b, d, ahead0, pixel)) * light
+        out *= (1 - dark * np.exp(-np.abs(beyond) * np.float32(25)))[:, None]
+        return out
+
+    return view
+
+
+def _frame(size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 8 or width < 8:
+        raise ValueError(f"picture size {height}x{width} is too small; use at least 8x8")
+    return height, width
+
+
+def _exposed(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, Camera]:
+    """Display-linear picture (H, W, 3) without noise, and its camera."""
+    kind = rng.random()
+    view = (_ground_view if kind < 0.62 else _wall_view if kind < 0.87 else _corner_view)(rng)
+    camera = Camera.draw(rng)
+    fine = view(*coordinates(_SAMPLES * height, _SAMPLES * width))
+    fine = fine.reshape(height, _SAMPLES, width, _SAMPLES, 3)
+    light = (fine[:, 0, :, 0] + fine[:, 0, :, 1] + fine[:, 1, :, 0] + fine[:, 1, :, 1]) * np.float32(0.25)
+    return camera.expose(light), camera
+
+
+def render_free(rng: np.random.Generator, size: int | tuple[int, int]) -> np.ndarray:
+    """A random shadow-free picture, uint8 (H, W, 3) sRGB. `size` is the side or (height, width), in pixels.
+
+    Raises `ValueError` for a side below 8. JPEG is left out below 128 pixels, where blocks would be huge.
+    """
+    height, width = _frame(size)
+    light, camera = _exposed(rng, height, width)
+    picture = camera.record(rng, light)
+    return jpeg(picture, camera.quality) if camera.quality and min(height, width) >= 128 else picture
+
+
+def render(rng: np.random.Generator, size: int | tuple[int, int]) -> Scene:
+    """A random picture with and without a shadow, and the truth about it; errors as `render_free`."""
+    height, width = _frame(size)
+    free, camera = _exposed(rng, height, width)
+    shadows = [draw_shadow(rng) for _ in range(2 if rng.random() < 0.15 else 1)]
+    slope = float(np.clip(rng.normal(0.95, 0.12), 0.65, 1.25))
+    drift = np.clip(rng.normal(0, 0.04, 4), -0.05, 0.05) * (rng.random() < 0.3)
+    drawn = int(rng.integers(2**63))
+    truth = [(shadow.matte(height, width), shadow.transmission(height, width)) for shadow in shadows]
+    matte, transmission = truth[0] if len(truth) == 1 else combine(*truth)
+    dark = cast(free, matte, transmission, slope) * np.exp(drift[0] + drift[1:]).astype(np.float32)
+    mask = drawn_mask(np.random.default_rng(drawn), matte)
+    shadow, lit = (camera.record(rng, light) for light in (dark, free))
+    if camera.quality:
+        shadow, lit = jpeg(shadow, camera.quality), jpeg(lit, camera.quality)
+    return Scene(shadow, lit, mask, matte, transmission)
+
+
+def _save_png(path: Path, pixels: np.ndarray) -> None:
+    part = path.with_name(path.name + ".part")
+    Image.fromarray(pixels).save(part, "PNG")
+    os.replace(part, path)
+
+
+def write_scene(scene: Scene, root: Path, split: str, name: str) -> None:
+    """Write one scene below `root` in the ISTD layout: `split`/`split`_A shadow, _B mask, _C free.
+
+    Extra folders hold the exact matte (_matte, 16-bit PNG) and _truth (npz: float32 matte, transmission).
+    Every file appears whole or not at all.
+    """
+    exact = np.rint(scene.matte * 65535).astype(np.uint16)
+    mask = scene.mask.astype(np.uint8) * np.uint8(255)
+    for suffix, pixels in (("A", scene.shadow), ("B", mask), ("C", scene.free), ("matte", exact)):
+        folder = root / split / f"{split}_{suffix}"
+        folder.mkdir(parents=True, exist_ok=True)
+        _save_png(folder / f"{name}.png", pixels)
+    folder = root / split / f"{split}_truth"
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{name}.part"
+    with part.open("wb") as stream:
+        np.savez_compressed(stream, matte=scene.matte, transmission=scene.transmission)
+    os.replace(part, folder / f"{name}.npz")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line: write `--n` scenes of `--size` pixels below `--out`."""
+    parser = argparse.ArgumentParser(
+        description="Write procedural shadow triplets in the ISTD folder layout."
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--n", type=int, default=16, help="number of scenes (default 16)")
+    parser.add_argument("--size", type=int, default=256, help="side of the pictures in pixels (default 256)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the set (default 0)")
+    parser.add_argument(
+        "--split", choices=("train", "test"), default="test", help="folder names (default test)"
+    )
+    args = parser.parse_args(argv)
+    if args.n < 1 or args.size < 8 or args.seed < 0:
+        parser.error(
+            f"--n {args.n} --size {args.size} --seed {args.seed}: need --n >= 1, --size >= 8, --seed >= 0"
+        )
+    for index in tqdm(range(args.n), desc="scenes", unit="scene"):
+        write_scene(render(scene_rng(args.seed, index), args.size), args.out, args.split, f"{index:04d}")
+
+
+if __name__ == "__main__":
+    main()

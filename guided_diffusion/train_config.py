@@ -1,0 +1,84 @@
+"""Settings of a training run: flat YAML keys in guided-diffusion's words, grouped in Python only."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from guided_diffusion.config import ModelConfig, ProcessConfig
+from guided_diffusion.config_file import merge, parse_override, read_yaml
+from guided_diffusion.construct import AtLeast, ConfigError, Count, Index, NonNegative, construct, unknown_key
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    data_dir: 'scenes' is the endless procedural stream, anything else a folder of pictures. out: state,
+    weights, losses and samples; default runs/<name>. microbatch: pictures per backward pass, 0 = batch_size
+    (the batch of one rank). lr_anneal_steps: the step at which the learning rate, falling linearly, is
+    zero; 0 = it stays.
+    bf16: autocast to bfloat16 where the device has it.
+    """
+
+    name: str
+    out: str = ""
+    data_dir: str = "scenes"
+    random_crop: bool = False
+    random_flip: bool = False
+    workers: Index = 1
+    seed: Index = 0
+    iterations: Count = 100_000
+    batch_size: Count = 16
+    microbatch: Index = 0
+    lr: Annotated[float, AtLeast(1e-12)] = 1e-4
+    warmup_steps: Index = 0
+    lr_anneal_steps: Index = 0
+    weight_decay: NonNegative = 0.0
+    grad_clip: Annotated[float, AtLeast(1e-6)] = 1.0
+    ema_rate: NonNegative = 0.9999
+    schedule_sampler: Literal["uniform", "loss-aware"] = "uniform"
+    bf16: bool = True
+    log_interval: Count = 50
+    save_interval: Count = 1000
+    model: ModelConfig = field(default_factory=ModelConfig)
+    process: ProcessConfig = field(default_factory=ProcessConfig)
+
+    def __post_init__(self) -> None:
+        if self.process.timestep_respacing:
+            raise ConfigError("timestep_respacing has no place in training; it is chosen when sampling")
+        if not self.name:
+            raise ConfigError("name is empty; it names the folder runs/<name>")
+        if self.ema_rate >= 1:
+            raise ConfigError(f"ema_rate {self.ema_rate} is not below 1; use e.g. 0.9999")
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.out or f"runs/{self.name}")
+
+
+_GROUPS = {"model": ModelConfig, "process": ProcessConfig}
+_HOME = {
+    **{f.name: "" for f in fields(TrainConfig) if f.name not in _GROUPS},
+    **{f.name: group for group, cls in _GROUPS.items() for f in fields(cls)},
+}
+
+
+def load_train(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The TrainConfig of a YAML with `key=value` overrides. Raises ConfigError."""
+    mapping = read_yaml(path)
+    for override in overrides:
+        mapping = merge(mapping, parse_override(override))
+    groups: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for key, value in mapping.items():
+        if key not in _HOME:
+            raise unknown_key(key, list(_HOME), str(path))
+        groups[_HOME[key]][key] = value
+    groups["process"].setdefault("timestep_respacing", "")
+    parts: dict[str, Any] = {
+        group: construct(cls, groups[group], str(path)) for group, cls in _GROUPS.items()
+    }
+    return construct(TrainConfig, {**groups[""], **parts}, str(path))

@@ -1,0 +1,338 @@
+"""The U-Net of guided-diffusion and its classifier half, from one encoder builder.
+
+Papers: Ho et al. 2020 (arXiv 2006.11239), Nichol & Dhariwal 2021 (arXiv 2102.09672), Dhariwal & Nichol 2021
+(arXiv 2105.05233, "ADM"). Parameter names and shapes are those of the published checkpoints, so that
+guided-diffusion, improved-diffusion and RePaint state dicts load 1:1; the code is our own.
+Where we differ: attention is torch's scaled_dot_product_attention.
+
+Shapes: B batch, C channels, H x W pixels, E = 4 * model_channels (width of the time embedding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from guided_diffusion.nn import normalization, timestep_embedding, zero_module
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What the down-sampling half of either network is made of."""
+
+    in_channels: int
+    model_channels: int
+    num_res_blocks: int
+    channel_mult: tuple[float, ...]
+    attention_downsamples: tuple[int, ...]  # down-sampling factors at which there is attention, e.g. (4, 8)
+    num_heads: int = 1
+    num_head_channels: int = -1  # when not -1, overrides num_heads
+    dropout: float = 0.0
+    use_scale_shift_norm: bool = False
+    resblock_updown: bool = False
+    use_new_attention_order: bool = False
+    use_checkpoint: bool = False
+
+    @property
+    def embedding_channels(self) -> int:
+        return 4 * self.model_channels
+
+    def res(self, channels: int, out: int, resample: str = "") -> ResBlock:
+        return ResBlock(channels, self.embedding_channels, out, self, resample)
+
+    def attention(self, channels: int, num_heads: int = -1) -> AttentionBlock:
+        heads = self.num_heads if num_heads == -1 else num_heads
+        if self.num_head_channels != -1:
+            if channels % self.num_head_channels:
+                raise ValueError(
+                    f"num_head_channels {self.num_head_channels} does not divide {channels} channels; "
+                    "choose a divisor, or -1 to use num_heads"
+                )
+            heads = channels // self.num_head_channels
+        return AttentionBlock(channels, heads, self)
+
+    def down(self, channels: int) -> nn.Module:
+        return self.res(channels, channels, "down") if self.resblock_updown else Downsample(channels)
+
+    def up(self, channels: int) -> nn.Module:
+        return self.res(channels, channels, "up") if self.resblock_updown else Upsample(channels)
+
+
+class EmbeddedSequential(nn.Sequential):
+    """A Sequential that hands the time embedding to the layers that want it."""
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # type: ignore[override]
+        for layer in self:
+            x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
+        return x
+
+
+class Upsample(nn.Module):
+    """Nearest x2, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+class Downsample(nn.Module):
+    """A 3x3 convolution of stride 2."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class ResBlock(nn.Module):
+    """x -> skip(x) + out(in(x), emb), optionally resampled x2 or x1/2 inside."""
+
+    def __init__(self, channels: int, emb_channels: int, out: int, spec: Encoder, resample: str = "") -> None:
+        super().__init__()
+        self.resample = resample
+        self.use_scale_shift_norm = spec.use_scale_shift_norm
+        self.use_checkpoint = spec.use_checkpoint
+        self.in_layers = nn.Sequential(
+            normalization(channels), nn.SiLU(), nn.Conv2d(channels, out, 3, padding=1)
+        )
+        emb_out = 2 * out if spec.use_scale_shift_norm else out
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, emb_out))
+        self.out_layers = nn.Sequential(
+            normalization(out),
+            nn.SiLU(),
+            nn.Dropout(p=spec.dropout),
+            zero_module(nn.Conv2d(out, out, 3, padding=1)),
+        )
+        self.skip_connection = nn.Identity() if out == channels else nn.Conv2d(channels, out, 1)
+
+    def _resampled(self, x: Tensor) -> Tensor:
+        if self.resample == "up":
+            return F.interpolate(x, scale_factor=2, mode="nearest")
+        return F.avg_pool2d(x, 2) if self.resample == "down" else x
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        if self.use_checkpoint and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, emb, use_reentrant=False)
+        return self._forward(x, emb)
+
+    def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        norm, activation, conv = self.in_layers
+        h = conv(self._resampled(activation(norm(x))))  # (B, out, H', W')
+        x = self._resampled(x)  # (B, C, H', W')
+        e = self.emb_layers(emb)[:, :, None, None]  # (B, out or 2 out, 1, 1)
+        if self.use_scale_shift_norm:
+            scale, shift = e.chunk(2, dim=1)
+            h = self.out_layers[0](h) * (1 + scale) + shift
+            h = self.out_layers[1:](h)
+        else:
+            h = self.out_layers(h + e)
+        return self.skip_connection(x) + h
+
+
+def _attend(qkv: Tensor, heads: int, new_order: bool) -> Tensor:
+    """Multi-head self-attention over positions. qkv (B, 3C, T) -> (B, C, T).
+
+    Old order: channels are (head, q/k/v, width); new order: (q/k/v, head, width).
+    """
+    b, width, length = qkv.shape
+    if new_order:
+        q, k, v = qkv.reshape(b, 3, heads, width // (3 * heads), length).transpose(-1, -2).unbind(1)
+    else:
+        q, k, v = qkv.reshape(b, heads, 3, width // (3 * heads), length).transpose(-1, -2).unbind(2)
+    out = F.scaled_dot_product_attention(q, k, v)  # (B, heads, T, C / heads)
+    return out.transpose(-1, -2).reshape(b, width // 3, length)
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over all pixels with a residual connection."""
+
+    def __init__(self, channels: int, heads: int, spec: Encoder) -> None:
+        super().__init__()
+        self.heads, self.new_order = heads, spec.use_new_attention_order
+        self.use_checkpoint = spec.use_checkpoint
+        self.norm = normalization(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = zero_module(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.use_checkpoint and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, use_reentrant=False)
+        return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(2)  # (B, C, HW)
+        h = self.proj_out(_attend(self.qkv(self.norm(flat)), self.heads, self.new_order))
+        return (flat + h).view_as(x)
+
+
+def _time_embed(spec: Encoder) -> nn.Sequential:
+    width = spec.embedding_channels
+    return nn.Sequential(nn.Linear(spec.model_channels, width), nn.SiLU(), nn.Linear(width, width))
+
+
+def _encoder(spec: Encoder) -> tuple[nn.ModuleList, list[int], int]:
+    """Input blocks, the channels each leaves for its skip connection, the last down-sampling factor."""
+    channels = int(spec.channel_mult[0] * spec.model_channels)
+    blocks = [EmbeddedSequential(nn.Conv2d(spec.in_channels, channels, 3, padding=1))]
+    skips, factor = [channels], 1
+    for level, mult in enumerate(spec.channel_mult):
+        for _ in range(spec.num_res_blocks):
+            out = int(mult * spec.model_channels)
+            layers: list[nn.Module] = [spec.res(channels, out)]
+            channels = out
+            if factor in spec.attention_downsamples:
+                layers.append(spec.attention(channels))
+            blocks.append(EmbeddedSequential(*layers))
+            skips.append(channels)
+        if level != len(spec.channel_mult) - 1:
+            blocks.append(EmbeddedSequential(spec.down(channels)))
+            skips.append(channels)
+            factor *= 2
+    return nn.ModuleList(blocks), skips, factor
+
+
+def _middle(spec: Encoder, channels: int) -> EmbeddedSequential:
+    return EmbeddedSequential(
+        spec.res(channels, channels), spec.attention(channels), spec.res(channels, channels)
+    )
+
+
+class UNetModel(nn.Module):
+    """(x_t, t, y) -> network output.
+
+    spec: the encoder; out_channels: 3, or 6 with a learned sigma; num_classes: None or the number of labels;
+    num_heads_upsample: heads in the decoder, -1 = as in the encoder.
+    """
+
+    def __init__(
+        self, spec: Encoder, out_channels: int, num_classes: int | None = None, num_heads_upsample: int = -1
+    ) -> None:
+        super().__init__()
+        self.spec, self.num_classes, self.out_channels = spec, num_classes, out_channels
+        self.time_embed = _time_embed(spec)
+        if num_classes is not None:
+            self.label_emb = nn.Embedding(num_classes, spec.embedding_channels)
+        self.input_blocks, skips, factor = _encoder(spec)
+        self.middle_block = _middle(spec, skips[-1])
+        self.output_blocks = self._decoder(list(skips), factor, num_heads_upsample)
+        first = int(spec.channel_mult[0] * spec.model_channels)
+        self.out = nn.Sequential(
+            normalization(first), nn.SiLU(), zero_module(nn.Conv2d(first, out_channels, 3, padding=1))
+        )
+
+    def _decoder(self, skips: list[int], factor: int, heads: int) -> nn.ModuleList:
+        spec, channels = self.spec, skips[-1]
+        blocks = []
+        for level, mult in reversed(list(enumerate(spec.channel_mult))):
+            for i in range(spec.num_res_blocks + 1):
+                out = int(mult * spec.model_channels)
+                layers: list[nn.Module] = [spec.res(channels + skips.pop(), out)]
+                channels = out
+                if factor in spec.attention_downsamples:
+                    layers.append(spec.attention(channels, heads))
+                if level and i == spec.num_res_blocks:
+                    layers.append(spec.up(channels))
+                    factor //= 2
+                blocks.append(EmbeddedSequential(*layers))
+        return nn.ModuleList(blocks)
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width must be multiples of this."""
+        return 2 ** (len(self.spec.channel_mult) - 1)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """x (B, C_in, H, W), t (B,) training timesteps (may be fractional), y (B,) labels or None
+        -> (B, out_channels, H, W)."""
+        emb = self.time_embed(timestep_embedding(t, self.spec.model_channels).to(x.dtype))  # (B, E)
+        if self.num_classes is not None:
+            if y is None:
+                raise ValueError("this network is class-conditional: give the labels y")
+            emb = emb + self.label_emb(y)
+        skips = []
+        for block in self.input_blocks:
+            x = block(x, emb)
+            skips.append(x)
+        x = self.middle_block(x, emb)
+        for block in self.output_blocks:
+            x = block(torch.cat([x, skips.pop()], dim=1), emb)
+        return self.out(x)
+
+
+class AttentionPool2d(nn.Module):
+    """CLIP's attention pooling: a mean token attends over all pixels. (B, C, S, S) -> (B, out)."""
+
+    def __init__(self, side: int, channels: int, head_channels: int, out: int) -> None:
+        super().__init__()
+        self.positional_embedding = nn.Parameter(torch.randn(channels, side**2 + 1) / channels**0.5)
+        self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
+        self.c_proj = nn.Conv1d(channels, out, 1)
+        self.heads = channels // head_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2)  # (B, C, S*S)
+        x = torch.cat([x.mean(dim=-1, keepdim=True), x], dim=-1) + self.positional_embedding.to(x.dtype)
+        x = self.c_proj(_attend(self.qkv_proj(x), self.heads, new_order=True))
+        return x[:, :, 0]
+
+
+class EncoderUNetModel(nn.Module):
+    """The noisy classifier: (x_t, t) -> logits (B, out_channels).
+
+    pool: adaptive | attention | spatial | spatial_v2, as in guided-diffusion.
+    """
+
+    def __init__(self, spec: Encoder, image_size: int, out_channels: int, pool: str) -> None:
+        super().__init__()
+        self.spec, self.pool = spec, pool
+        self.time_embed = _time_embed(spec)
+        self.input_blocks, skips, factor = _encoder(spec)
+        channels = skips[-1]
+        self.middle_block = _middle(spec, channels)
+        features = sum(skips) + channels
+        heads: dict[str, Callable[[], Sequence[nn.Module]]] = {
+            "adaptive": lambda: (
+                normalization(channels),
+                nn.SiLU(),
+                nn.AdaptiveAvgPool2d((1, 1)),
+                zero_module(nn.Conv2d(channels, out_channels, 1)),
+                nn.Flatten(),
+            ),
+            "attention": lambda: (
+                normalization(channels),
+                nn.SiLU(),
+                AttentionPool2d(image_size // factor, channels, spec.num_head_channels, out_channels),
+            ),
+            "spatial": lambda: (nn.Linear(features, 2048), nn.ReLU(), nn.Linear(2048, out_channels)),
+            "spatial_v2": lambda: (
+                nn.Linear(features, 2048),
+                normalization(2048),
+                nn.SiLU(),
+                nn.Linear(2048, out_channels),
+            ),
+        }
+        if pool not in heads:
+            raise ValueError(f"classifier_pool {pool!r} is unknown; choose one of {', '.join(heads)}")
+        self.out = nn.Sequential(*heads[pool]())
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """x (B, 3, H, W), t (B,) -> (B, out_channels)."""
+        emb = self.time_embed(timestep_embedding(t, self.spec.model_channels).to(x.dtype))
+        pooled = []
+        for block in self.input_blocks:
+            x = block(x, emb)
+            pooled.append(x)
+        x = self.middle_block(x, emb)
+        if self.pool.startswith("spatial"):
+            return self.out(torch.cat([h.mean(dim=(2, 3)) for h in [*pooled, x]], dim=-1))
+        return self.out(x)

@@ -1,0 +1,83 @@
+"""A tiny model and a folder of pictures, on which whole runs take a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from guided_diffusion.assembly import build_network
+from guided_diffusion.config import ModelConfig
+
+MODEL = {
+    "image_size": 16,
+    "num_channels": 32,
+    "channel_mult": "1,1",
+    "num_res_blocks": 1,
+    "attention_resolutions": "8",
+    "num_head_channels": 16,
+}
+SCHEDULE = {"timestep_respacing": "6", "schedule_jump_params": {"jump_length": 2, "jump_n_sample": 2}}
+EVALUATIONS = 6 + 2 * len(range(0, 6 - 2, 2))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of the tiny model, none of them zero, so that the picture matters."""
+    torch.manual_seed(0)
+    network = build_network(ModelConfig(**MODEL))
+    state = {key: value + 0.05 * torch.randn_like(value) for key, value in network.state_dict().items()}
+    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    torch.save(state, path)
+    return path
+
+
+def picture(seed: int, height: int = 16, width: int = 16) -> np.ndarray:
+    """A smooth random picture, uint8 (height, width, 3)."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    return np.array(coarse.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def keep_mask(height: int = 16, width: int = 16) -> np.ndarray:
+    """Known but for a box in the middle, bool (height, width)."""
+    keep = np.ones((height, width), dtype=bool)
+    keep[height // 4 : height // 2, width // 4 : 3 * width // 4] = False
+    return keep
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Call it to lay out gts, masks and a YAML in a temporary current folder; returns the YAML's path."""
+    monkeypatch.chdir(tmp_path)
+
+    def build(count: int = 3, **settings: object) -> Path:
+        for folder in ("gts", "masks"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        for i in range(count):
+            Image.fromarray(picture(i)).save(tmp_path / "gts" / f"p{i}.png")
+            Image.fromarray(keep_mask()).save(tmp_path / "masks" / f"p{i}.png")
+        data = {"gt_path": "gts", "mask_path": "masks"}
+        content = {
+            "name": "run",
+            "model_path": str(tiny_weights),
+            "data": data,
+            **MODEL,
+            **SCHEDULE,
+            **settings,
+        }
+        conf = tmp_path / "conf.yml"
+        conf.write_text(yaml.safe_dump(content))
+        return conf
+
+    return build

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guided_diffusion.codec import Codec, PixelCodec
+
+LEVELS = np.arange(256, dtype=np.uint8)
+
+
+def test_every_level_comes_back() -> None:
+    codec: Codec = PixelCodec()
+    picture = np.stack([LEVELS, LEVELS[::-1], LEVELS], axis=1).reshape(16, 16, 3)
+    encoded = codec.encode([picture, 255 - picture])
+    assert encoded.shape == (2, 3, 16, 16) and encoded.dtype == torch.float32 and encoded.is_contiguous()
+    np.testing.assert_array_equal(codec.decode(encoded), np.stack([picture, 255 - picture]))
+
+
+def test_encoded_values_are_those_of_float32_arithmetic() -> None:
+    picture = LEVELS.reshape(16, 16, 1).repeat(3, 2)
+    expected = LEVELS.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    got = PixelCodec().encode([picture])[0, 1].numpy().ravel()
+    assert got.tobytes() == expected.tobytes()
+    assert got[0] == -1 and got[255] == 1
+
+
+@given(st.floats(-3, 3, width=32))
+def test_decoding_rounds_to_the_nearest_level(value: float) -> None:
+    level = int(PixelCodec().decode(torch.full((1, 3, 1, 1), value))[0, 0, 0, 0])
+    exact = min(max((value + 1) * 255 / 2, 0), 255)
+    assert abs(level - exact) <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_decoding_takes_other_precisions(dtype: torch.dtype) -> None:
+    x = torch.tensor([-1.0, 0.25, 1.0], dtype=dtype).reshape(1, 3, 1, 1)
+    np.testing.assert_array_equal(PixelCodec().decode(x).ravel(), [0, 159, 255])
+
+
+def test_shape_of_decoded_and_infinite_values() -> None:
+    x = torch.zeros(2, 3, 4, 5)
+    x[0, 0], x[1, 2] = float("inf"), float("-inf")
+    pictures = PixelCodec().decode(x)
+    assert pictures.shape == (2, 4, 5, 3) and pictures.dtype == np.uint8
+    assert (pictures[0, ..., 0] == 255).all() and (pictures[1, ..., 2] == 0).all()
+
+
+def test_nan_is_an_error() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        PixelCodec().decode(torch.full((1, 3, 2, 2), float("nan")))
+
+
+@pytest.mark.parametrize(
+    "pictures",
+    [
+        [],
+        [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5, 3), np.uint8)],
+        [np.zeros((4, 4, 3), np.float32)],
+        [np.zeros((4, 4), np.uint8)],
+        [np.zeros((4, 4, 4), np.uint8)],
+    ],
+)
+def test_other_pictures_are_refused(pictures: list[np.ndarray]) -> None:
+    with pytest.raises(ValueError, match="cannot encode"):
+        PixelCodec().encode(pictures)

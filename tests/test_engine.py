@@ -1,0 +1,200 @@
+"""The engine: what it promises of bytes, seeds and failures, on a tiny model."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from guided_diffusion.construct import ConfigError
+from guided_diffusion.datasets import DatasetError
+from guided_diffusion.engine import Engine, Progress, load_config
+from guided_diffusion.results import Result
+from tests.conftest import EVALUATIONS, keep_mask, picture
+
+Project = Callable[..., Path]
+
+
+def results(conf: Path, *overrides: str) -> dict[str, Result]:
+    return {result.name: result for result in Engine(load_config(conf, overrides))()}
+
+
+def filled(result: Result) -> np.ndarray:
+    assert result.filled is not None, result.error
+    return result.filled
+
+
+def test_known_bytes_are_kept_and_the_hole_is_filled(project: Project) -> None:
+    for name, result in results(project()).items():
+        gt, keep = picture(int(name[1:])), keep_mask()
+        assert np.array_equal(filled(result)[keep], gt[keep])
+        assert (filled(result)[~keep] != gt[~keep]).mean() > 0.5
+        assert result.evaluations == EVALUATIONS
+
+
+def test_a_picture_does_not_depend_on_its_batch_or_company(project: Project) -> None:
+    conf = project(count=4)
+    one = results(conf)
+    four = results(conf, "data.batch_size=4")
+    alone = results(conf, "data.offset=2", "data.max_len=1")
+    for name, result in one.items():
+        levels = np.abs(filled(result).astype(int) - filled(four[name]))
+        assert levels.max() <= 1
+    assert np.array_equal(filled(alone["p2"]), filled(one["p2"]))
+
+
+def test_the_seed_and_the_name_decide_the_draws(project: Project) -> None:
+    conf = project(count=2)
+    Image.fromarray(picture(0)).save("gts/p1.png")  # the same picture under two names
+    one, other = results(conf), results(conf, "seed=1")
+    assert not np.array_equal(filled(one["p0"]), filled(one["p1"]))
+    assert not np.array_equal(filled(one["p0"]), filled(other["p0"]))
+    assert np.array_equal(filled(results(conf)["p0"]), filled(one["p0"]))
+
+
+def test_an_all_known_mask_copies_and_says_so(project: Project) -> None:
+    conf = project(count=1)
+    Image.fromarray(np.full((16, 16), 255, np.uint8)).save("masks/p0.png")
+    result = results(conf)["p0"]
+    assert np.array_equal(filled(result), picture(0))
+    assert result.evaluations == 0
+    assert "nothing to fill" in result.note
+
+
+def test_an_all_unknown_mask_generates_whatever_the_picture_is(project: Project) -> None:
+    conf = project(count=1)
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save("masks/p0.png")
+    first = results(conf)["p0"]
+    Image.fromarray(picture(9)).save("gts/p0.png")
+    assert np.array_equal(filled(first), filled(results(conf)["p0"]))
+    assert "generated" in first.note
+
+
+def test_the_hole_decides_nothing(project: Project) -> None:
+    conf = project(count=1)
+    before = filled(results(conf)["p0"])
+    changed = picture(0)
+    changed[~keep_mask()] = 7
+    Image.fromarray(changed).save("gts/p0.png")
+    assert np.array_equal(filled(results(conf)["p0"]), before)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (40, 24), (24, 61), (9, 11)])
+def test_the_result_has_the_input_s_size_and_its_known_bytes(project: Project, size: tuple[int, int]) -> None:
+    conf = project(count=1)
+    Image.fromarray(picture(0, *size)).save("gts/p0.png")
+    Image.fromarray(keep_mask(*size)).save("masks/p0.png")
+    result = results(conf)["p0"]
+    assert filled(result).shape == (*size, 3)
+    assert np.array_equal(filled(result)[keep_mask(*size)], picture(0, *size)[keep_mask(*size)])
+
+
+def test_without_paste_known_the_model_s_own_pixels_are_saved(project: Project) -> None:
+    result = results(project(count=1), "paste_known=false")["p0"]
+    assert not np.array_equal(filled(result)[keep_mask()], picture(0)[keep_mask()])
+
+
+def test_a_broken_picture_fails_alone(project: Project) -> None:
+    conf = project(count=3)
+    Path("gts/p1.png").write_bytes(Path("gts/p1.png").read_bytes()[:60])
+    Image.fromarray(keep_mask(20, 16)).save("masks/p2.png")
+    found = results(conf, "data.batch_size=2")
+    assert "p1.png" in found["p1"].error
+    assert "16x16" in found["p2"].error and "16x20" in found["p2"].error
+    assert found["p0"].filled is not None
+
+
+def test_progress_counts_every_evaluation(project: Project) -> None:
+    events = list(Engine(load_config(project(count=2))).stream())
+    steps = [event for event in events if isinstance(event, Progress)]
+    assert [s.step for s in steps] == list(range(1, EVALUATIONS + 1)) * 2
+    assert {s.steps for s in steps} == {EVALUATIONS}
+
+
+@pytest.mark.parametrize("method", ["ddpm", "ddim"])
+def test_plain_generation_needs_no_picture(project: Project, method: str) -> None:
+    conf = project(count=0, method=method, data={}, generate=2)
+    found = results(conf)
+    assert sorted(found) == ["000000", "000001"]
+    assert filled(found["000000"]).shape == (16, 16, 3)
+    assert not np.array_equal(filled(found["000000"]), filled(found["000001"]))
+
+
+@pytest.mark.parametrize("method", ["ddpm", "ddim", "ddnm"])
+def test_every_masked_method_keeps_the_known_bytes(project: Project, method: str) -> None:
+    result = results(project(count=1), f"method={method}")["p0"]
+    assert np.array_equal(filled(result)[keep_mask()], picture(0)[keep_mask()])
+
+
+def test_intermediate_needs_no_mask_and_stays_near_its_picture(project: Project) -> None:
+    conf = project(count=1, method="intermediate", t_start=0, data={"gt_path": "gts"})
+    near = filled(results(conf, "timestep_respacing=''")["p0"]).astype(int)
+    assert np.abs(near - picture(0)).mean() < 8
+
+
+def test_weights_change_the_key_and_places_do_not(project: Project, tiny_weights: Path) -> None:
+    conf = project(count=1)
+    state = torch.load(tiny_weights, weights_only=True)
+    shutil.copy(tiny_weights, "same.pt")
+    torch.save({key: value * 1.01 for key, value in state.items()}, "other.pt")
+    keys = [
+        results(conf, *overrides)["p0"].key
+        for overrides in ([], ["model_path=same.pt", "name=elsewhere"], ["model_path=other.pt"])
+    ]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_pil_in_pil_out(project: Project) -> None:
+    engine = Engine(load_config(project(count=0, data={})))
+    out = engine.inpaint(Image.fromarray(picture(3)), Image.fromarray(keep_mask()))
+    assert out.size == (16, 16)
+    assert np.array_equal(np.array(out)[keep_mask()], picture(3)[keep_mask()])
+
+
+def test_a_short_walk_is_warned_of_with_the_signal_level(project: Project) -> None:
+    engine = Engine(load_config(project(), ["schedule_jump_params.t_T=3"]))
+    [warning] = [w for w in engine.warnings if "t_T" in w]
+    signal = engine.process.alpha_bar(2) ** 0.5
+    assert f"{signal:.1%}" in warning and "timestep_respacing: '3'" in warning
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("schedule_jump_params.t_T=7", "t_T 7 is beyond the 6 steps"),
+        ("schedule_jump_params.jump_length=6", "jump_length 6 leaves no room"),
+        ("schedule_jump_params.jump_length=two", "jump_length"),
+        ("method=repant", "repaint"),
+        ("eta=high", "eta"),
+        ("device=cuda:77", "cuda:77"),
+    ],
+)
+def test_wrong_settings_are_told_before_a_model_is_loaded(project: Project, override: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        Engine(load_config(project(model_path="absent.pt"), [override]))
+
+
+def test_missing_masks_are_named(project: Project) -> None:
+    conf = project()
+    Path("masks/p1.png").unlink()
+    with pytest.raises(DatasetError, match="p1"):
+        Engine(load_config(conf)).pairs()
+
+
+def test_repaint_without_a_mask_says_what_it_needs(project: Project) -> None:
+    with pytest.raises(ConfigError, match="mask_path"):
+        Engine(load_config(project(data={"gt_path": "gts"}))).pairs()
+
+
+def test_classes_are_drawn_per_picture_or_given(project: Project) -> None:
+    engine = Engine(load_config(project(count=0), ["class_cond=true"]))
+    together = engine._labels(["a", "b", "c"])
+    assert torch.equal(engine._labels(["b"]), together[1:2])
+    assert len(set(together.tolist())) > 1
+    given = Engine(load_config(project(count=0), ["class_cond=true", "cond_y=7"]))
+    assert given._labels(["a", "b"]).tolist() == [7, 7]

@@ -1,0 +1,192 @@
+"""The networks against outputs of the published code, and against their frozen parameter names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from guided_diffusion.assembly import build_classifier, build_network
+from guided_diffusion.config import ClassifierConfig, ModelConfig
+from guided_diffusion.nn import GroupNorm32, timestep_embedding
+from guided_diffusion.unet import Encoder, EncoderUNetModel, UNetModel
+from tests import stored
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "addemb": {"use_scale_shift_norm": False},
+    "convresample": {"resblock_updown": False},
+    "headch16": {"num_head_channels": 16},
+    "nolearnsigma": {"learn_sigma": False},
+    "neworder": {"use_new_attention_order": True},
+    "classes": {"class_cond": True},
+    "halfmult": {"num_channels": 64, "channel_mult": "0.5,1"},  # as the 512x512 networks begin
+    "threelevels": {
+        "channel_mult": "1,1,2",
+        "attention_resolutions": "16,8",
+        "num_res_blocks": 2,
+        "num_heads_upsample": 1,
+        "use_scale_shift_norm": False,
+        "resblock_updown": False,
+    },
+}
+TIMES, LABELS = torch.tensor([3, 700]), torch.tensor([7, 941])
+
+
+def formula(network: nn.Module) -> Any:
+    network.load_state_dict(stored.formula_state(network.state_dict()))
+    return network.eval()
+
+
+def variant(name: str, **more: Any) -> UNetModel:
+    return formula(build_network(replace(stored.TINY, **{**VARIANTS[name], **more})))
+
+
+def evaluate(network: UNetModel, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return network(x, TIMES, LABELS) if network.num_classes else network(x, TIMES)
+
+
+def test_the_trained_like_network_gives_the_published_output() -> None:
+    golden = stored.tensors("repaint")
+    with torch.no_grad():
+        out = stored.tiny_network()(golden["net/x"], golden["net/t"])
+    assert (out - golden["net/out"]).abs().max() < 1e-5  # bit-equal with as many threads as it was made with: 2
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_family_gives_the_published_output(name: str) -> None:
+    expected = stored.tensors("networks")[f"unet/{name}"]
+    out = evaluate(variant(name), stored.formula_picture(2, 16))
+    assert out.shape == expected.shape
+    assert (out - expected).abs().max() < 1e-5
+
+
+def test_the_families_differ_by_more_than_the_tolerance() -> None:
+    """So that the comparison above cannot pass by mixing two of them up."""
+    golden = stored.tensors("networks")
+    outs = [v for k, v in golden.items() if k.startswith("unet/") and v.shape[1] == 6]
+    gaps = [(a - b).abs().max() for i, a in enumerate(outs) for b in outs[:i]]
+    assert min(gaps) > 1e-2
+
+
+@pytest.mark.parametrize("pool", ["adaptive", "attention", "spatial", "spatial_v2"])
+def test_every_classifier_gives_the_published_logits(pool: str) -> None:
+    spec = Encoder(3, 32, 1, (1, 2), (2,), num_head_channels=16, use_scale_shift_norm=True, resblock_updown=True)
+    classifier = formula(EncoderUNetModel(spec, 16, 10, pool))
+    with torch.no_grad():
+        logits = classifier(stored.formula_picture(2, 16), TIMES)
+    assert (logits - stored.tensors("networks")[f"classifier/{pool}"]).abs().max() < 1e-5
+
+
+PUBLISHED: dict[str, ModelConfig | ClassifierConfig] = {
+    "celeba256": ModelConfig(),
+    "imagenet256": ModelConfig(class_cond=True),
+    "imagenet512": ModelConfig(image_size=512, class_cond=True),
+    "imagenet64": ModelConfig(
+        image_size=64, num_channels=192, num_res_blocks=3, class_cond=True, use_new_attention_order=True
+    ),
+    "classifier256": ClassifierConfig(),
+    "shadow128": ModelConfig(
+        num_channels=128, attention_resolutions="16,8", num_head_channels=-1, resblock_updown=False
+    ),
+    "improved64": ModelConfig(
+        image_size=64,
+        num_channels=128,
+        num_res_blocks=3,
+        attention_resolutions="16,8",
+        num_head_channels=-1,
+        resblock_updown=False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameter_names_and_shapes_are_those_of_the_published_checkpoints(name: str) -> None:
+    config, published = PUBLISHED[name], stored.facts("state_dicts")[name]
+    with torch.device("meta"):
+        network: nn.Module = (
+            build_network(config) if isinstance(config, ModelConfig) else build_classifier(config, 256)
+        )
+    state = network.state_dict()
+    assert len(state) == published["tensors"]
+    assert sum(value.numel() for value in state.values()) == published["parameters"]
+    assert stored.fingerprint(state) == published["sha256"]
+
+
+def test_gradients_with_and_without_checkpointing_are_the_same() -> None:
+    x = stored.formula_picture(2, 16)
+
+    def gradients(use_checkpoint: bool) -> list[Tensor]:
+        network = variant("plain", use_checkpoint=use_checkpoint).train()
+        network(x, TIMES).square().mean().backward()
+        return [p.grad for p in network.parameters() if p.grad is not None]
+
+    plain, checkpointed = gradients(False), gradients(True)
+    assert len(plain) == len(list(variant("plain").parameters()))
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(plain, checkpointed, strict=True))
+
+
+def test_sizes_need_only_be_multiples_of_size_multiple() -> None:
+    network = variant("threelevels")
+    assert network.size_multiple == 4
+    wide = stored.formula_picture(2, 24)[:, :, :12, :20]
+    assert evaluate(network, wide).shape == (2, 6, 12, 20)
+    with pytest.raises(RuntimeError):
+        evaluate(network, wide[..., :18])
+
+
+def test_pictures_of_a_batch_do_not_touch_each_other() -> None:
+    network, x = variant("plain"), stored.formula_picture(2, 16)
+    both = evaluate(network, x)
+    with torch.no_grad():
+        alone = network(x[1:], TIMES[1:])
+    assert torch.allclose(both[1:], alone, atol=1e-5)
+
+
+def test_the_label_matters_and_must_be_given() -> None:
+    network, x = variant("classes"), stored.formula_picture(1, 16).expand(2, -1, -1, -1)
+    with torch.no_grad():
+        first, second = network(x, torch.tensor([5, 5]), LABELS)
+    assert (first - second).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="class-conditional"):
+        network(x, TIMES)
+
+
+def test_an_untrained_network_answers_zero() -> None:
+    """The zero-initialised last layer: training starts from the prediction of the mean."""
+    out = build_network(stored.TINY)(stored.formula_picture(2, 16), TIMES)
+    assert torch.equal(out, torch.zeros(2, 6, 16, 16))
+
+
+def test_head_width_that_does_not_divide_names_the_number() -> None:
+    with pytest.raises(ValueError, match="num_head_channels 48 does not divide 64 channels"):
+        build_network(replace(stored.TINY, num_head_channels=48))
+
+
+def test_unknown_pool_names_the_choices() -> None:
+    spec = Encoder(3, 32, 1, (1,), (), num_head_channels=32)
+    with pytest.raises(ValueError, match="'max' is unknown; choose one of adaptive, attention"):
+        EncoderUNetModel(spec, 16, 10, "max")
+
+
+def test_timestep_embedding_is_a_table_of_waves() -> None:
+    t = torch.tensor([0.0, 2.5])
+    out = timestep_embedding(t, 5)
+    waves = [t * 10000 ** (-i / 2) for i in range(2)]
+    expected = torch.stack([*(w.cos() for w in waves), *(w.sin() for w in waves), torch.zeros(2)], dim=1)
+    assert torch.allclose(out, expected, atol=1e-6)
+    assert torch.equal(timestep_embedding(torch.tensor([437]), 32), timestep_embedding(torch.tensor([437.0]), 32))
+
+
+def test_group_norm_of_half_precision_is_computed_in_float32() -> None:
+    norm = GroupNorm32(2, 4)
+    x = (torch.arange(4 * 64.0).view(1, 4, 8, 8) * 100).half()  # squares of these overflow in half precision
+    out = norm(x)
+    assert out.dtype == torch.float16
+    groups = x.double().view(1, 2, -1)
+    expected = (groups - groups.mean(-1, keepdim=True)) / groups.std(-1, correction=0, keepdim=True)
+    assert torch.allclose(out.double().view(1, 2, -1), expected, atol=2e-3)
