@@ -50,13 +50,22 @@ def read_state(path: str) -> State:
     _require(path)
     try:
         state = _read_safetensors(path) if path.endswith(".safetensors") else _read_pt(path)
-    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().split("\n")[0][:160]
-        raise CheckpointError(f"checkpoint {path} cannot be read ({reason}); download it again") from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged file breaks the parsers of torch and safetensors in any way
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read ({_reason(error)}); download it again"
+        ) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         keys = ", ".join(list(map(str, state))[:4]) if isinstance(state, Mapping) else type(state).__name__
         raise CheckpointError(f"checkpoint {path} is not a plain state dict of tensors (it holds {keys})")
     return state
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's text is a page long and advises against safety
+        return "it is no weights file, or one that holds code"
+    return str(error).strip().split("\n")[0][:160] or type(error).__name__
 
 
 def _read_pt(path: str) -> Any:
@@ -126,7 +135,9 @@ def infer_config(state: State, image_size: int) -> dict[str, Any]:
     blocks = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("input_blocks."))
     per_level = blocks // levels - 1
     firsts = [f"input_blocks.{1 + level * (per_level + 1)}" for level in range(levels)]
-    if not all(f"{first}.0.out_layers.3.weight" in state for first in firsts):
+    needed = [f"{first}.0.out_layers.3.weight" for first in firsts]
+    needed += [f"{firsts[0]}.0.emb_layers.1.weight", "input_blocks.0.0.weight", "out.2.weight"]
+    if not all(key in state for key in needed):
         return {}
     widths = [state[f"{first}.0.out_layers.3.weight"].shape[0] for first in firsts]
     attended = [level for level, first in enumerate(firsts) if f"{first}.1.qkv.weight" in state]

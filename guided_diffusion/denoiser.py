@@ -8,6 +8,7 @@ time).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,7 +68,7 @@ class Denoiser:
     def _network(self, x: Tensor, times: Tensor) -> tuple[Tensor, Tensor | None]:
         dtype = AUTOCAST[self.precision]
         label = () if self.labels is None else (self.labels,)
-        with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not None):
+        with nullcontext() if dtype is None else torch.autocast(x.device.type, dtype=dtype):
             out = self.network(x, times, *label)
         out = out.float()
         return out.chunk(2, dim=1) if self.learn_sigma else (out, None)

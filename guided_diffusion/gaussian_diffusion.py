@@ -25,13 +25,13 @@ Coefficient: TypeAlias = "float | Tensor"
 class GaussianDiffusion:
     """Coefficients and steps of q(x_t | x_0), q(x_t | x_{t-1}), q(x_{t-1} | x_t, x_0) and their reversals.
 
-    betas: (T,) float64, each in (0, 1]. The float64 tables are public attributes under their usual names.
+    betas: (T,) float64, each in (0, 1). The float64 tables are public attributes under their usual names.
     """
 
     def __init__(self, betas: np.ndarray) -> None:
         betas = np.asarray(betas, dtype=np.float64)
-        if betas.ndim != 1 or len(betas) == 0 or not ((betas > 0) & (betas <= 1)).all():
-            raise ValueError("betas must be a non-empty 1-d array of numbers in (0, 1]")
+        if betas.ndim != 1 or len(betas) == 0 or not ((betas > 0) & (betas < 1)).all():
+            raise ValueError("betas must be a non-empty 1-d array of numbers in (0, 1)")
         self.betas = betas
         self.num_timesteps = len(betas)
         self.alphas_cumprod = np.cumprod(1.0 - betas)

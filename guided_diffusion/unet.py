@@ -51,7 +51,7 @@ class Encoder:
             if channels % self.num_head_channels:
                 raise ValueError(
                     f"num_head_channels {self.num_head_channels} does not divide {channels} channels; "
-                    "choose a divisor, or -1 to use num_heads"
+                    "choose a divisor, -1 to use num_heads, or another width"
                 )
             heads = channels // self.num_head_channels
         return AttentionBlock(channels, heads, self)

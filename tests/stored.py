@@ -1,7 +1,8 @@
 """Reference numbers made with the published implementations, and weights that need no storing.
 
-`golden/*.npz` and `golden/*.json` hold numbers only. Outputs of networks whose weights would be too heavy to keep
-were computed from `formula_state`, which gives every parameter a fixed pseudo-random value from its name.
+`golden/*.npz` and `golden/*.json` hold numbers only. Outputs of networks whose weights would be too heavy
+to keep were computed from `formula_state`, which gives every parameter a fixed pseudo-random value from its
+name.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def tensors(name: str) -> dict[str, Tensor]:
     """The same as tensors; stored half precision (exact there) and bytes come back as float32."""
     arrays = numbers(name).items()
     return {
-        k: torch.from_numpy(v.astype(np.float32) if v.dtype in (np.float16, np.uint8) else v) for k, v in arrays
+        k: torch.from_numpy(v.astype(np.float32) if v.dtype in (np.float16, np.uint8) else v)
+        for k, v in arrays
     }
 
 
@@ -44,7 +46,7 @@ def facts(name: str) -> Any:
 
 
 def uniform(label: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Numbers in [-1, 1), fixed by the label: the Mersenne twister's stream is the same everywhere, always."""
+    """Numbers in [-1, 1), fixed by the label: the Mersenne twister's stream never changes."""
     return 2 * np.random.RandomState(zlib.crc32(label.encode())).random_sample(shape) - 1
 
 

@@ -54,7 +54,7 @@ def test_the_trained_like_network_gives_the_published_output() -> None:
     golden = stored.tensors("repaint")
     with torch.no_grad():
         out = stored.tiny_network()(golden["net/x"], golden["net/t"])
-    assert (out - golden["net/out"]).abs().max() < 1e-5  # bit-equal with as many threads as it was made with: 2
+    assert (out - golden["net/out"]).abs().max() < 1e-5  # bit-equal with 2 threads
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -75,7 +75,9 @@ def test_the_families_differ_by_more_than_the_tolerance() -> None:
 
 @pytest.mark.parametrize("pool", ["adaptive", "attention", "spatial", "spatial_v2"])
 def test_every_classifier_gives_the_published_logits(pool: str) -> None:
-    spec = Encoder(3, 32, 1, (1, 2), (2,), num_head_channels=16, use_scale_shift_norm=True, resblock_updown=True)
+    spec = Encoder(
+        3, 32, 1, (1, 2), (2,), num_head_channels=16, use_scale_shift_norm=True, resblock_updown=True
+    )
     classifier = formula(EncoderUNetModel(spec, 16, 10, pool))
     with torch.no_grad():
         logits = classifier(stored.formula_picture(2, 16), TIMES)
@@ -179,10 +181,12 @@ def test_timestep_embedding_is_a_table_of_waves() -> None:
     waves = [t * 10000 ** (-i / 2) for i in range(2)]
     expected = torch.stack([*(w.cos() for w in waves), *(w.sin() for w in waves), torch.zeros(2)], dim=1)
     assert torch.allclose(out, expected, atol=1e-6)
-    assert torch.equal(timestep_embedding(torch.tensor([437]), 32), timestep_embedding(torch.tensor([437.0]), 32))
+    assert torch.equal(
+        timestep_embedding(torch.tensor([437]), 32), timestep_embedding(torch.tensor([437.0]), 32)
+    )
 
 
-def test_group_norm_of_half_precision_is_computed_in_float32() -> None:
+def test_group_norm_of_half_precision_neither_overflows_nor_changes_type() -> None:
     norm = GroupNorm32(2, 4)
     x = (torch.arange(4 * 64.0).view(1, 4, 8, 8) * 100).half()  # squares of these overflow in half precision
     out = norm(x)

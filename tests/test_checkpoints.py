@@ -1,0 +1,232 @@
+"""Reading weights: every format, every way a file can be wrong, and what is said about it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from guided_diffusion.assembly import build_classifier, build_network
+from guided_diffusion.checkpoints import CheckpointError, digest, infer_config, load, read_state
+from guided_diffusion.config import ClassifierConfig, ModelConfig
+from tests import stored
+
+SMALL = replace(stored.TINY, image_size=16, attention_resolutions="8")
+
+
+def weights(config: ModelConfig = SMALL) -> dict[str, Tensor]:
+    return stored.formula_state(build_network(config).state_dict())
+
+
+def on_meta(config: ModelConfig) -> Any:
+    with torch.device("meta"):
+        return build_network(config)
+
+
+def save(folder: Path, form: str, state: Any) -> str:
+    path = folder / f"weights{'.safetensors' if form == 'safetensors' else '.pt'}"
+    if form == "safetensors":
+        pytest.importorskip("safetensors.torch").save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=form == "zip")
+    return str(path)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
+@pytest.mark.parametrize("half", [False, True])
+def test_every_format_gives_the_weights_back(tmp_path: Path, form: str, half: bool) -> None:
+    state = weights()
+    path = save(tmp_path, form, {k: v.half() for k, v in state.items()} if half else state)
+    network = load(on_meta(SMALL), path, 16)
+    own = network.state_dict()
+    assert not network.training
+    assert not any(p.requires_grad for p in network.parameters())
+    for key, value in state.items():
+        expected = value.half().float() if half else value
+        assert own[key].dtype == torch.float32 and torch.equal(own[key], expected)
+
+
+def test_a_loaded_network_computes(tmp_path: Path) -> None:
+    path = save(tmp_path, "zip", weights())
+    reference = build_network(SMALL).eval()
+    reference.load_state_dict(weights())
+    x, t = stored.formula_picture(1, 16), torch.tensor([500])
+    with torch.no_grad():
+        assert torch.equal(load(on_meta(SMALL), path, 16)(x, t), reference(x, t))
+
+
+def complaint(path: str | Path) -> str:
+    with pytest.raises(CheckpointError) as error:
+        read_state(str(path))
+    message = str(error.value)
+    assert "\n" not in message and len(message) < 400 and str(path) in message
+    return message
+
+
+def test_a_missing_file_is_named_with_the_remedy(tmp_path: Path) -> None:
+    assert "is not there; run download.sh or set the path in the YAML" in complaint(tmp_path / "none.pt")
+    assert "is not there" in complaint(tmp_path)  # a folder
+    with pytest.raises(CheckpointError, match="is not there"):
+        digest(str(tmp_path / "none.pt"))
+
+
+def test_safetensors_without_the_extra_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"anything")
+    monkeypatch.setitem(sys.modules, "safetensors", None)  # as if it were not installed
+    assert "needs the extra: pip install 'penumbra[safetensors]'" in complaint(path)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    "content", [b"", b"<!DOCTYPE html><html>Quota exceeded</html>", b"PK\x03\x04junk", b"\x80\x02"]
+)
+def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path, suffix: str, content: bytes) -> None:
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors")
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    assert "cannot be read (" in complaint(path)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
+def test_a_cut_or_damaged_file_is_refused_in_one_line(tmp_path: Path, form: str) -> None:
+    whole = Path(save(tmp_path, form, {"a": torch.ones(8, 8), "b": torch.zeros(3)}))
+    data = whole.read_bytes()
+    for cut in range(0, len(data) - 1, max(len(data) // 40, 1)):
+        whole.write_bytes(data[:cut])
+        assert "cannot be read (" in complaint(whole)
+    refused = 0
+    for place in range(0, min(len(data), 600), 7):
+        whole.write_bytes(data[:place] + b"\xa5" + data[place + 1 :])
+        try:
+            read_state(str(whole))  # a flipped number in a tensor cannot be noticed
+        except CheckpointError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 5
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (self.target,)
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    path, target = tmp_path / "bomb.pt", tmp_path / "exploded"
+    for form in (True, False):
+        torch.save({"a": Bomb(str(target))}, path, _use_new_zipfile_serialization=form)
+        assert "it is no weights file, or one that holds code" in complaint(path)
+    path.write_bytes(pickle.dumps(Bomb(str(target)), protocol=2))
+    assert "holds code" in complaint(path)
+    assert not target.exists()
+
+
+def test_a_training_state_is_told_from_plain_weights(tmp_path: Path) -> None:
+    path = save(tmp_path, "zip", {"model": weights(), "step": 3, "optimizer": {}})
+    assert "is not a plain state dict of tensors (it holds model, step, optimizer)" in complaint(path)
+    assert "(it holds list)" in complaint(save(tmp_path, "zip", [torch.ones(2)]))
+
+
+def mismatch(config: ModelConfig, state: dict[str, Tensor], folder: Path) -> str:
+    with pytest.raises(CheckpointError) as error:
+        load(on_meta(config), save(folder, "zip", state), config.image_size)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_mismatch_names_keys_and_the_config_that_fits(tmp_path: Path) -> None:
+    state = weights(replace(SMALL, channel_mult="1,2,2", attention_resolutions="8,4", resblock_updown=False))
+    message = mismatch(SMALL, state, tmp_path)
+    assert "missing keys (" in message and "unexpected keys (" in message
+    assert "other shapes (" in message and " instead of " in message
+    assert "channel_mult: '1,2,2'" in message
+    assert "attention_resolutions: '8,4'" in message
+    assert "resblock_updown: False" in message
+    assert "num_channels: 32" in message
+
+
+def test_shapes_are_shown(tmp_path: Path) -> None:
+    message = mismatch(replace(SMALL, learn_sigma=False), weights(), tmp_path)
+    assert "2 other shapes (out.2.weight (6, 32, 3, 3) instead of (3, 32, 3, 3), out.2.bias (6,)" in message
+    assert "keys (" not in message.split(";")[0]
+    assert "learn_sigma: True" in message
+
+
+def test_a_classifier_in_place_of_a_network_is_said(tmp_path: Path) -> None:
+    config = ClassifierConfig(classifier_width=64, classifier_depth=1, classifier_attention_resolutions="16")
+    with torch.device("meta"):
+        state = build_classifier(config, 64).state_dict()
+    message = mismatch(SMALL, {k: torch.zeros(v.shape) for k, v in state.items()}, tmp_path)
+    assert message.endswith("is it another kind of network, or a classifier?")
+    assert infer_config({"a": torch.ones(1)}, 64) == {}
+
+
+def test_an_incomplete_state_still_gets_its_message(tmp_path: Path) -> None:
+    """Every single parameter may be the one that is missing, and the message must come all the same."""
+    state = weights()
+    for key in state:
+        assert isinstance(infer_config({k: v for k, v in state.items() if k != key}, 16), dict)
+    rest = {k: v for k, v in state.items() if k != "middle_block.1.norm.bias"}
+    assert "1 missing keys (middle_block.1.norm.bias); these config keys would fit it" in mismatch(
+        SMALL, rest, tmp_path
+    )
+
+
+FAMILIES = [
+    {"num_res_blocks": blocks, "channel_mult": mult, "attention_resolutions": attention, **flags}
+    for blocks, mult, attention in itertools.product(
+        (1, 3), ("1,2", "1,1,2,3", "2,1,1"), ("16,8", "32,4", "8", "")
+    )
+    for flags in (
+        {"resblock_updown": True, "use_scale_shift_norm": True},
+        {"resblock_updown": False, "use_scale_shift_norm": False, "class_cond": True},
+        {"resblock_updown": True, "use_scale_shift_norm": False, "learn_sigma": False},
+    )
+]
+PUBLISHED = [
+    {
+        "image_size": 256,
+        "num_channels": 256,
+        "num_head_channels": 64,
+        "channel_mult": "",
+        "num_res_blocks": 2,
+    },
+    {"image_size": 512, "num_channels": 256, "num_head_channels": 64, "channel_mult": "", "class_cond": True},
+    {"image_size": 64, "num_channels": 192, "num_head_channels": 64, "channel_mult": "", "num_res_blocks": 3},
+]
+
+
+@pytest.mark.parametrize("values", [*FAMILIES, *PUBLISHED], ids=lambda v: "-".join(map(str, v.values())))
+def test_the_inferred_config_builds_the_very_network(values: dict[str, Any]) -> None:
+    config = replace(stored.TINY, **values)
+    state = on_meta(config).state_dict()
+    inferred = infer_config(state, config.image_size)
+    assert set(inferred) <= {f.name for f in fields(ModelConfig)}
+    rebuilt = replace(config, **inferred)
+    assert stored.fingerprint(on_meta(rebuilt).state_dict()) == stored.fingerprint(state)
+    assert rebuilt.channel_mults == config.channel_mults
+    wanted = {d for d in config.attention_downsamples if d < 2 ** len(config.channel_mults)}
+    assert set(rebuilt.attention_downsamples) == wanted
+    for key in ("num_channels", "num_res_blocks", "use_scale_shift_norm", "class_cond", "learn_sigma"):
+        assert inferred[key] == getattr(config, key)
+    assert inferred["resblock_updown"] == config.resblock_updown
+
+
+def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    path.write_bytes(b"abc")
+    assert (
+        digest(str(path)) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )  # FIPS 180-2

@@ -1,0 +1,64 @@
+"""Likelihood terms against torch.distributions and the error function."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from guided_diffusion.losses import discretized_gaussian_log_likelihood, mean_flat, nats_to_bits, normal_kl
+
+LEVELS = torch.arange(256) / 127.5 - 1
+
+
+def draw(seed: int) -> torch.Tensor:
+    return torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def test_kl_is_the_divergence_of_two_gaussians() -> None:
+    mean1, logvar1, mean2, logvar2 = (draw(seed) for seed in range(4))
+    truth = kl_divergence(Normal(mean1, (logvar1 / 2).exp()), Normal(mean2, (logvar2 / 2).exp()))
+    assert torch.allclose(normal_kl(mean1, logvar1, mean2, logvar2), truth, rtol=1e-5, atol=1e-5)
+    assert normal_kl(mean1, logvar1, mean1, logvar1).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("mean", [-1.4, -1.0, 0.013, 0.8, 2.0])
+@pytest.mark.parametrize("scale", [0.002, 0.05, 1.0])
+def test_the_256_bins_share_out_all_probability(mean: float, scale: float) -> None:
+    means, scales = torch.full_like(LEVELS, mean), torch.full_like(LEVELS, math.log(scale))
+    log_p = discretized_gaussian_log_likelihood(LEVELS, means, scales)
+    assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_each_bin_is_the_mass_around_its_level() -> None:
+    mean, scale = 0.1, 0.3
+
+    def cdf(x: float) -> float:
+        return 0.5 * (1 + math.erf((x - mean) / scale / 2**0.5))
+
+    means, scales = torch.full_like(LEVELS, mean), torch.full_like(LEVELS, math.log(scale))
+    log_p = discretized_gaussian_log_likelihood(LEVELS, means, scales)
+    p = log_p.exp()
+    for i in (1, 60, 127, 128, 254):
+        x = i / 127.5 - 1
+        assert p[i].item() == pytest.approx(cdf(x + 1 / 255) - cdf(x - 1 / 255), abs=2e-7)
+    assert p[0].item() == pytest.approx(cdf(-1 + 1 / 255), abs=2e-7)
+    assert p[255].item() == pytest.approx(1 - cdf(1 - 1 / 255), abs=2e-7)
+
+
+def test_a_hopeless_guess_costs_much_but_stays_finite_in_value_and_gradient() -> None:
+    means = torch.tensor([5.0, -5.0], requires_grad=True)
+    log_scales = torch.tensor([-7.0, -7.0], requires_grad=True)
+    log_p = discretized_gaussian_log_likelihood(torch.zeros(2), means, log_scales)
+    log_p.sum().backward()
+    assert log_p.tolist() == pytest.approx([math.log(1e-12)] * 2, rel=1e-5)
+    assert means.grad is not None and log_scales.grad is not None
+    assert means.grad.isfinite().all() and log_scales.grad.isfinite().all()
+
+
+def test_mean_flat_keeps_the_batch() -> None:
+    x = torch.arange(24.0).view(2, 3, 2, 2)
+    assert mean_flat(x).tolist() == [5.5, 17.5]
+    assert nats_to_bits(torch.tensor(math.log(8))).item() == pytest.approx(3)

@@ -1,0 +1,78 @@
+"""The contract of observations: A A^+ A = A, and replacement of exactly the observed part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis.extra.numpy as nps
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from guided_diffusion.operators import Identity, Mask, Nothing, Operator, replace_range
+
+SHAPE = (2, 3, 4, 5)
+
+
+def pictures() -> Any:
+    values = st.floats(-4, 4, width=32)
+    return nps.arrays(np.float32, SHAPE, elements=values, fill=values).map(torch.from_numpy)
+
+
+def masks() -> Any:
+    shapes = st.sampled_from([(2, 1, 4, 5), SHAPE, (1, 1, 4, 5)])
+    keep = nps.arrays(np.float32, shapes, elements=st.sampled_from([0.0, 1.0]))
+    return keep.map(torch.from_numpy).map(Mask)
+
+
+def operators() -> Any:
+    return masks() | st.sampled_from([Identity(), Nothing()])
+
+
+@settings(deadline=None)
+@given(operators(), pictures())
+def test_the_pseudo_inverse_is_one(operator: Operator, x: Tensor) -> None:
+    seen = operator.forward(x)
+    assert torch.equal(operator.forward(operator.pinv(seen)), seen)
+    back = operator.pinv(seen)
+    assert torch.equal(operator.pinv(operator.forward(back)), back)
+
+
+@settings(deadline=None)
+@given(operators(), pictures(), pictures())
+def test_replacing_agrees_with_y_where_seen_and_with_x_elsewhere(
+    operator: Operator, x: Tensor, y: Tensor
+) -> None:
+    mixed = replace_range(operator, x, y)
+    assert torch.equal(operator.forward(mixed), operator.forward(y))
+    assert torch.equal(mixed - operator.pinv(operator.forward(mixed)), x - operator.pinv(operator.forward(x)))
+
+
+@settings(deadline=None)
+@given(masks(), pictures(), pictures())
+def test_a_mask_replaces_pixels_to_the_last_bit(mask: Mask, x: Tensor, y: Tensor) -> None:
+    assert torch.equal(replace_range(mask, x, y), torch.where(mask.keep == 1, y, x))
+
+
+@settings(deadline=None)
+@given(pictures(), pictures())
+def test_the_two_extremes(x: Tensor, y: Tensor) -> None:
+    assert torch.equal(replace_range(Identity(), x, y), y)
+    assert torch.equal(replace_range(Nothing(), x, y), x)
+
+
+class Halved:
+    """Mean of neighbours: an observation that is not a choice of pixels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, 2)).mean(-1)
+
+    def pinv(self, y: Tensor) -> Tensor:
+        return y.repeat_interleave(2, dim=-1)
+
+
+def test_replacement_serves_other_linear_observations() -> None:
+    x, y = torch.tensor([[[[1.0, 3.0, 0.0, 2.0]]]]), torch.tensor([[[[5.0, 5.0, -1.0, 1.0]]]])
+    assert torch.equal(replace_range(Halved(), x, y), torch.tensor([[[[4.0, 6.0, -1.0, 1.0]]]]))
