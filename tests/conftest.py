@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +26,7 @@ MODEL = {
     "num_head_channels": 16,
 }
 SCHEDULE = {"timestep_respacing": "6", "schedule_jump_params": {"jump_length": 2, "jump_n_sample": 2}}
+ROOT = Path(__file__).resolve().parent.parent
 EVALUATIONS = 6 + 2 * len(range(0, 6 - 2, 2))
 
 
@@ -81,3 +85,39 @@ def project(tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch)
         return conf
 
     return build
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+def load_command() -> Any:
+    """The module test.py; `import test` would find Python's own."""
+    spec = importlib.util.spec_from_file_location("penumbra_command", ROOT / "test.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def command() -> Any:
+    return load_command()
+
+
+@pytest.fixture
+def cli(command: Any, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Call it with the arguments of `python test.py`; it runs in this process."""
+
+    def call(*arguments: str | Path) -> Outcome:
+        capsys.readouterr()
+        code = command.main(list(map(str, arguments)))
+        told = capsys.readouterr()
+        return Outcome(code, told.out, told.err)
+
+    return call

@@ -325,7 +325,8 @@ PICTURE_CHANGES = [
     {"options": {"eta": 0.5}},
 ]
 OTHER_CHANGES = {
-    **{"name": "y", "model_path": "other.pt", "device": "cpu", "show_progress": False, "generate": 4, "retired": ("num_samples",)},
+    **{"name": "y", "model_path": "other.pt", "device": "cpu", "show_progress": False, "generate": 4},
+    "retired": ("num_samples",),
     **{"data": DataConfig("a", "b", 4, 10, 2), "paths": PathsConfig("a")},
 }
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from guided_diffusion.resample import SAMPLERS, LossAwareSampler, UniformSampler
+from guided_diffusion.training.resample import SAMPLERS, LossAwareSampler, UniformSampler
 
 LOSSES = np.array([0.1, 2.0, 0.5, 0.02, 1.0])  # of five timesteps
 

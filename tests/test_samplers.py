@@ -96,9 +96,7 @@ def conditional(repeats: int) -> tuple[float, float]:
     schedule = JumpSchedule(jump_length=5, jump_n_sample=repeats)
     problem = Problem(y, Mask(pixels(1.0, 0.0)), denoise, q, noise(1, 4000))
     x = run(RePaint(schedule), problem)
-    error = (
-        x[:, 1] - 0.95 * observed[:, 0, 0, 0]
-    )  # the conditional mean is .95 y
+    error = x[:, 1] - 0.95 * observed[:, 0, 0, 0]  # the conditional mean is .95 y
     return float(error.square().mean()), float(np.corrcoef(x[:, 1], observed[:, 0, 0, 0])[0, 1])
 
 

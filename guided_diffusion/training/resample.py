@@ -30,7 +30,7 @@ class UniformSampler:
         return {}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take back what `state` gave."""
+        """Take back what `state` gave. Raises ValueError if it is of another number of timesteps."""
 
 
 class LossAwareSampler(UniformSampler):
@@ -69,7 +69,12 @@ class LossAwareSampler(UniformSampler):
         return {"losses": torch.from_numpy(self.losses), "seen": torch.from_numpy(self.seen)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        self.losses, self.seen = state["losses"].numpy().copy(), state["seen"].numpy().copy()
+        if not state:  # of a run that drew uniformly until now
+            return
+        losses, seen = (state[name].cpu().numpy().copy() for name in ("losses", "seen"))
+        if losses.shape != self.losses.shape:
+            raise ValueError(f"its losses are of {len(losses)} timesteps; set diffusion_steps: {len(losses)}")
+        self.losses, self.seen = losses, seen
 
 
 SAMPLERS = {"uniform": UniformSampler, "loss-aware": LossAwareSampler}

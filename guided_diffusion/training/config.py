@@ -50,10 +50,22 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.process.timestep_respacing:
             raise ConfigError("timestep_respacing has no place in training; it is chosen when sampling")
-        if not self.name:
-            raise ConfigError("name is empty; it names the folder runs/<name>")
+        if not self.name or "/" in self.name or self.name == "state":
+            raise ConfigError(
+                f"name {self.name!r} cannot name the folder runs/<name> and the weights in it; "
+                "use a plain word other than state"
+            )
         if self.ema_rate >= 1:
             raise ConfigError(f"ema_rate {self.ema_rate} is not below 1; use e.g. 0.9999")
+        if 0 < self.lr_anneal_steps < self.iterations:
+            raise ConfigError(
+                f"lr_anneal_steps {self.lr_anneal_steps} is less than iterations {self.iterations}: the last "
+                "steps would learn nothing; raise it, or set 0 for a constant lr"
+            )
+        if self.model.class_cond:
+            raise ConfigError("class_cond: training knows no labels; leave it out")
+        if self.process.use_kl:
+            raise ConfigError("use_kl: training is on the simple loss plus the bound; leave it out")
 
     @property
     def folder(self) -> Path:
@@ -67,18 +79,18 @@ _HOME = {
 }
 
 
-def load_train(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+def load_train(path: str | Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
     """The TrainConfig of a YAML with `key=value` overrides. Raises ConfigError."""
-    mapping = read_yaml(path)
+    if not path:
+        raise ConfigError("no configuration given; name one, e.g. --conf_path confs/train/scenes64.yml")
+    mapping, where = read_yaml(path), f"{path} with --set" if overrides else str(path)
     for override in overrides:
         mapping = merge(mapping, parse_override(override))
     groups: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     for key, value in mapping.items():
         if key not in _HOME:
-            raise unknown_key(key, list(_HOME), str(path))
+            raise unknown_key(key, list(_HOME), where)
         groups[_HOME[key]][key] = value
     groups["process"].setdefault("timestep_respacing", "")
-    parts: dict[str, Any] = {
-        group: construct(cls, groups[group], str(path)) for group, cls in _GROUPS.items()
-    }
-    return construct(TrainConfig, {**groups[""], **parts}, str(path))
+    parts: dict[str, Any] = {group: construct(cls, groups[group], where) for group, cls in _GROUPS.items()}
+    return construct(TrainConfig, {**groups[""], **parts}, where)

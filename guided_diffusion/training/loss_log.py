@@ -1,0 +1,51 @@
+"""The CSV of losses of a training run."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from guided_diffusion.files import write_bytes
+
+COLUMNS = ["step", "pictures", "loss", "simple", "bound", "grad_norm", "lr", "seconds", "pictures_per_second"]
+
+
+class LossLog:
+    """One row per report. Opened at a restored step, it forgets the rows after it: they will come again.
+
+    pictures: seen so far, over all ranks. seconds: of training up to the last row, earlier runs included.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        rows = _rows_until(path, step)
+        self.pictures = int(rows[-1]["pictures"]) if rows else 0
+        self.seconds = float(rows[-1]["seconds"]) if rows else 0.0
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_bytes(path, text.getvalue().encode())
+
+    def add(self, step: int, pictures: int, seconds: float, means: Mapping[str, float]) -> float:
+        """Append the means of the losses since the last row; returns pictures per second since then.
+
+        pictures: since the last row, over all ranks; seconds: of training in all.
+        """
+        rate = pictures / max(seconds - self.seconds, 1e-9)
+        self.pictures, self.seconds = self.pictures + pictures, seconds
+        measured = {**means, "seconds": seconds, "pictures_per_second": rate}
+        row = {key: f"{value:.8g}" for key, value in measured.items()}
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, COLUMNS).writerow({"step": step, "pictures": self.pictures, **row})
+        return rate
+
+
+def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]  # the last may have been cut off by a power cut
+    return [row for row in csv.DictReader(whole) if int(row["step"]) <= step]

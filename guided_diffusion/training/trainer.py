@@ -1,0 +1,240 @@
+"""One training run: the network, its average, the optimiser, where it stands, and the step.
+
+Papers: Ho et al. 2020 (arXiv 2006.11239; simple loss), Nichol & Dhariwal 2021 (arXiv 2102.09672; learned
+variance, hybrid loss).
+Where we differ: the average (EMA) has a warm-up, and a step's times and noises hang on (seed, step, rank)
+alone, so that a run that was killed ends with the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from guided_diffusion import distributed
+from guided_diffusion.assembly import build_network, build_process
+from guided_diffusion.checkpoints import CheckpointError, State, infer_config
+from guided_diffusion.construct import ConfigError
+from guided_diffusion.denoiser import Denoiser
+from guided_diffusion.files import write_bytes
+from guided_diffusion.training import resample
+from guided_diffusion.training.config import TrainConfig
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; one line for the user."""
+
+
+class Trainer:
+    """Everything a run holds.
+
+    step: optimiser steps done; totals: sums of loss, simple, bound and gradient norm over the last `counted`
+    steps, that is since the last report. Raises ConfigError for a process that cannot be.
+    """
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        try:
+            self.process, times = build_process(config.process)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        self.times = times.to(device)
+        torch.manual_seed(config.seed)
+        self.network = build_network(config.model).to(device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
+        self.ema = build_network(config.model).to(device).requires_grad_(False).eval()
+        self.ema.load_state_dict(self.network.state_dict())
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay
+        )
+        self.t_sampler = resample.SAMPLERS[config.schedule_sampler](self.process.num_timesteps)
+        self.step, self.counted = 0, 0
+        self.totals = torch.zeros(4, device=device)
+        self.precision = "bf16" if config.bf16 and distributed.has_bf16(device) else "fp32"
+        self._begin = time.monotonic()
+
+    # where it stands
+
+    @property
+    def state_path(self) -> Path:
+        return self.config.folder / "state.pt"
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, those of earlier runs included."""
+        return time.monotonic() - self._begin
+
+    def save(self) -> None:
+        """Averaged weights in half precision to sample with, then the state to go on from. All ranks call it.
+
+        The state comes last: whoever is killed in between goes on from the one before and writes both anew.
+        """
+        distributed.average([self.totals])  # the leader's file speaks for all ranks
+        if not distributed.is_leader():
+            return
+        half = {name: tensor.half().contiguous() for name, tensor in self.ema.state_dict().items()}
+        _save(half, self.config.folder / f"{self.config.name}.pt")
+        state = {
+            "network": self.network.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "t_sampler": self.t_sampler.state(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "totals": self.totals,
+            "counted": self.counted,
+        }
+        _save(state, self.state_path)
+
+    def restore(self) -> None:
+        """Go on from the last saved state, if there is one. Raises CheckpointError if it cannot be used."""
+        if not self.state_path.exists():
+            return
+        state = self._read_state()
+        try:
+            self.network.load_state_dict(state["network"])
+            self.t_sampler.restore(state["t_sampler"])
+        except RuntimeError:
+            raise CheckpointError(self._misfit(state["network"])) from None
+        except ValueError as error:
+            raise CheckpointError(f"{self.state_path}: {error}, or give the run another name") from None
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = self.config.weight_decay  # the YAML may have changed since
+        self.step, self._begin = state["step"], time.monotonic() - state["seconds"]
+        self.totals, self.counted = state.get("totals", self.totals), state.get("counted", 0)
+
+    def _read_state(self) -> dict[str, Any]:
+        try:
+            return torch.load(self.state_path, map_location=self.device, weights_only=True)
+        except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+            reason = str(error).strip().split("\n")[0][:160]
+            raise CheckpointError(
+                f"{self.state_path} cannot be read ({reason}); put a copy back, or delete it to begin anew"
+            ) from error
+
+    def _misfit(self, saved: State) -> str:
+        size = self.config.model.image_size
+        ours, theirs = infer_config(self.network.state_dict(), size), infer_config(saved, size)
+        changed = ", ".join(f"{key}: {value!r}" for key, value in theirs.items() if value != ours.get(key))
+        return (
+            f"the state in {self.config.folder} is of another network; set {changed or 'its keys'} again, "
+            "or give the run another name to begin anew"
+        )
+
+    # one step
+
+    def learning_rate(self) -> float:
+        """Linear warm-up over warmup_steps, then linear to zero at lr_anneal_steps (0 = constant)."""
+        config = self.config
+        rate = config.lr * min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+        return rate * (1 - self.step / config.lr_anneal_steps) if config.lr_anneal_steps else rate
+
+    def train_step(self, model: nn.Module, x0: Tensor) -> None:
+        """One optimiser step on pictures x0 (B, 3, H, W) in [-1, 1].
+
+        model: the network, or the network wrapped for several ranks, each of which brings its own x0.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        t, weights, noise = self._draws(x0)
+        self.t_sampler.update(t, self.accumulate(model, x0, t, weights, noise))
+        self.totals[3] += nn.utils.clip_grad_norm_(self.network.parameters(), self.config.grad_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step, self.counted = self.step + 1, self.counted + 1
+        self._average()
+
+    def _draws(self, x0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Times (B,), weights (B,) and noise (B, 3, H, W), which depend on (seed, step, rank) alone."""
+        rng = np.random.default_rng([self.config.seed, self.step, distributed.rank()])
+        t, weights = self.t_sampler.sample(len(x0), rng)
+        generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
+        torch.manual_seed(int(rng.integers(2**62)))  # dropout draws from torch's own generators
+        noise = torch.randn(x0.shape, generator=generator, device=self.device)
+        return t.to(self.device), weights.to(self.device), noise
+
+    def accumulate(self, model: nn.Module, x0: Tensor, t: Tensor, weights: Tensor, noise: Tensor) -> Tensor:
+        """Add to the gradients those of the mean weighted loss, `microbatch` pictures at a time.
+
+        Returns the losses (B,) without weights. Ranks exchange gradients in the last backward pass only.
+        """
+        micro = self.config.microbatch or len(x0)
+        losses = []
+        for start in range(0, len(x0), micro):
+            piece = slice(start, start + micro)
+            last = start + micro >= len(x0)
+            quiet = not last and isinstance(model, DistributedDataParallel)
+            with model.no_sync() if quiet else nullcontext():  # type: ignore[operator]
+                simple, bound = self.denoiser(model).loss(x0[piece], t[piece], noise[piece])
+                each = simple + self._bound_scale * bound
+                parts = (torch.stack([each, simple, bound]) * weights[piece]).sum(1) / len(x0)
+                parts[0].backward()
+            losses.append(each.detach())
+            self.totals[:3] += parts.detach()
+        return torch.cat(losses)
+
+    @property
+    def _bound_scale(self) -> float:
+        return self.process.num_timesteps / 1000 if self.config.process.rescale_learned_sigmas else 1.0
+
+    def denoiser(self, network: nn.Module) -> Denoiser:
+        """The network as the training loss reads it."""
+        process = self.config.process
+        return Denoiser(
+            network,
+            self.process,
+            self.times,
+            predict_xstart=process.predict_xstart,
+            learn_sigma=self.config.model.learn_sigma,
+            sigma_small=process.sigma_small,
+            clip=False,
+            precision=self.precision,
+        )
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """EMA with a warm-up, so that early averages do not remember the initialisation."""
+        rate = min(self.config.ema_rate, (1 + self.step) / (10 + self.step))
+        own: list[Tensor] = list(self.ema.parameters())
+        new: list[Tensor] = list(self.network.parameters())
+        torch._foreach_lerp_(own, new, 1 - rate)
+
+    # what to tell
+
+    def check(self) -> None:
+        """Raises TrainingError if the gradients since the last report were not all finite.
+
+        Their norm is the same on all ranks, so all raise or none.
+        """
+        if not math.isfinite(self.totals[3].item()):
+            raise TrainingError(
+                f"the loss is no longer finite between steps {self.step - self.counted} and {self.step}; the "
+                f"state saved before is kept in {self.config.folder}: lower lr, lengthen warmup_steps or set "
+                "bf16: false, and run again"
+            )
+
+    def report(self) -> dict[str, float]:
+        """Means over the steps since the last report and over all ranks, and the lr; starts counting anew."""
+        distributed.average([self.totals])
+        loss, simple, bound, norm = (self.totals / max(1, self.counted)).tolist()
+        self.totals.zero_()
+        self.counted = 0
+        return {"loss": loss, "simple": simple, "bound": bound, "grad_norm": norm, "lr": self.learning_rate()}
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getvalue())

@@ -1,0 +1,96 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from guided_diffusion import distributed
+from guided_diffusion.distributed import DeviceError, find_device
+
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+
+# What each rank computes with, for `setup` and the exchanges: run once per rank in a process of its own.
+RANK_PROGRAM = """
+import torch
+from guided_diffusion import distributed
+assert distributed.is_launched()
+distributed.setup(torch.device("cpu"))
+rank = distributed.rank()
+assert distributed.world_size() == 2 and distributed.is_leader() == (rank == 0)
+mean = torch.tensor([1.0 + rank, 10.0 * rank])
+distributed.average([mean])
+row = distributed.gather(torch.tensor([rank, rank + 5]))
+flags = [distributed.any_rank(flag) for flag in (False, rank == 0, rank == 1, True)]
+distributed.close()
+assert distributed.world_size() == 1 and distributed.is_leader() == (rank == 0)
+print(mean.tolist(), row.tolist(), flags)
+"""
+
+
+def test_one_process_is_rank_0_of_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    distributed.setup(CPU)
+    assert not distributed.is_launched() and not torch.distributed.is_initialized()
+    assert (distributed.rank(), distributed.world_size(), distributed.is_leader()) == (0, 1, True)
+    values = torch.tensor([1.0, 2.0])
+    distributed.average([values])
+    assert values.tolist() == [1.0, 2.0] and distributed.gather(values) is values
+    assert distributed.any_rank(True) and not distributed.any_rank(False)
+    distributed.close()
+
+
+def test_two_ranks_exchange(tmp_path: Path) -> None:
+    store = tmp_path / "program.py"
+    store.write_text(RANK_PROGRAM)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*launcher, str(store)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    expected = "[1.5, 5.0] [0, 5, 1, 6] [False, True, True, True]"
+    assert done.stdout.splitlines() == [expected, expected]
+
+
+@pytest.mark.parametrize(("rank", "leader"), [("0", True), ("1", False)])
+def test_the_leader_is_known_before_setup(monkeypatch: pytest.MonkeyPatch, rank: str, leader: bool) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert distributed.is_launched() and distributed.is_leader() is leader
+
+
+def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert find_device() == find_device("cpu") == CPU
+    with pytest.raises(DeviceError, match="'quantum' is unknown; use auto, cpu, cuda or cuda:N"):
+        find_device("quantum")
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(DeviceError, match="is not there .0 CUDA devices.; use auto or cpu"):
+            find_device(name)
+
+
+def test_each_rank_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert find_device("cuda") == find_device() == torch.device("cuda:0")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert find_device("cuda") == find_device() == torch.device("cuda:3")
+    assert find_device("cuda:1") == torch.device("cuda:1")
+    assert find_device("cpu") == CPU
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "native"),
+    [({}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_f": True}, False)],
+)
+def test_bf16_on_the_cpu_needs_its_instructions(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], native: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert distributed.has_bf16(CPU) is native

@@ -1,0 +1,64 @@
+"""A training run so small that a step takes milliseconds."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import torch
+import yaml
+
+from guided_diffusion.training.config import TrainConfig, load_train
+from tests.conftest import MODEL
+
+TINY = {
+    **MODEL,
+    "name": "tiny",
+    "diffusion_steps": 4,
+    "noise_schedule": "cosine",
+    "batch_size": 2,
+    "workers": 0,
+    "iterations": 6,
+    "save_interval": 2,
+    "log_interval": 2,
+    "lr": 1e-3,
+    "bf16": False,
+}
+
+
+def write_yaml(folder: Path, **keys: object) -> Path:
+    """The YAML of a tiny run whose results go to folder/out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "train.yml"
+    path.write_text(yaml.safe_dump({**TINY, "out": str(folder / "out"), **keys}))
+    return path
+
+
+def tiny(folder: Path, **keys: object) -> TrainConfig:
+    return load_train(write_yaml(folder, **keys))
+
+
+def state(folder: Path) -> dict:
+    return torch.load(folder / "out" / "state.pt", weights_only=True)
+
+
+def losses(folder: Path) -> list[dict[str, str]]:
+    """The rows of loss.csv, without what the clock put in."""
+    with (folder / "out" / "loss.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if "second" not in k} for row in rows]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Bit-equal state, weights and samples; the same losses, each step once."""
+    first, second = state(one), state(other)
+    assert first["step"] == second["step"] and first["counted"] == second["counted"]
+    for part in ("network", "ema", "t_sampler"):
+        assert first[part].keys() == second[part].keys()
+        assert all(torch.equal(first[part][key], second[part][key]) for key in first[part]), part
+    for key, moments in first["optimizer"]["state"].items():
+        assert torch.equal(moments["exp_avg"], second["optimizer"]["state"][key]["exp_avg"])
+    assert (one / "out" / "tiny.pt").read_bytes() == (other / "out" / "tiny.pt").read_bytes()
+    grids = [{p.name: p.read_bytes() for p in (f / "out" / "samples").iterdir()} for f in (one, other)]
+    assert grids[0] == grids[1]
+    assert losses(one) == losses(other)
