@@ -1,30 +1,40 @@
 """Fill the pictures of one YAML: `python test.py --conf_path confs/shadow.yml`.
 
-Exit 0: every picture is done; 1: some failed (each is named with its reason); 2: the configuration is wrong.
+Exit 0: every picture is done; 1: some failed (each is named with its reason); 2: the configuration is wrong;
+130: stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import shlex
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
-from guided_diffusion.assembly import flops_per_evaluation, matrix_rate
+from guided_diffusion import __version__
+from guided_diffusion.assembly import build_network, flops_per_evaluation, matrix_rate
 from guided_diffusion.checkpoints import CheckpointError
-from guided_diffusion.config import Config, to_mapping
+from guided_diffusion.config import to_mapping
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.datasets import DatasetError, Pair
+from guided_diffusion.denoiser import AUTOCAST
 from guided_diffusion.engine import Engine, Progress, load_config
-from guided_diffusion.results import LogFolder, Result
+from guided_diffusion.images import PictureError
+from guided_diffusion.results import LogFolder, Result, describe_run, printable
 
 log = logging.getLogger("penumbra")
-NETWORK_SHARE = 0.55  # of the device's matrix rate that the network reaches in practice; only for estimates
+SMALL = 50e9  # floating-point operations; a network that needs fewer is timed instead of estimated
+NETWORK_SHARE = 0.75  # of the device's matrix rate that a large network reaches
+QUIET_SECONDS = 60.0  # without a terminal a long picture tells this often where it stands
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -43,113 +53,198 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def start_log(config: Config) -> None:
-    """Log to the screen, through the bars, and to run.log in the log folder."""
-    Path(config.log_dir).mkdir(parents=True, exist_ok=True)
-    to_file = logging.FileHandler(Path(config.log_dir, "run.log"), encoding="utf-8")
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(to_file)
-
-
-class ThroughBars(logging.StreamHandler):
-    """Prints log lines above the progress bars instead of through them."""
+class Screen(logging.Handler):
+    """Prints log lines above the progress bars instead of through them; what is wrong goes to stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(f"{'' if record.levelno == logging.INFO else record.levelname.lower() + ': '}{record.msg}")
+        wrong = record.levelno >= logging.WARNING
+        stream = sys.stderr if wrong else sys.stdout
+        line = f"{record.levelname.lower()}: {record.getMessage()}" if wrong else record.getMessage()
+        encoding = stream.encoding or "utf-8"
+        tqdm.write(line.encode(encoding, "backslashreplace").decode(encoding), file=stream)
+        stream.flush()
+
+
+def log_file(folder: str) -> logging.Handler:
+    """Everything that is told, also each picture's time, to run.log in the log folder."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(Path(folder, "run.log"), encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler
+
+
+def attach(handler: logging.Handler, until: ExitStack, level: int) -> None:
+    handler.setLevel(level)
+    log.addHandler(handler)
+    until.callback(handler.close)
+    until.callback(log.removeHandler, handler)
+
+
+class Display:
+    """Where a run stands: two bars on a terminal, elsewhere a line per picture, nothing when not wanted."""
+
+    def __init__(self, pictures: int, steps: int, wanted: bool) -> None:
+        terminal = sys.stderr.isatty()
+        self.level = logging.INFO if wanted and not terminal else logging.DEBUG  # of lines that say as much
+        hide = not (wanted and terminal)
+        self.pictures = tqdm(total=pictures, desc="pictures", unit="picture", disable=hide)
+        self.steps = tqdm(total=steps, desc="steps", unit="step", leave=False, disable=hide)
+        self.told = time.monotonic()
+
+    def step(self, progress: Progress) -> None:
+        if progress.step == 1:
+            self.steps.reset()
+        self.steps.update()
+        if time.monotonic() - self.told > QUIET_SECONDS:
+            self.told = time.monotonic()
+            log.log(self.level, f"{printable(progress.names[0])}: step {progress.step} of {progress.steps}")
+
+    def picture(self) -> None:
+        self.pictures.update()
+        self.told = time.monotonic()
+
+    def close(self) -> None:
+        self.steps.close()
+        self.pictures.close()
 
 
 def show_plan(engine: Engine) -> None:
     """--dry_run: pictures, evaluations, estimated time, missing files."""
+    missing, data = engine.missing_files(), engine.config.data
+    for path in missing:
+        pictures = path in (data.gt_path, data.mask_path)
+        remedy = "mend the path or put the pictures there" if pictures else "run download.sh or mend the path"
+        log.info(f"missing: {path} ({remedy})")
     pairs: list[Pair] = []
     try:
         pairs = engine.pairs()
     except DatasetError as error:
-        log.info(f"missing: {error}")
-    for path in engine.missing_files():
-        log.info(f"missing: {path} (run download.sh, or set the path in the YAML)")
-    size = engine.config.model.image_size
-    seconds = flops_per_evaluation(engine.config.model, (1, 3, size, size)) / (
-        matrix_rate(engine.device) * NETWORK_SHARE
-    )
-    each = seconds * engine.evaluations
-    log.info(
-        f"{len(pairs)} pictures, {engine.evaluations} network evaluations each, on {engine.device}: "
-        f"about {duration(each)} a picture, {duration(each * len(pairs))} in all"
-    )
+        if not {data.gt_path, data.mask_path} & set(missing):
+            log.warning(str(error))
     for pair in pairs:
-        log.info(f"  {pair.name}")
+        log.info(f"  {printable(pair.name)}")
+    each = engine.evaluations * seconds_per_evaluation(engine)
+    whole = f"{len(pairs)} pictures take about {duration(each * len(pairs))}" if pairs else "no pictures yet"
+    cost = f"{engine.evaluations} network evaluations a picture, about {duration(each)} on {engine.device}"
+    log.info(f"{cost}; {whole}")
+
+
+def seconds_per_evaluation(engine: Engine) -> float:
+    """Of the network, one picture at a time: timed with random weights if small, else from its arithmetic.
+
+    Classifier guidance is left out; at 256x256 it adds a fifth.
+    """
+    model, device, dtype = engine.config.model, engine.device, AUTOCAST[engine.precision]
+    shape = (1, 3, model.image_size, model.image_size)
+    flops = flops_per_evaluation(model, shape)
+    with torch.no_grad(), nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype):
+        if flops > SMALL:
+            side = 1024 if device.type == "cpu" else 8192
+            rate = max(matrix_rate(device, side) for _ in range(3))  # other programs take turns with us
+            return flops / (rate * NETWORK_SHARE)
+        with torch.device(device):
+            network, x, t = build_network(model).eval(), torch.zeros(shape), torch.zeros(1)
+            label = (torch.zeros(1, dtype=torch.long),) if model.class_cond else ()
+        took = []
+        for _ in range(6):
+            begin = time.perf_counter()
+            network(x, t, *label).sum().item()
+            took.append(time.perf_counter() - begin)
+    return sorted(took)[2]
 
 
 def duration(seconds: float) -> str:
     if seconds < 100:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def run(engine: Engine, pairs: list[Pair], folder: LogFolder) -> int:
+def run(engine: Engine, pairs: list[Pair], folder: LogFolder, display: Display) -> int:
     """Sample what is not finished, save each picture as it comes; returns the number that failed."""
-    config, failed = engine.config, 0
-    command = shlex.join(["python", *sys.argv])
-    quiet = not config.show_progress
-    with (
-        tqdm(total=len(pairs), desc="pictures", unit="picture", disable=quiet) as pictures,
-        tqdm(total=engine.evaluations, desc="steps", unit="step", leave=False, disable=quiet) as steps,
-    ):
-        for event in engine.stream(pairs, folder.has):
-            if isinstance(event, Progress):
-                if event.step == 1:
-                    steps.reset()
-                steps.update()
-                continue
+    failed = kept = 0
+    for event in engine.stream(pairs, folder.has):
+        if isinstance(event, Progress):
+            display.step(event)
+            continue
+        try:
             folder.save(event)
-            folder.write_run(to_mapping(config), engine.device, engine.precision, command)
-            failed += bool(event.error)
-            tell(event)
-            pictures.update()
+        except OSError as error:
+            event = replace(event, error=unwritten(error))
+            folder.save(event)
+        tell(event, display.level)
+        failed += bool(event.error)
+        kept += event.reused
+        display.picture()
+    if kept:
+        log.info(f"{kept} of {len(pairs)} pictures were finished before with these settings and are kept")
     return failed
 
 
-def tell(result: Result) -> None:
+def unwritten(error: Exception) -> str:
+    """Why a file cannot be written, and in which folder (the file itself still has a hidden name)."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{os.path.dirname(error.filename) or '.'} cannot be written: {error.strerror}"
+    return printable(str(error))
+
+
+def tell(result: Result, level: int) -> None:
+    name = printable(result.name)
     if result.error:
-        log.error(f"{result.name} failed: {result.error}")
+        log.error(f"{name} failed: {printable(result.error)}")
     elif result.note:
-        log.info(f"{result.name}: {result.note}")
-    elif result.reused:
-        log.info(f"{result.name}: already finished with these settings, kept")
+        log.info(f"{name}: {result.note}")
+    elif not result.reused:
+        log.log(level, f"{name}: {result.evaluations} evaluations in {duration(result.seconds)}")
+
+
+def execute(options: argparse.Namespace, command: str, logs: ExitStack) -> int:
+    overrides = [*options.set, *([f"device={options.device}"] if options.device else [])]
+    config = load_config(options.conf_path, overrides)
+    engine = Engine(config)
+    if options.dry_run:
+        engine.empty_networks()
+        warn(engine)
+        show_plan(engine)
+        return 0
+    pairs, begin = engine.pairs(), time.monotonic()
+    where = engine.device, engine.precision
+    head = describe_run(engine.fingerprint, to_mapping(config), *where, command, __version__)
+    engine.empty_networks()  # the last thing that can be wrong with the settings, before anything is written
+    folder = LogFolder(config.log_dir, vars(config.folders), head)
+    attach(log_file(config.log_dir), logs, logging.DEBUG)
+    warn(engine)
+    display = Display(len(pairs), engine.evaluations, config.show_progress)
+    logs.callback(display.close)
+    failed = run(engine, pairs, folder, display)
+    display.close()
+    overview = folder.finish([pair.name for pair in pairs])
+    took = duration(time.monotonic() - begin)
+    log.info(f"{len(pairs) - failed} of {len(pairs)} pictures in {took}; see {overview or config.log_dir}")
+    return 1 if failed else 0
+
+
+def warn(engine: Engine) -> None:
+    for warning in engine.warnings:
+        log.warning(warning)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    log.setLevel(logging.INFO)
-    log.addHandler(ThroughBars())
     options = parse(arguments)
-    overrides = [*options.set, *([f"device={options.device}"] if options.device else [])]
-    try:
-        config = load_config(options.conf_path, overrides)
-        engine = Engine(config)
-        for warning in engine.warnings:
-            log.warning(warning)
-        if options.dry_run:
-            show_plan(engine)
-            return 0
-        pairs = engine.pairs()
-        folder = LogFolder(config.log_dir, vars(config.folders), engine.fingerprint)
-    except (ConfigError, DatasetError, CheckpointError) as error:
-        log.error(str(error))
-        return 2
-    start_log(config)
-    begin = time.monotonic()
-    try:
-        failed = run(engine, pairs, folder)
-    except CheckpointError as error:
-        log.error(str(error))
-        return 2
-    except KeyboardInterrupt:
-        log.error("stopped; finished pictures are kept, the same command goes on with the rest")
-        return 130
-    overview = folder.write_overview([pair.name for pair in pairs])
-    took = duration(time.monotonic() - begin)
-    log.info(f"{len(pairs) - failed} of {len(pairs)} pictures in {took}; see {overview}")
-    return 1 if failed else 0
+    command = shlex.join(["python", "test.py", *(sys.argv[1:] if arguments is None else arguments)])
+    log.setLevel(logging.DEBUG)
+    with ExitStack() as logs:
+        attach(Screen(), logs, logging.INFO)
+        try:
+            return execute(options, command, logs)
+        except (ConfigError, DatasetError, CheckpointError) as error:
+            log.error(printable(str(error)))
+            return 2
+        except (OSError, PictureError) as error:
+            log.error(f"the log folder is not complete: {unwritten(error)}; finished pictures are kept")
+            return 1
+        except KeyboardInterrupt:
+            log.error("stopped; finished pictures are kept, the same command goes on with the rest")
+            return 130
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Penumbra: fills holes and lifts shadows with diffusion models.
 
-`load_config` and `Engine` are the Python API; they are imported when first asked for, so that the small modules
-(config, scheduler) stay light.
+`load_config` and `Engine` are the Python API; they are imported when first asked for, so that the small
+modules (config, scheduler) stay light.
 """
 
 from __future__ import annotations

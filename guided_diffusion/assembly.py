@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from guided_diffusion.config import ClassifierConfig, ModelConfig, ProcessConfig, channel_mults
 from guided_diffusion.config import attention_downsamples as downsamples
+from guided_diffusion.construct import ConfigError
 from guided_diffusion.denoiser import network_times
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, space_timesteps
@@ -39,19 +40,30 @@ def build_network(model: ModelConfig) -> UNetModel:
     return UNetModel(spec, 6 if model.learn_sigma else 3, classes, model.num_heads_upsample)
 
 
-def build_classifier(config: ClassifierConfig, image_size: int) -> EncoderUNetModel:
-    """The noisy ImageNet classifier of a config, freshly initialised, on torch's default device."""
+def build_classifier(config: ClassifierConfig, image_size: int, channel_mult: str = "") -> EncoderUNetModel:
+    """The noisy ImageNet classifier of a config, freshly initialised, on torch's default device.
+
+    Its levels are guided-diffusion's for the image size; where there are none for that size, `channel_mult`
+    (the model's) tells them.
+    """
     spec = Encoder(
         in_channels=3,
         model_channels=config.classifier_width,
         num_res_blocks=config.classifier_depth,
-        channel_mult=channel_mults("", image_size),
+        channel_mult=_classifier_mults(image_size, channel_mult),
         attention_downsamples=downsamples(config.classifier_attention_resolutions, image_size),
         num_head_channels=64,
         use_scale_shift_norm=config.classifier_use_scale_shift_norm,
         resblock_updown=config.classifier_resblock_updown,
     )
     return EncoderUNetModel(spec, image_size, NUM_CLASSES, config.classifier_pool)
+
+
+def _classifier_mults(image_size: int, otherwise: str) -> tuple[float, ...]:
+    try:
+        return channel_mults("", image_size)
+    except ConfigError:
+        return channel_mults(otherwise, image_size)
 
 
 def build_process(config: ProcessConfig) -> tuple[GaussianDiffusion, Tensor]:

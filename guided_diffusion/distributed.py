@@ -9,15 +9,29 @@ import torch
 import torch.distributed as dist
 
 
+class DeviceError(ValueError):
+    """A device that is not there; one line for the user."""
+
+
 def is_launched() -> bool:
     """True under torchrun (its environment variables are set)."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+def is_leader() -> bool:
+    """True in the one process that writes and speaks; known before `setup` and after `close` too."""
+    return not is_launched() or os.environ["RANK"] == "0"
+
+
 def setup(device: torch.device) -> None:
     """Join the process group that torchrun announced (NCCL on CUDA, else Gloo); nothing without torchrun."""
-    if is_launched() and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if not is_launched() or dist.is_initialized():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo")
 
 
 def close() -> None:
@@ -35,19 +49,21 @@ def world_size() -> int:
 
 
 def find_device(name: str = "auto") -> torch.device:
-    """auto: this rank's GPU where there is one, else the CPU. Otherwise a torch device name: cpu, cuda,
-    cuda:1.
+    """auto: this rank's GPU where there is one, else the CPU. cuda: this rank's GPU. Else a torch device
+    name: cpu, cuda:1.
 
-    Raises ValueError for a name torch does not know, or a GPU that is not there.
+    Raises DeviceError for a name torch does not know, or a GPU that is not there.
     """
     if name == "auto":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"device {name!r} is unknown; use auto, cpu, cuda or cuda:N") from None
+        raise DeviceError(f"device {name!r} is unknown; use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
+        raise DeviceError(
             f"device {name!r} is not there ({torch.cuda.device_count()} CUDA devices); use auto or cpu"
         )
     return device
@@ -67,6 +83,16 @@ def average(tensors: Iterable[torch.Tensor]) -> None:
         for tensor in tensors:
             dist.all_reduce(tensor)
             tensor /= dist.get_world_size()
+
+
+def any_rank(flag: bool) -> bool:
+    """True on every rank if `flag` is True on any of them. All ranks must ask."""
+    if not dist.is_initialized():
+        return flag
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    told = torch.tensor([int(flag)], device=device)
+    dist.all_reduce(told, dist.ReduceOp.MAX)
+    return bool(told.item())
 
 
 def gather(values: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -32,8 +32,10 @@ from guided_diffusion.results import Result
 from guided_diffusion.samplers import SAMPLERS, Noise, Problem, walk
 from guided_diffusion.scheduler import count_evaluations
 
-SAMPLER_KEYS = frozenset(field.name for cls in SAMPLERS.values() for field in fields(cls))
+# Name -> type: errors can then name keys inside a type too.
+SAMPLER_KEYS = {key: hint for cls in SAMPLERS.values() for key, hint in get_type_hints(cls).items()}
 MASKED_METHODS = ("repaint", "ddnm")  # without a mask these have nothing to do
+LONGEST_VIEW = 16  # model sizes: a view longer than this would take all memory
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -77,6 +79,7 @@ class Engine:
             self.sampler = self._sampler()
             self.walk_times = list(self.sampler.times(self.process))
             self.device = distributed.find_device(config.device)
+            self._check_classes()
         except ValueError as error:
             raise ConfigError(str(error)) from error
         self.evaluations, _ = count_evaluations(self.walk_times)
@@ -108,20 +111,41 @@ class Engine:
                 f"it expects {signal:.1%} signal; for fewer steps set timestep_respacing: '{first + 1}'"
             )
 
+    def _check_classes(self) -> None:
+        y, classes = self.config.cond_y, assembly.NUM_CLASSES
+        if y is not None and y >= classes:
+            raise ConfigError(f"cond_y {y} is beyond the {classes} classes; use 0..{classes - 1}")
+        if y is not None and not self.config.model.class_cond and not self.config.classifier.classifier_path:
+            self.warnings.append("cond_y is not read: there is neither class_cond nor a classifier_path")
+
+    def empty_networks(self) -> tuple[torch.nn.Module, torch.nn.Module | None]:
+        """The network and, with guidance, its classifier: shapes on the meta device, without weights.
+
+        Raises ConfigError for settings that no network fits.
+        """
+        model, guide = self.config.model, self.config.classifier
+        guided = guide.classifier_path is not None and guide.classifier_scale != 0
+        try:
+            with torch.device("meta"):
+                network = assembly.build_network(model)
+                return network, assembly.build_classifier(
+                    guide, model.image_size, model.channel_mult
+                ) if guided else None
+        except (ValueError, RuntimeError) as error:
+            raise ConfigError(f"these settings describe no network: {error}") from error
+
     @cached_property
     def network(self) -> torch.nn.Module:
-        with torch.device("meta"):
-            empty = assembly.build_network(self.config.model)
+        empty, _ = self.empty_networks()
         network = checkpoints.load(empty, self.config.model_path, self.config.model.image_size)
         return network.to(self.device)
 
     @cached_property
     def classifier(self) -> torch.nn.Module | None:
+        _, empty = self.empty_networks()
         path = self.config.classifier.classifier_path
-        if path is None or self.config.classifier.classifier_scale == 0:
+        if empty is None or path is None:
             return None
-        with torch.device("meta"):
-            empty = assembly.build_classifier(self.config.classifier, self.config.model.image_size)
         return checkpoints.load(empty, path, self.config.model.image_size).to(self.device)
 
     @cached_property
@@ -132,9 +156,12 @@ class Engine:
         return configuration.fingerprint(self.config, {"weights": weights, "precision": self.precision})
 
     def missing_files(self) -> list[str]:
-        """Checkpoints that the config names and that are not there."""
-        paths = [self.config.model_path, self.config.classifier.classifier_path]
-        return [path for path in paths if path and path_kind(path) != "file"]
+        """Pictures, masks and checkpoints that the config names and that are not there."""
+        data, weights = self.config.data, [self.config.model_path, self.config.classifier.classifier_path]
+        return [
+            *(path for path in (data.gt_path, data.mask_path) if path and path_kind(path) == "missing"),
+            *(path for path in weights if path and path_kind(path) != "file"),
+        ]
 
     # pictures
 
@@ -163,9 +190,14 @@ class Engine:
         whole = (size, size) if gt is None else gt.shape[:2]
         hole = np.zeros(whole, dtype=bool) if keep is None else keep
         window = windows.choose_window(hole, size, 2 ** (len(self.config.model.channel_mults) - 1))
+        if max(window.rows, window.cols) > LONGEST_VIEW * size:
+            raise PictureError(
+                f"the hole in this {whole[1]}x{whole[0]} picture is so long and thin that the model would "
+                f"see {window.cols}x{window.rows} pixels; fill it in shorter pieces"
+            )
         picture = np.zeros((*whole, 3), dtype=np.uint8) if gt is None else gt
         seen, seen_keep = windows.cut(picture, hole, window)
-        key = hashlib.sha256(f"{self.fingerprint} {name}".encode())
+        key = hashlib.sha256(_bytes(f"{self.fingerprint} {name}"))
         for part in (gt, keep):
             key.update(b"-" if part is None else repr(part.shape).encode() + part.tobytes())
         return Job(name, key.hexdigest(), gt, keep, window, seen, seen_keep)
@@ -205,6 +237,15 @@ class Engine:
                     yield from self._run(waiting.pop(job.seen.shape))
         for batch in waiting.values():
             yield from self._run(batch)
+
+    def fill(
+        self, names: Sequence[str], pictures: Sequence[np.ndarray], keeps: Sequence[np.ndarray]
+    ) -> Iterator[Result | Progress]:
+        """As `stream`, for pictures uint8 (H, W, 3) of one size and their keep-masks bool (H, W)."""
+        jobs = [self.job(*each) for each in zip(names, pictures, keeps, strict=True)]
+        size = self.config.data.batch_size
+        for start in range(0, len(jobs), size):
+            yield from self._run(jobs[start : start + size])
 
     def _run(self, jobs: list[Job]) -> Iterator[Result | Progress]:
         """Sample a batch of equally shaped jobs."""
@@ -279,7 +320,7 @@ class Engine:
 
     def _generator(self, name: str, purpose: str) -> torch.Generator:
         """A generator that depends on (seed, name, purpose) alone, on the sampling device."""
-        told = hashlib.sha256(f"{self.config.seed}/{purpose}/{name}".encode()).digest()
+        told = hashlib.sha256(_bytes(f"{self.config.seed}/{purpose}/{name}")).digest()
         return torch.Generator(self.device).manual_seed(int.from_bytes(told[:8], "little") >> 1)
 
     def inpaint(
@@ -299,3 +340,8 @@ class Engine:
         if results[0].filled is None:
             raise PictureError(results[0].error)
         return Image.fromarray(results[0].filled)
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8, also of a file name that is not valid in it."""
+    return text.encode("utf-8", "surrogateescape")

@@ -109,6 +109,34 @@ def test_a_broken_picture_fails_alone(project: Project) -> None:
     assert found["p0"].filled is not None
 
 
+def test_a_turned_jpeg_and_other_kinds_of_pictures(project: Project) -> None:
+    conf = project(count=0, paste_known=False)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.fromarray(picture(0, 16, 24)).save("gts/turned.jpg", exif=exif)
+    Image.fromarray(picture(1)[..., 0].astype(np.uint16) * 257).save("gts/deep.png")
+    Image.fromarray(picture(1)).convert("L").save("gts/grey.tiff")
+    Image.fromarray(picture(1)).quantize(16).save("gts/palette.png")
+    Image.fromarray(picture(1)).convert("RGBA").save("gts/alpha.webp", lossless=True)
+    for path in Path("gts").iterdir():
+        size = (24, 16) if path.stem == "turned" else (16, 16)
+        Image.fromarray(keep_mask(*size)).save(f"masks/{path.stem}.png")
+    found = results(conf)
+    shapes = {name: filled(result).shape[:2] for name, result in found.items()}
+    assert shapes == {"turned": (24, 16)} | dict.fromkeys(("deep", "grey", "palette", "alpha"), (16, 16))
+    deep = found["deep"].gt
+    assert deep is not None and np.array_equal(deep, np.repeat(picture(1)[..., :1], 3, axis=2))
+
+
+def test_a_hole_too_long_for_any_memory_fails_its_picture(project: Project) -> None:
+    conf = project(count=1)
+    Image.fromarray(picture(0, 2, 600)).save("gts/thin.png")
+    Image.fromarray(np.zeros((2, 600), bool)).save("masks/thin.png")
+    found = results(conf)
+    assert "600x2 picture is so long and thin" in found["thin"].error
+    assert found["p0"].filled is not None
+
+
 def test_progress_counts_every_evaluation(project: Project) -> None:
     events = list(Engine(load_config(project(count=2))).stream())
     steps = [event for event in events if isinstance(event, Progress)]
