@@ -168,8 +168,7 @@ def test_our_yamls_load_without_a_warning(path):
     config = load(path, (), KEYS)
     assert config.warnings == ()
     assert config.name == path.stem
-    assert not set(config.options) - set(KEYS)
-    assert construct(JumpSchedule, config.options["schedule_jump_params"]).times(config.process.num_steps)
+    assert config.options.keys() <= KEYS.keys()
 
 
 @pytest.mark.parametrize(("preset", "evaluations"), [("draft", 130), ("fast", 460), ("paper", 2410)])
