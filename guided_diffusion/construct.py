@@ -24,9 +24,17 @@ class AtLeast:
     minimum: float
 
 
+@dataclass(frozen=True)
+class AtMost:
+    """Upper bound of a number."""
+
+    maximum: float
+
+
 Count = Annotated[int, AtLeast(1)]
 Index = Annotated[int, AtLeast(0)]
 NonNegative = Annotated[float, AtLeast(0)]
+Share = Annotated[float, AtLeast(0), AtMost(1)]
 # Text such as '32,16,8'; a mapping may also give a list of numbers or one number.
 CommaList = Annotated[str, "comma list"]
 
@@ -36,7 +44,7 @@ def construct(cls: type[T], mapping: Mapping[str, Any], where: str = "", path: s
 
     where: what the mapping was read from, path: dotted key of the mapping in there; both for messages only.
     Checks against the annotations: bool is not int, int is taken for float, numbers are not read out of text;
-    understands Literal, `X | Y`, Any, tuple, dict, Mapping, nested dataclasses, `AtLeast` and `CommaList`.
+    understands Literal, `X | Y`, Any, tuple, dict, Mapping, nested dataclasses, bounds and `CommaList`.
     Raises ConfigError for an unknown key (naming the nearest), a missing key, a wrong type or value.
     """
     assert is_dataclass(cls)
@@ -136,8 +144,10 @@ def _fits(value: Any, hint: Any) -> bool:
 def _bounded(value: Any, hint: Any, where: str, path: str) -> Any:
     inner, *bounds = get_args(hint)
     converted = _convert(value, inner, where, path)
-    if any(isinstance(bound, AtLeast) and converted < bound.minimum for bound in bounds):
-        raise _mismatch(value, _wanted(hint), where, path)
+    for bound in bounds:
+        low, high = isinstance(bound, AtLeast), isinstance(bound, AtMost)
+        if (low and converted < bound.minimum) or (high and converted > bound.maximum):
+            raise _mismatch(value, _wanted(hint), where, path)
     return converted
 
 
@@ -168,8 +178,9 @@ def _wanted(hint: Any) -> str:
     if origin is Literal:
         return f"one of {', '.join(map(repr, args))}"
     if origin is Annotated:
-        bounds = [f" of at least {bound.minimum}" for bound in args[1:] if isinstance(bound, AtLeast)]
-        return "".join([_wanted(args[0]), *bounds])
+        bounds = [f"at least {bound.minimum}" for bound in args[1:] if isinstance(bound, AtLeast)]
+        bounds += [f"at most {bound.maximum}" for bound in args[1:] if isinstance(bound, AtMost)]
+        return " of ".join([_wanted(args[0]), *filter(None, [" and ".join(bounds)])])
     if origin is tuple and args[1:] == (...,):
         return f"a list, each item {_wanted(args[0])}"
     if origin is tuple:

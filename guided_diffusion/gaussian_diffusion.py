@@ -112,6 +112,10 @@ class GaussianDiffusion:
         """The noise that `x0` implies (DDPM eq. 4 solved for eps)."""
         return (self._at("recip", t) * x_t - x0) / self._at("recipm1", t)
 
+    def guided_x0(self, x_t: Tensor, t: int | Tensor, x0: Tensor, score: Tensor) -> Tensor:
+        """x0 once its eps is shifted by -sqrt(1 - alpha_bar) score (ADM algorithm 2)."""
+        return self.x0_from_eps(x_t, t, self.eps_from_x0(x_t, t, x0) - self._at("noise", t) * score)
+
     def posterior_mean(self, x0: Tensor, x_t: Tensor, t: int | Tensor) -> Tensor:
         """Mean of q(x_{t-1} | x_t, x_0) (DDPM eq. 7)."""
         return self._at("mean_x0", t) * x0 + self._at("mean_xt", t) * x_t
@@ -156,12 +160,11 @@ class GaussianDiffusion:
     ) -> Tensor:
         """x_{t_next} from x_t by the DDIM rule (Song et al. eq. 12 and 16), t_next < t, -1 = clean.
 
-        eta: 0 deterministic, 1 as noisy as DDPM. score: as in `ddpm_step`; shifts eps (ADM algorithm 2).
+        eta: 0 deterministic, 1 as noisy as DDPM. score: as in `ddpm_step`; shifts eps, see `guided_x0`.
         """
-        eps = self.eps_from_x0(x_t, t, x0)
         if score is not None:
-            eps = eps - self._at("noise", t) * score
-            x0 = self.x0_from_eps(x_t, t, eps)
+            x0 = self.guided_x0(x_t, t, x0, score)
+        eps = self.eps_from_x0(x_t, t, x0)
         now, then = self.alpha_bar(t), self.alpha_bar(t_next)
         sigma = eta * ((1 - then) / (1 - now)) ** 0.5 * (1 - now / then) ** 0.5
         mean = then**0.5 * x0 + max(1 - then - sigma**2, 0.0) ** 0.5 * eps

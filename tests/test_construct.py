@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guided_diffusion.construct import CommaList, ConfigError, Count, NonNegative, construct, plain
+from guided_diffusion.construct import CommaList, ConfigError, Count, NonNegative, Share, construct, plain
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ def one(hint, value):
         (CommaList, [0.5, 1], "0.5,1"),
         (CommaList, "ddim50", "ddim50"),
         (Count | None, 1, 1),
+        (Share, 1, 1.0),
         (Inner, {"depth": 2}, Inner(2)),
         (Inner | None, {"depth": 2}, Inner(2)),
         (Inner, Inner(3), Inner(3)),
@@ -86,6 +87,8 @@ def test_what_fits(hint, value, result):
         (Inner, 3, "x: 3 is not a mapping"),
         (Inner | None, {"depth": 0}, "x.depth: 0 is not an integer of at least 1"),
         (Mapping[str, Any], [1], r"x: \[1\] is not a Mapping"),
+        (Share, 1.01, "1.01 is not a number of at least 0 and at most 1"),
+        (Share, -0.5, "-0.5 is not a number of at least 0 and at most 1"),
     ],
 )
 def test_what_does_not_fit(hint, value, wanted):

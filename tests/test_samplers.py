@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from guided_diffusion.denoiser import Prediction
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.operators import Mask, Nothing, Operator
 from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, space_timesteps
-from guided_diffusion.samplers import DDIM, DDNM, DDPM, Intermediate, Noise, Problem, RePaint, Sampler, walk
+from guided_diffusion.samplers import (
+    DDIM,
+    DDNM,
+    DDPM,
+    Intermediate,
+    Noise,
+    Problem,
+    RePaint,
+    Sampler,
+    Step,
+    walk,
+)
 from guided_diffusion.scheduler import JumpSchedule
 from tests.gaussian import GaussianDenoiser, pixels
 
@@ -82,6 +95,33 @@ def test_ddnm_keeps_the_observation_exactly_and_draws_the_rest_from_the_prior() 
     assert torch.allclose(
         x[:, 1].std(), STD[1], rtol=0.15
     )  # a fixed variance: the paper's sampler is narrower
+
+
+class Pulled(GaussianDenoiser):
+    """Also has a score, which pulls every pixel up."""
+
+    def __call__(self, x: Tensor, t: int) -> Prediction:
+        return replace(super().__call__(x, t), score=torch.ones_like(x))
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_guidance_moves_what_ddnm_fills_and_never_what_was_observed(eta: float) -> None:
+    plain = independent(50, pixels(0.77, 99.0), Mask(pixels(1.0, 0.0)))
+    denoise = Pulled(plain.process, MEAN, torch.diag(STD**2))
+    x, free = run(DDNM(eta), replace(plain, denoise=denoise, noise=noise(0))), run(DDNM(eta), plain)
+    assert torch.equal(x[:, 0], torch.full((COUNT,), 0.77))
+    assert x[:, 1].mean() > free[:, 1].mean() + 0.02
+
+
+@pytest.mark.parametrize(("shift", "noisy_as"), [(0, 3), (1, 4), (4, 7), (99, 9)])
+def test_a_jump_adds_the_noise_of_the_shifted_step(shift: int, noisy_as: int) -> None:
+    """x sqrt(1 - beta) + sqrt(beta) noise with the beta of step 3 + shift, at most that of the last step."""
+    problem = independent(10, torch.zeros(1, 1, 1, 2), Nothing())
+    x = torch.full((COUNT, 1, 1, 2), 2.0)
+    step = RePaint(inpa_inj_time_shift=shift).up(problem, Step(3, x), 4)
+    beta = problem.process.betas[noisy_as]
+    assert step.t == 4
+    assert torch.allclose(step.x, (1 - beta) ** 0.5 * x + beta**0.5 * noise(0)(), atol=1e-6)
 
 
 CORRELATION = torch.tensor([[1.0, 0.95], [0.95, 1.0]]) * 0.25

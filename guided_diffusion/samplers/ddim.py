@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from guided_diffusion.construct import Share
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.samplers.base import Problem, Step, inject, renoise
 
@@ -20,7 +21,7 @@ from guided_diffusion.samplers.base import Problem, Step, inject, renoise
 class DDIM:
     """eta: 0 is deterministic, 1 is as noisy as DDPM. The number of steps is `timestep_respacing`."""
 
-    eta: float = 0.0
+    eta: Share = 0.0
 
     def times(self, process: GaussianDiffusion) -> Sequence[int]:
         return range(process.num_timesteps - 1, -2, -1)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from guided_diffusion.construct import Share
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.operators import replace_range
 from guided_diffusion.samplers.base import Problem, Step, renoise
@@ -23,7 +24,7 @@ class DDNM:
     default.
     """
 
-    eta: float = 1.0
+    eta: Share = 1.0
     schedule_jump_params: JumpSchedule = field(default_factory=JumpSchedule)
 
     def times(self, process: GaussianDiffusion) -> Sequence[int]:
@@ -33,9 +34,11 @@ class DDNM:
         return problem.noise()
 
     def down(self, problem: Problem, step: Step, t_next: int) -> Step:
-        p = problem.denoise(step.x, step.t)
-        x0 = replace_range(problem.operator, p.x0, problem.y)  # eq. 13
-        x = problem.process.ddim_step(step.x, step.t, t_next, x0, self.eta, problem.noise(), p.score)
+        p, process = problem.denoise(step.x, step.t), problem.process
+        # Guidance comes first: after the replacement it would move what was observed.
+        x0 = p.x0 if p.score is None else process.guided_x0(step.x, step.t, p.x0, p.score)
+        x0 = replace_range(problem.operator, x0, problem.y)  # eq. 13
+        x = process.ddim_step(step.x, step.t, t_next, x0, self.eta, problem.noise())
         return Step(t_next, x, x0)
 
     up = staticmethod(renoise)

@@ -13,6 +13,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from guided_diffusion.construct import Index, Share
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.samplers.base import Problem, Step, inject
 from guided_diffusion.scheduler import JumpSchedule
@@ -28,9 +29,9 @@ class RePaint:
 
     schedule_jump_params: JumpSchedule = field(default_factory=JumpSchedule)
     rule: Literal["ddpm", "ddim"] = "ddpm"
-    eta: float = 0.0
+    eta: Share = 0.0
     inpa_inj_sched_prev: bool = True
-    inpa_inj_time_shift: int = 1
+    inpa_inj_time_shift: Index = 1
 
     def times(self, process: GaussianDiffusion) -> Sequence[int]:
         return self.schedule_jump_params.times(process.num_timesteps)
