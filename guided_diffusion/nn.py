@@ -30,6 +30,14 @@ def zero_module(module: nn.Module) -> nn.Module:
     return module
 
 
+def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
+    """layer(x), in float32 where autocast has made x half as wide."""
+    if x.dtype not in (torch.float16, torch.bfloat16):
+        return layer(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x.float())
+
+
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
     """Sinusoidal embedding of (possibly fractional) timesteps (Vaswani et al. 2017, section 3.5).
 

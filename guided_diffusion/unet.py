@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from guided_diffusion.nn import normalization, timestep_embedding, zero_module
+from guided_diffusion.nn import in_float32, normalization, timestep_embedding, zero_module
 
 
 @dataclass(frozen=True)
@@ -266,7 +266,7 @@ class UNetModel(nn.Module):
         x = self.middle_block(x, emb)
         for block in self.output_blocks:
             x = block(torch.cat([x, skips.pop()], dim=1), emb)
-        return self.out(x)
+        return in_float32(self.out, x)  # as published: rounding here would bias eps
 
 
 class AttentionPool2d(nn.Module):

@@ -1,5 +1,6 @@
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,7 +145,8 @@ def test_bf16_only_where_asked_and_native(
     run = trainer(tmp_path, bf16=asked)
     seen: set[torch.dtype] = set()
     for module in run.network.modules():
-        if isinstance(module, nn.Conv2d):
+        # The last layer is in float32 always; tests/test_unet.py says so.
+        if isinstance(module, nn.Conv2d) and module is not run.network.out[-1]:
             module.register_forward_hook(lambda _m, _i, out: seen.add(out.dtype))
     run.train_step(run.network, pictures(2))
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[used]
@@ -213,6 +215,28 @@ def test_save_and_restore_are_inverse(tmp_path: Path) -> None:
     for a, b in zip(run.network.parameters(), again.network.parameters(), strict=True):
         assert torch.equal(a, b)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["state.pt", "tiny.pt"]
+
+
+def test_a_state_is_read_on_the_cpu_where_adamw_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AdamW leaves its counters where they were read; on a GPU it would wait for each of them, each step."""
+    run = trainer(tmp_path)
+    run.train_step(run.network, pictures(2))
+    run.save()
+    load, places = torch.load, []
+
+    def spy(*arguments: Any, map_location: Any, **more: Any) -> Any:
+        places.append(torch.device(map_location))
+        return load(*arguments, map_location=map_location, **more)
+
+    monkeypatch.setattr(torch, "load", spy)
+    elsewhere = Trainer(run.config, CPU)
+    elsewhere.device = torch.device("meta")
+    elsewhere.restore()
+    assert places == [CPU] and elsewhere.totals.is_meta
+    steps = [moments["step"] for moments in elsewhere.optimizer.state.values()]
+    assert {step.device for step in steps} == {CPU} and {float(step) for step in steps} == {1.0}
 
 
 def test_a_state_without_counters_is_taken(tmp_path: Path) -> None:

@@ -186,6 +186,18 @@ def test_timestep_embedding_is_a_table_of_waves() -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_last_layer_is_computed_in_float32(dtype: torch.dtype) -> None:
+    network = variant("plain")
+    fed: list[Tensor] = []
+    network.output_blocks[-1].register_forward_hook(lambda _module, _inputs, out: fed.append(out))
+    with torch.autocast("cpu", dtype=dtype):
+        out = evaluate(network, stored.formula_picture(2, 16))
+    assert fed[0].dtype == dtype and out.dtype == torch.float32
+    with torch.no_grad():
+        assert torch.equal(out, network.out(fed[0].float()))
+
+
 def test_group_norm_of_half_precision_neither_overflows_nor_changes_type() -> None:
     norm = GroupNorm32(2, 4)
     x = (torch.arange(4 * 64.0).view(1, 4, 8, 8) * 100).half()  # squares of these overflow in half precision

@@ -113,11 +113,14 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["weight_decay"] = self.config.weight_decay  # the YAML may have changed since
         self.step, self._begin = state["step"], time.monotonic() - state["seconds"]
-        self.totals, self.counted = state.get("totals", self.totals), state.get("counted", 0)
+        self.totals = state.get("totals", self.totals).to(self.device)
+        self.counted = state.get("counted", 0)
 
     def _read_state(self) -> dict[str, Any]:
         try:
-            return torch.load(self.state_path, map_location=self.device, weights_only=True)
+            # On the CPU: AdamW counts steps there and would wait for a GPU's counters at every step. All else
+            # is copied to where it belongs.
+            return torch.load(self.state_path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
             reason = str(error).strip().split("\n")[0][:160]
             raise CheckpointError(
