@@ -28,20 +28,27 @@ class CheckpointError(ValueError):
 def digest(path: str) -> str:
     """SHA-256 (hex) of a local file's bytes; of a remote file's name, size and time.
 
-    Raises CheckpointError if it is not there.
+    Raises CheckpointError if it is not there or cannot be read.
     """
     _require(path)
-    if is_remote(path):
-        return hashlib.sha256(repr((path, *file_stat(path))).encode()).hexdigest()
-    sha = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            sha.update(block)
+    try:
+        if is_remote(path):
+            return hashlib.sha256(repr((path, *file_stat(path))).encode()).hexdigest()
+        sha = hashlib.sha256()
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                sha.update(block)
+    except Exception as error:  # OSError, and remotely whatever blobfile raises
+        raise CheckpointError(f"checkpoint {path} cannot be read ({_reason(error)})") from error
     return sha.hexdigest()
 
 
 def _require(path: str) -> None:
-    if path_kind(path) != "file":
+    try:
+        kind = path_kind(path)
+    except Exception as error:  # remote only: no network, no credentials, an address blobfile does not know
+        raise CheckpointError(f"checkpoint {path} cannot be reached ({_reason(error)})") from error
+    if kind != "file":
         raise CheckpointError(f"checkpoint {path} is not there; run download.sh or set the path in the YAML")
 
 

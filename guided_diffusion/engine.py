@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -16,17 +15,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from guided_diffusion import assembly, checkpoints, distributed, windows
+from guided_diffusion import assembly, checkpoints, distributed, jobs, windows
 from guided_diffusion import config as configuration
 from guided_diffusion.codec import PixelCodec
 from guided_diffusion.config import Config
 from guided_diffusion.construct import ConfigError, construct
-from guided_diffusion.datasets import Pair, find_pairs
+from guided_diffusion.datasets import DatasetError, Pair, find_pairs
 from guided_diffusion.denoiser import Denoise, Denoiser
 from guided_diffusion.files import path_kind
 from guided_diffusion.guidance import Guided
-from guided_diffusion.images import PictureError, from_pil, read_picture
-from guided_diffusion.masks import mask_from_pil, read_mask
+from guided_diffusion.images import PictureError, from_pil
+from guided_diffusion.jobs import Job, generator
+from guided_diffusion.masks import mask_from_pil
 from guided_diffusion.operators import Mask, Nothing, Operator
 from guided_diffusion.results import Result
 from guided_diffusion.samplers import SAMPLERS, Noise, Problem, walk
@@ -35,7 +35,8 @@ from guided_diffusion.scheduler import count_evaluations
 # Name -> type: errors can then name keys inside a type too.
 SAMPLER_KEYS = {key: hint for cls in SAMPLERS.values() for key, hint in get_type_hints(cls).items()}
 MASKED_METHODS = ("repaint", "ddnm")  # without a mask these have nothing to do
-LONGEST_VIEW = 16  # model sizes: a view longer than this would take all memory
+GENERATORS = ("ddpm", "ddim")  # these can do without a picture
+MOST_WAITING = 4  # batches' worth of pictures held back until others of their shape come
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -52,19 +53,6 @@ class Progress:
     steps: int
 
 
-@dataclass(frozen=True)
-class Job:
-    """A picture that is ready to be sampled: what the model sees of it, and what it goes back into."""
-
-    name: str
-    key: str
-    gt: np.ndarray | None  # uint8 (H, W, 3), the input at its own size
-    keep: np.ndarray | None  # bool (H, W), True = known; None without a mask
-    window: windows.Window
-    seen: np.ndarray  # uint8 (rows, cols, 3), the input's window at model size
-    seen_keep: np.ndarray  # bool (rows, cols)
-
-
 class Engine:
     """Runs one Config. Checks everything that can be checked before a model is loaded.
 
@@ -79,16 +67,15 @@ class Engine:
             self.sampler = self._sampler()
             self.walk_times = list(self.sampler.times(self.process))
             self.device = distributed.find_device(config.device)
-            self._check_classes()
+            self._check_class()
         except ValueError as error:
             raise ConfigError(str(error)) from error
         self.evaluations, _ = count_evaluations(self.walk_times)
         self.precision = config.precision
         if config.precision == "fp16" and self.device.type == "cpu":
-            self.precision = (
-                "fp32"  # the CPU has no fast half precision; the checkpoint's weights are the same
-            )
+            self.precision = "fp32"  # the CPU has no fast half precision; the weights are the same
         self._warn_of_start()
+        self._warn_of_unread()
 
     # assembling
 
@@ -111,12 +98,28 @@ class Engine:
                 f"it expects {signal:.1%} signal; for fewer steps set timestep_respacing: '{first + 1}'"
             )
 
-    def _check_classes(self) -> None:
+    def _warn_of_unread(self) -> None:
+        """Warn of what was given and will not be looked at."""
+        config, classifier = self.config, self.config.classifier.classifier_path
+        if config.cond_y is not None and not config.model.class_cond and not classifier:
+            self.warnings.append("cond_y is not read: there is neither class_cond nor a classifier_path")
+        if not getattr(self.sampler, "inpa_inj_sched_prev", True):
+            self.warnings.append("inpa_inj_sched_prev: false hides the known pixels from the model")
+        if config.generate and (config.method not in GENERATORS or config.data.gt_path is not None):
+            self.warnings.append(
+                f"generate is not read: it is for {' and '.join(GENERATORS)}, without a data.gt_path"
+            )
+
+    def _check_class(self) -> None:
         y, classes = self.config.cond_y, assembly.NUM_CLASSES
         if y is not None and y >= classes:
             raise ConfigError(f"cond_y {y} is beyond the {classes} classes; use 0..{classes - 1}")
-        if y is not None and not self.config.model.class_cond and not self.config.classifier.classifier_path:
-            self.warnings.append("cond_y is not read: there is neither class_cond nor a classifier_path")
+
+    @property
+    def _classifier_path(self) -> str | None:
+        """None when there is no guidance."""
+        guide = self.config.classifier
+        return guide.classifier_path if guide.classifier_scale != 0 else None
 
     def empty_networks(self) -> tuple[torch.nn.Module, torch.nn.Module | None]:
         """The network and, with guidance, its classifier: shapes on the meta device, without weights.
@@ -124,13 +127,12 @@ class Engine:
         Raises ConfigError for settings that no network fits.
         """
         model, guide = self.config.model, self.config.classifier
-        guided = guide.classifier_path is not None and guide.classifier_scale != 0
         try:
             with torch.device("meta"):
                 network = assembly.build_network(model)
-                return network, assembly.build_classifier(
-                    guide, model.image_size, model.channel_mult
-                ) if guided else None
+                if self._classifier_path is None:
+                    return network, None
+                return network, assembly.build_classifier(guide, model.image_size, model.channel_mult)
         except (ValueError, RuntimeError) as error:
             raise ConfigError(f"these settings describe no network: {error}") from error
 
@@ -143,7 +145,7 @@ class Engine:
     @cached_property
     def classifier(self) -> torch.nn.Module | None:
         _, empty = self.empty_networks()
-        path = self.config.classifier.classifier_path
+        path = self._classifier_path
         if empty is None or path is None:
             return None
         return checkpoints.load(empty, path, self.config.model.image_size).to(self.device)
@@ -151,16 +153,16 @@ class Engine:
     @cached_property
     def fingerprint(self) -> str:
         """Of everything that decides the pictures but the pictures themselves: settings and weights."""
-        paths = [self.config.model_path, self.config.classifier.classifier_path]
+        paths = [self.config.model_path, self._classifier_path]
         weights = [checkpoints.digest(path) if path else None for path in paths]
         return configuration.fingerprint(self.config, {"weights": weights, "precision": self.precision})
 
     def missing_files(self) -> list[str]:
         """Pictures, masks and checkpoints that the config names and that are not there."""
-        data, weights = self.config.data, [self.config.model_path, self.config.classifier.classifier_path]
+        data, weights = self.config.data, [self.config.model_path, self._classifier_path]
         return [
-            *(path for path in (data.gt_path, data.mask_path) if path and path_kind(path) == "missing"),
-            *(path for path in weights if path and path_kind(path) != "file"),
+            *(path for path in (data.gt_path, data.mask_path) if path and _kind(path) == "missing"),
+            *(path for path in weights if path and _kind(path) != "file"),
         ]
 
     # pictures
@@ -168,39 +170,32 @@ class Engine:
     def pairs(self) -> list[Pair]:
         """The pictures of the config, or names for those to generate. Raises DatasetError, ConfigError."""
         data, method = self.config.data, self.config.method
-        if data.gt_path is None and self.config.generate and method in ("ddpm", "ddim"):
-            return [Pair(f"{i:06d}", None, None) for i in range(self.config.generate)]
+        if data.gt_path is None and self.config.generate and method in GENERATORS:
+            numbers = range(self.config.generate)[data.offset :][: data.max_len]
+            if not numbers:
+                raise DatasetError(f"offset {data.offset} leaves none of {self.config.generate} pictures")
+            return [Pair(f"{i:06d}", None, None) for i in numbers]
         if data.mask_path is None and method in MASKED_METHODS:
             raise ConfigError(f"method {method} needs data.mask_path; name a mask or a folder of masks")
         return find_pairs(data.gt_path, data.mask_path, data.offset, data.max_len)
 
-    def _read(self, pair: Pair) -> tuple[np.ndarray | None, np.ndarray | None]:
-        gt = None if pair.gt is None else read_picture(pair.gt)
-        keep = None if pair.mask is None else read_mask(pair.mask)
-        if gt is not None and keep is not None and gt.shape[:2] != keep.shape:
-            raise PictureError(
-                f"{pair.gt} is {gt.shape[1]}x{gt.shape[0]} and its mask {pair.mask} is "
-                f"{keep.shape[1]}x{keep.shape[0]}; make them the same size"
-            )
-        return gt, keep
-
     def job(self, name: str, gt: np.ndarray | None, keep: np.ndarray | None) -> Job:
-        """Prepare a picture uint8 (H, W, 3) and its keep-mask bool (H, W); both None to generate."""
+        """Prepare a picture uint8 (H, W, 3) and its keep-mask bool (H, W); both None to generate.
+
+        Raises PictureError if the networks cannot take what they would have to see of it.
+        """
         size = self.config.model.image_size
-        whole = (size, size) if gt is None else gt.shape[:2]
-        hole = np.zeros(whole, dtype=bool) if keep is None else keep
-        window = windows.choose_window(hole, size, 2 ** (len(self.config.model.channel_mults) - 1))
-        if max(window.rows, window.cols) > LONGEST_VIEW * size:
+        multiple = 2 ** (len(self.config.model.channel_mults) - 1)
+        job = jobs.prepare(self.fingerprint, name, gt, keep, size, multiple)
+        rows, cols = job.seen_keep.shape
+        pool = self.config.classifier.classifier_pool if self._classifier_path else ""
+        if pool == "attention" and rows != cols:
             raise PictureError(
-                f"the hole in this {whole[1]}x{whole[0]} picture is so long and thin that the model would "
-                f"see {window.cols}x{window.rows} pixels; fill it in shorter pieces"
+                f"the hole is longer than the picture's short side, so the model would see {cols}x{rows} "
+                f"pixels, but the classifier takes {size}x{size} only; crop the picture, or set "
+                "classifier_scale: 0"
             )
-        picture = np.zeros((*whole, 3), dtype=np.uint8) if gt is None else gt
-        seen, seen_keep = windows.cut(picture, hole, window)
-        key = hashlib.sha256(_bytes(f"{self.fingerprint} {name}"))
-        for part in (gt, keep):
-            key.update(b"-" if part is None else repr(part.shape).encode() + part.tobytes())
-        return Job(name, key.hexdigest(), gt, keep, window, seen, seen_keep)
+        return job
 
     # running
 
@@ -218,50 +213,57 @@ class Engine:
         done: (name, key) -> True if that picture needs no computing. A picture that cannot be read or sampled
         gives a Result with an `error`; the others go on.
         """
-        waiting: defaultdict[tuple[int, ...], list[Job]] = defaultdict(list)
-        for pair in self.pairs() if pairs is None else pairs:
-            try:
-                job = self.job(pair.name, *self._read(pair))
-            except PictureError as error:
-                yield Result(pair.name, error=str(error))
-                continue
-            if done is not None and done(job.name, job.key):
-                yield Result(job.name, job.key, gt=job.gt, keep=job.keep, reused=True)
-            elif job.keep is not None and job.keep.all():
-                note = "the mask keeps every pixel: nothing to fill, the picture was copied"
-                yield Result(job.name, job.key, job.gt, job.gt, job.keep, note=note)
-            else:
-                batch = waiting[job.seen.shape]
-                batch.append(job)
-                if len(batch) == self.config.data.batch_size:
-                    yield from self._run(waiting.pop(job.seen.shape))
-        for batch in waiting.values():
-            yield from self._run(batch)
+        chosen = self.pairs() if pairs is None else pairs
+        yield from self._run_all(self._prepared(pair, done) for pair in chosen)
+
+    def _prepared(self, pair: Pair, done: Callable[[str, str], bool] | None) -> Job | Result:
+        try:
+            job = self.job(pair.name, *jobs.read(pair))
+        except PictureError as error:
+            return Result(pair.name, error=str(error))
+        if done is not None and done(job.name, job.key):
+            return Result(job.name, job.key, gt=job.gt, keep=job.keep, reused=True)
+        return job
 
     def fill(
         self, names: Sequence[str], pictures: Sequence[np.ndarray], keeps: Sequence[np.ndarray]
     ) -> Iterator[Result | Progress]:
-        """As `stream`, for pictures uint8 (H, W, 3) of one size and their keep-masks bool (H, W)."""
-        jobs = [self.job(*each) for each in zip(names, pictures, keeps, strict=True)]
-        size = self.config.data.batch_size
-        for start in range(0, len(jobs), size):
-            yield from self._run(jobs[start : start + size])
+        """As `stream`, for pictures uint8 (H, W, 3) and their keep-masks bool (H, W); raises PictureError."""
+        yield from self._run_all(self.job(*each) for each in zip(names, pictures, keeps, strict=True))
 
-    def _run(self, jobs: list[Job]) -> Iterator[Result | Progress]:
+    def _run_all(self, ready: Iterable[Job | Result]) -> Iterator[Result | Progress]:
+        """Hands Results on, copies pictures without a hole, and samples the other Jobs in batches."""
+        waiting: defaultdict[tuple[int, ...], list[Job]] = defaultdict(list)
+        size = self.config.data.batch_size
+        for item in ready:
+            if isinstance(item, Result):
+                yield item
+            elif item.keep is not None and item.keep.all():
+                note = "the mask keeps every pixel: nothing to fill, the picture was copied"
+                yield Result(item.name, item.key, item.gt, item.gt, item.keep, note=note)
+            else:
+                waiting[item.seen.shape].append(item)
+                longest = max(waiting, key=lambda shape: len(waiting[shape]))
+                if len(waiting[longest]) == size or sum(map(len, waiting.values())) == MOST_WAITING * size:
+                    yield from self._run(waiting.pop(longest))
+        for batch in waiting.values():
+            yield from self._run(batch)
+
+    def _run(self, batch: list[Job]) -> Iterator[Result | Progress]:
         """Sample a batch of equally shaped jobs."""
         begin = time.monotonic()
-        names = tuple(job.name for job in jobs)
+        names = tuple(job.name for job in batch)
         x = torch.zeros(0)
         try:
-            for i, step in enumerate(walk(self.sampler, self.problem(jobs)), start=1):
+            for i, step in enumerate(walk(self.sampler, self.problem(batch)), start=1):
                 x = step.x
                 yield Progress(names, i, self.evaluations)
         except torch.OutOfMemoryError:
-            why = f"out of memory on {self.device} with {len(jobs)} pictures at once; lower data.batch_size"
-            yield from (Result(job.name, job.key, gt=job.gt, keep=job.keep, error=why) for job in jobs)
+            why = f"out of memory on {self.device} with {len(batch)} pictures at once; lower data.batch_size"
+            yield from (Result(job.name, job.key, gt=job.gt, keep=job.keep, error=why) for job in batch)
             return
-        seconds = (time.monotonic() - begin) / len(jobs)
-        for job, picture in zip(jobs, x, strict=True):
+        seconds = (time.monotonic() - begin) / len(batch)
+        for job, picture in zip(batch, x, strict=True):
             yield self._result(job, picture, seconds)
 
     def _result(self, job: Job, x: Tensor, seconds: float) -> Result:
@@ -277,13 +279,14 @@ class Engine:
         note = "the mask keeps no pixel: the picture was generated" if unknown else ""
         return replace(plain, filled=filled, evaluations=self.evaluations, seconds=seconds, note=note)
 
-    def problem(self, jobs: Sequence[Job]) -> Problem:
+    def problem(self, batch: Sequence[Job]) -> Problem:
         """What the sampler sees of a batch of equally shaped jobs."""
-        y = PixelCodec().encode([job.seen for job in jobs]).to(self.device)
-        keep = torch.from_numpy(np.stack([job.seen_keep for job in jobs])).float()[:, None].to(self.device)
-        operator: Operator = Mask(keep) if any(job.keep is not None for job in jobs) else Nothing()
-        noise = Noise([self._generator(job.name, "noise") for job in jobs], y.shape[1:])
-        return Problem(y, operator, self.denoiser([job.name for job in jobs]), self.process, noise)
+        y = PixelCodec().encode([job.seen for job in batch]).to(self.device)
+        keep = torch.from_numpy(np.stack([job.seen_keep for job in batch])).float()[:, None].to(self.device)
+        operator: Operator = Mask(keep) if any(job.keep is not None for job in batch) else Nothing()
+        names = [job.name for job in batch]
+        own = [generator(self.config.seed, "noise", name, self.device) for name in names]
+        return Problem(y, operator, self.denoiser(names), self.process, Noise(own, y.shape[1:]))
 
     def denoiser(self, names: Sequence[str]) -> Denoise:
         """The denoiser for pictures of these names (which decide the labels of a class-conditional model)."""
@@ -310,18 +313,9 @@ class Engine:
         """cond_y for all, else for each picture a class drawn from (seed, its name)."""
         if self.config.cond_y is not None:
             return torch.full((len(names),), self.config.cond_y, device=self.device)
-        draws = [
-            torch.randint(
-                assembly.NUM_CLASSES, (), generator=self._generator(name, "label"), device=self.device
-            )
-            for name in names
-        ]
+        draw = partial(torch.randint, assembly.NUM_CLASSES, (), device=self.device)
+        draws = [draw(generator=generator(self.config.seed, "label", name, self.device)) for name in names]
         return torch.stack(draws)
-
-    def _generator(self, name: str, purpose: str) -> torch.Generator:
-        """A generator that depends on (seed, name, purpose) alone, on the sampling device."""
-        told = hashlib.sha256(_bytes(f"{self.config.seed}/{purpose}/{name}")).digest()
-        return torch.Generator(self.device).manual_seed(int.from_bytes(told[:8], "little") >> 1)
 
     def inpaint(
         self, picture: Image.Image, mask: Image.Image | None = None, name: str = "picture"
@@ -336,12 +330,16 @@ class Engine:
             raise PictureError(
                 f"the picture is {picture.size} and its mask {mask and mask.size}; make them equal"
             )
-        results = [r for r in self._run([self.job(name, gt, keep)]) if isinstance(r, Result)]
-        if results[0].filled is None:
-            raise PictureError(results[0].error)
-        return Image.fromarray(results[0].filled)
+        if keep is None and self.config.method in MASKED_METHODS:
+            raise PictureError(f"method {self.config.method} needs a mask; give one, 255 = keep")
+        [result] = [r for r in self._run_all([self.job(name, gt, keep)]) if isinstance(r, Result)]
+        if result.filled is None:
+            raise PictureError(result.error)
+        return Image.fromarray(result.filled)
 
 
-def _bytes(text: str) -> bytes:
-    """UTF-8, also of a file name that is not valid in it."""
-    return text.encode("utf-8", "surrogateescape")
+def _kind(path: str) -> str:
+    try:
+        return path_kind(path)
+    except Exception:  # remote only: no network, no credentials, an address blobfile does not know
+        return "missing"

@@ -78,6 +78,22 @@ def test_a_missing_file_is_named_with_the_remedy(tmp_path: Path) -> None:
         digest(str(tmp_path / "none.pt"))
 
 
+def test_what_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"anything")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(CheckpointError, match=r"weights\.pt cannot be read \(.*Permission denied\)"):
+        digest(str(path))
+
+
+def test_an_address_that_cannot_be_reached_is_said() -> None:
+    assert "cannot be reached" in complaint("foo://account/weights.pt")
+
+
 def test_safetensors_without_the_extra_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"anything")

@@ -16,7 +16,7 @@ from PIL import Image
 from guided_diffusion.assembly import build_classifier
 from guided_diffusion.config import ClassifierConfig
 from guided_diffusion.engine import Engine, load_config
-from tests.conftest import EVALUATIONS, MODEL, ROOT, SCHEDULE, Outcome, keep_mask
+from tests.conftest import EVALUATIONS, MODEL, ROOT, SCHEDULE, Outcome, keep_mask, picture
 
 Cli = Callable[..., Outcome]
 Project = Callable[..., Path]
@@ -192,6 +192,32 @@ def test_the_classifier_alone_can_decide(guided_project: Path, tiny_weights: Pat
     plain = [f"rule={rule}", "class_cond=false", f"model_path={tiny_weights}"]
     three, four = (fill(guided_project, *plain, f"cond_y={y}") for y in (3, 4))
     assert not np.array_equal(three, four)
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+def test_the_classifier_is_told_the_time_that_the_network_is_told(
+    guided_project: Path, rescale: bool
+) -> None:
+    respaced = ["diffusion_steps=400", "timestep_respacing='5'", f"rescale_timesteps={rescale}"]
+    engine = Engine(load_config(guided_project, ["method=ddpm", *respaced]))
+    assert engine.classifier is not None
+    told: dict[str, list[float]] = {"network": [], "classifier": []}
+    for name, module in (("network", engine.network), ("classifier", engine.classifier)):
+        times = told[name]
+        module.register_forward_pre_hook(lambda _, inputs, times=times: times.append(float(inputs[1])))
+    list(engine())
+    scale = 1000 / 400 if rescale else 1
+    assert told["network"] == [scale * t for t in (399, 299, 200, 100, 0)]
+    assert told["classifier"] == told["network"]
+
+
+def test_a_view_that_the_classifier_cannot_take_fails_its_picture_alone(guided_project: Path) -> None:
+    Image.fromarray(picture(0, 24, 61)).save("gts/wide.png")
+    Image.fromarray(np.zeros((24, 61), bool)).save("masks/wide.png")
+    found = {result.name: result for result in Engine(load_config(guided_project))()}
+    assert "would see 40x16 pixels, but the classifier takes 16x16 only" in found["wide"].error
+    assert found["p0"].filled is not None
+    assert fill(guided_project, "classifier_scale=0", "data.offset=1").shape == (24, 61, 3)
 
 
 def test_the_published_classifier_keeps_its_levels_at_published_sizes() -> None:

@@ -13,7 +13,8 @@ from PIL import Image
 
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.datasets import DatasetError
-from guided_diffusion.engine import Engine, Progress, load_config
+from guided_diffusion.engine import MOST_WAITING, Engine, Progress, load_config
+from guided_diffusion.images import PictureError
 from guided_diffusion.results import Result
 from tests.conftest import EVALUATIONS, keep_mask, picture
 
@@ -184,6 +185,68 @@ def test_pil_in_pil_out(project: Project) -> None:
     assert np.array_equal(np.array(out)[keep_mask()], picture(3)[keep_mask()])
 
 
+def test_pil_with_nothing_to_fill_comes_back_without_a_model(project: Project) -> None:
+    engine = Engine(load_config(project(count=0, data={})))
+    out = engine.inpaint(Image.fromarray(picture(3)), Image.new("L", (16, 16), 255))
+    assert np.array_equal(np.array(out), picture(3))
+    assert "network" not in vars(engine)  # cached there once it is loaded
+
+
+def test_pil_without_a_mask_says_that_the_method_needs_one(project: Project) -> None:
+    with pytest.raises(PictureError, match="method repaint needs a mask"):
+        Engine(load_config(project(count=0, data={}))).inpaint(Image.fromarray(picture(3)))
+
+
+def test_a_batch_of_pictures_may_be_of_many_shapes(project: Project) -> None:
+    engine = Engine(load_config(project(count=0, data={"batch_size": 2})))
+    sizes = [(16, 16), (24, 61), (16, 16), (61, 24), (24, 61)]
+    names = [f"p{i}" for i in range(len(sizes))]
+    pictures = [picture(i, *size) for i, size in enumerate(sizes)]
+    keeps = [np.zeros(size, bool) for size in sizes]
+    found = {e.name: filled(e) for e in engine.fill(names, pictures, keeps) if isinstance(e, Result)}
+    assert [found[name].shape[:2] for name in names] == sizes
+    alone = [e for e in engine.fill(names[1:2], pictures[1:2], keeps[1:2]) if isinstance(e, Result)]
+    assert np.abs(filled(alone[0]).astype(int) - found["p1"]).max() <= 1
+
+
+def test_pictures_of_many_shapes_do_not_pile_up(project: Project) -> None:
+    """Each waits for others of its shape, but not until all have been read."""
+    conf = project(count=0, data={"gt_path": "gts", "mask_path": "masks", "batch_size": 2})
+    for i in range(12):
+        Image.fromarray(picture(i, 16, 18 + 2 * i)).save(f"gts/p{i:02d}.png")
+        Image.fromarray(np.zeros((16, 18 + 2 * i), bool)).save(f"masks/p{i:02d}.png")
+    engine, read = Engine(load_config(conf)), []
+    pairs = engine.pairs()
+    first = next(engine(read.append(pair.name) or pair for pair in pairs))
+    assert first.filled is not None and len(read) == MOST_WAITING * 2
+    assert len(list(engine(pairs))) == 12
+
+
+def test_generated_pictures_are_chosen_by_offset_and_max_len(project: Project) -> None:
+    conf = project(count=0, method="ddpm", data={}, generate=4)
+    some = results(conf, "data.offset=1", "data.max_len=2")
+    assert sorted(some) == ["000001", "000002"]
+    assert np.array_equal(filled(some["000002"]), filled(results(conf)["000002"]))
+    with pytest.raises(DatasetError, match="offset 4 leaves none of 4"):
+        results(conf, "data.offset=4")
+
+
+def test_generate_beside_pictures_is_warned_of(project: Project) -> None:
+    conf = project(method="ddpm")
+    warned, silent = (Engine(load_config(conf, more)).warnings for more in (["generate=2"], []))
+    assert [w for w in warned if w not in silent] == [
+        "generate is not read: it is for ddpm and ddim, without a data.gt_path"
+    ]
+
+
+def test_a_fill_that_ignores_the_picture_is_warned_of(project: Project) -> None:
+    conf = project()
+    told, silent = (
+        Engine(load_config(conf, [f"inpa_inj_sched_prev={x}"])).warnings for x in ("false", "true")
+    )
+    assert silent == [] and "hides the known pixels" in told[0] and len(told) == 1
+
+
 def test_a_short_walk_is_warned_of_with_the_signal_level(project: Project) -> None:
     engine = Engine(load_config(project(), ["schedule_jump_params.t_T=3"]))
     [warning] = [w for w in engine.warnings if "t_T" in w]
@@ -199,12 +262,20 @@ def test_a_short_walk_is_warned_of_with_the_signal_level(project: Project) -> No
         ("schedule_jump_params.jump_length=two", "jump_length"),
         ("method=repant", "repaint"),
         ("eta=high", "eta"),
+        ("eta=-1", "eta: -1 is not a number of at least 0 and at most 1"),
+        ("inpa_inj_time_shift=-2", "inpa_inj_time_shift: -2 is not an integer of at least 0"),
         ("device=cuda:77", "cuda:77"),
     ],
 )
 def test_wrong_settings_are_told_before_a_model_is_loaded(project: Project, override: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         Engine(load_config(project(model_path="absent.pt"), [override]))
+
+
+def test_what_cannot_be_reached_counts_as_missing(project: Project) -> None:
+    paths = {"gt_path": "foo://a/gts", "mask_path": "masks"}
+    engine = Engine(load_config(project(model_path="foo://a/b.pt", data=paths)))
+    assert engine.missing_files() == ["foo://a/gts", "foo://a/b.pt"]
 
 
 def test_missing_masks_are_named(project: Project) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from guided_diffusion.engine import Engine, load_config
+from guided_diffusion.jobs import read
 from guided_diffusion.samplers import walk
 
 pytestmark = pytest.mark.gpu
@@ -23,7 +24,7 @@ def fill(conf: Path, *overrides: str) -> dict[str, np.ndarray]:
 def test_a_whole_walk_never_waits_for_the_device(project: Project) -> None:
     conf = project(count=2, device="cuda")
     engine = Engine(load_config(conf))
-    jobs = [engine.job(pair.name, *engine._read(pair)) for pair in engine.pairs()]
+    jobs = [engine.job(pair.name, *read(pair)) for pair in engine.pairs()]
     list(walk(engine.sampler, engine.problem(jobs)))  # warm: tables go up once
     problem = engine.problem(jobs)
     torch.cuda.synchronize()
