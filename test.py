@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import shlex
 import sys
 import time
@@ -181,9 +180,11 @@ def run(engine: Engine, pairs: list[Pair], folder: LogFolder, display: Display) 
 
 
 def unwritten(error: Exception) -> str:
-    """Why a file cannot be written, and in which folder (the file itself still has a hidden name)."""
+    """Which place cannot be written, and why; of a file that still has a hidden name, its folder."""
     if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{os.path.dirname(error.filename) or '.'} cannot be written: {error.strerror}"
+        place = Path(error.filename2 or error.filename)
+        place = place.parent if place.name.startswith(".") else place
+        return printable(f"{place} cannot be written: {error.strerror}")
     return printable(str(error))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import shutil
 import signal
 import struct
 import subprocess
@@ -107,8 +106,16 @@ def test_a_place_that_cannot_be_written_fails_that_picture_alone(project: Projec
     Path("log/run/gt_masked/p0.png").mkdir()  # a folder in the way of a file
     outcome = cli("--conf_path", conf)
     assert outcome.code == 1
-    assert "p0 failed: log/run/gt_masked cannot be written: Is a directory" in outcome.err
+    assert "p0 failed: log/run/gt_masked/p0.png cannot be written: Is a directory" in outcome.err
     assert [p.name for p in Path("log/run/inpainted").iterdir()] == ["p1.png"]
+
+
+def test_a_file_in_the_way_of_a_folder_is_named(project: Project, cli: Cli) -> None:
+    conf = project(count=1)
+    Path("taken").touch()
+    outcome = cli("--conf_path", conf, "--set", "paths.srs=taken")
+    assert outcome.code == 1
+    assert outcome.err == "error: p0 failed: taken cannot be written: File exists\n"
 
 
 @pytest.mark.parametrize(
@@ -320,31 +327,3 @@ def test_ctrl_c_is_130_and_leaves_whole_pictures(project: Project, tiny_weights:
     made = list(Path("log/run/inpainted").iterdir())
     assert 1 <= len(made) < 20
     assert all(results.read_text(str(path)) for path in made)
-
-
-@pytest.mark.parametrize(
-    ("body", "told"),
-    [
-        (None, "there is no "),
-        ('case "$*" in *platform*) echo 3.8.10;; *) exit 1;; esac', "is 3.8.10. Set PYTHON="),
-        (
-            'case "$*" in *ensurepip*) exit 1;; *platform*) echo 3.12.1;; esac',
-            "lacks venv or ensurepip; install",
-        ),
-    ],
-)
-def test_an_unfit_python_is_told_in_one_line(tmp_path: Path, body: str | None, told: str) -> None:
-    root, python = tmp_path / "a place", tmp_path / "python"
-    (root / "scripts").mkdir(parents=True)
-    for name in ("scripts/demo", "scripts/install", "requirements.txt", "pyproject.toml"):
-        shutil.copy(ROOT / name, root / name)
-    if body:
-        python.write_text(f"#!/bin/sh\n{body}\n")
-        python.chmod(0o755)
-    environment = {**os.environ, "PYTHON": str(python)}
-    script = ["bash", str(root / "scripts" / "demo")]
-    done = subprocess.run(script, cwd="/", env=environment, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stdout == ""
-    [line] = done.stderr.splitlines()
-    assert told in line
-    assert not (root / ".venv").exists()
