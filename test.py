@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from guided_diffusion import __version__
 from guided_diffusion.assembly import build_network, flops_per_evaluation, matrix_rate
-from guided_diffusion.checkpoints import CheckpointError
+from guided_diffusion.checkpoints import CheckpointError, remedy
 from guided_diffusion.config import to_mapping
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.datasets import DatasetError, Pair
@@ -112,8 +112,8 @@ def show_plan(engine: Engine) -> None:
     missing, data = engine.missing_files(), engine.config.data
     for path in missing:
         pictures = path in (data.gt_path, data.mask_path)
-        remedy = "mend the path or put the pictures there" if pictures else "run download.sh or mend the path"
-        log.info(f"missing: {path} ({remedy})")
+        todo = "mend the path or put the pictures there" if pictures else remedy(path)
+        log.info(f"missing: {path} ({todo})")
     pairs: list[Pair] = []
     try:
         pairs = engine.pairs()

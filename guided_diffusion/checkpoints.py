@@ -11,6 +11,7 @@ import io
 import pickle
 import re
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -43,13 +44,28 @@ def digest(path: str) -> str:
     return sha.hexdigest()
 
 
+PUBLISHED = {
+    "celeba256_250000.pt": "faces",
+    "places256_300000.pt": "places2",
+    "256x256_diffusion.pt": "imagenet",
+    "256x256_classifier.pt": "imagenet",
+}
+
+
+def remedy(path: str) -> str:
+    """What to do when there is no checkpoint at `path`."""
+    word = PUBLISHED.get(PurePath(path).name)
+    fetch = f"fetch it with `bash download.sh {word}`, or " if word else ""
+    return f"{fetch}mend model_path or classifier_path in the YAML"
+
+
 def _require(path: str) -> None:
     try:
         kind = path_kind(path)
     except Exception as error:  # remote only: no network, no credentials, an address blobfile does not know
         raise CheckpointError(f"checkpoint {path} cannot be reached ({_reason(error)})") from error
     if kind != "file":
-        raise CheckpointError(f"checkpoint {path} is not there; run download.sh or set the path in the YAML")
+        raise CheckpointError(f"checkpoint {path} is not there; {remedy(path)}")
 
 
 def read_state(path: str) -> State:
@@ -87,7 +103,7 @@ def _read_safetensors(path: str) -> State:
     try:
         from safetensors import torch as safetensors
     except ImportError:
-        raise CheckpointError(f"{path} needs the extra: pip install 'penumbra[safetensors]'") from None
+        raise CheckpointError(f"{path} needs the extra: pip install -e '.[safetensors]'") from None
     if is_remote(path):
         return safetensors.load(read_bytes(path))
     return safetensors.load_file(path)

@@ -189,6 +189,10 @@ class Config:
     def __post_init__(self) -> None:
         if not self.name:
             raise ConfigError("name is empty; it names the folder of the results, log/<name>")
+        if Path(self.name).is_absolute() or ".." in Path(self.name).parts:
+            raise ConfigError(
+                f"name {self.name!r} leads out of log/; give a plain name, and `paths` for others"
+            )
         if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", self.device):
             raise ConfigError(f"device {self.device!r} is none of auto, cpu, cuda and cuda:N")
 

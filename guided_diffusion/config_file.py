@@ -14,7 +14,17 @@ from guided_diffusion.construct import ConfigError, as_mapping
 
 
 class _Loader(yaml.SafeLoader):
-    """Also takes 1e-4 for a number, which YAML 1.1 calls text."""
+    """Also takes 1e-4 for a number, which YAML 1.1 calls text; refuses a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r} is given twice; keep one of them", key.start_mark
+                )
+            seen.add(key.value if isinstance(key.value, str) else id(key))
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -49,7 +59,7 @@ def _parse(path: Path) -> Any:
         ) from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise ConfigError(f"{path}, line {line}: {error.problem}; this is not valid YAML") from None
+        raise ConfigError(f"{path}, line {line}: {error.problem} (not valid YAML)") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
 

@@ -170,7 +170,11 @@ class Engine:
     def pairs(self) -> list[Pair]:
         """The pictures of the config, or names for those to generate. Raises DatasetError, ConfigError."""
         data, method = self.config.data, self.config.method
-        if data.gt_path is None and self.config.generate and method in GENERATORS:
+        if data.gt_path is None and self.config.generate and method not in GENERATORS:
+            raise ConfigError(
+                f"generate is for method {' or '.join(GENERATORS)}, not {method}; set data.gt_path"
+            )
+        if data.gt_path is None and self.config.generate:
             numbers = range(self.config.generate)[data.offset :][: data.max_len]
             if not numbers:
                 raise DatasetError(f"offset {data.offset} leaves none of {self.config.generate} pictures")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -34,7 +35,7 @@ def on_meta(config: ModelConfig) -> Any:
 def save(folder: Path, form: str, state: Any) -> str:
     path = folder / f"weights{'.safetensors' if form == 'safetensors' else '.pt'}"
     if form == "safetensors":
-        pytest.importorskip("safetensors.torch").save_file(state, path)
+        safetensors.torch.save_file(state, path)
     else:
         torch.save(state, path, _use_new_zipfile_serialization=form == "zip")
     return str(path)
@@ -72,7 +73,8 @@ def complaint(path: str | Path) -> str:
 
 
 def test_a_missing_file_is_named_with_the_remedy(tmp_path: Path) -> None:
-    assert "is not there; run download.sh or set the path in the YAML" in complaint(tmp_path / "none.pt")
+    assert "is not there; mend model_path or classifier_path" in complaint(tmp_path / "none.pt")
+    assert "bash download.sh faces" in complaint(tmp_path / "celeba256_250000.pt")
     assert "is not there" in complaint(tmp_path)  # a folder
     with pytest.raises(CheckpointError, match="is not there"):
         digest(str(tmp_path / "none.pt"))
@@ -98,7 +100,7 @@ def test_safetensors_without_the_extra_names_it(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"anything")
     monkeypatch.setitem(sys.modules, "safetensors", None)  # as if it were not installed
-    assert "needs the extra: pip install 'penumbra[safetensors]'" in complaint(path)
+    assert "needs the extra: pip install -e '.[safetensors]'" in complaint(path)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -106,8 +108,6 @@ def test_safetensors_without_the_extra_names_it(tmp_path: Path, monkeypatch: pyt
     "content", [b"", b"<!DOCTYPE html><html>Quota exceeded</html>", b"PK\x03\x04junk", b"\x80\x02"]
 )
 def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path, suffix: str, content: bytes) -> None:
-    if suffix == ".safetensors":
-        pytest.importorskip("safetensors")
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)
     assert "cannot be read (" in complaint(path)

@@ -127,7 +127,7 @@ def test_a_file_in_the_way_of_a_folder_is_named(project: Project, cli: Cli) -> N
         ),
         ("seed=one", "seed: 'one' is not an integer"),
         ("data.batch_size=0", "data.batch_size: 0 is not an integer of at least 1"),
-        ("model_path=absent.pt", "absent.pt is not there; run download.sh or set the path"),
+        ("model_path=absent.pt", "absent.pt is not there; mend model_path"),
         ("data.gt_path=absent", "data.gt_path: absent does not exist; mend the path"),
         ("data.mask_path=absent", "data.mask_path: absent does not exist; mend the path"),
         ("data.mask_path=null", "method repaint needs data.mask_path; name a mask"),

@@ -218,6 +218,7 @@ def test_the_model_files_are_whole(path, write):
         ({"timestep_respacing": "0"}, "asks for 0 steps"),
         ({"use_fp16": "yes"}, "use_fp16: 'yes' is not true or false"),
         ({"name": ""}, "name is empty"),
+        ({"name": "../elsewhere"}, "leads out of log/"),
     ],
 )
 def test_mistakes(change, message, write):

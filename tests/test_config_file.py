@@ -116,6 +116,7 @@ def test_wrong_overrides(override, message, write):
     ("content", "message"),
     [
         ("", "the file: None is not a mapping"),
+        ("seed: 1\nname: x\nseed: 2\n", "line 3: 'seed' is given twice"),
         ("- a\n- b\n", "the file: ['a', 'b'] is not a mapping"),
         ("name: x\nseed: [1\nb: 2\n", "m.yml, line 3"),
         ("name: x\n\tseed: 1\n", "m.yml, line 2"),

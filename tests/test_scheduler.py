@@ -165,7 +165,7 @@ def test_without_matplotlib_the_numbers_come_and_the_extra_is_named(capsys, monk
     assert scheduler.main(["--out", str(tmp_path / "walk.png")]) == 1
     out, err = capsys.readouterr()
     assert out.startswith("2410 evaluations")
-    assert "pip install 'penumbra[plot]'" in err
+    assert "pip install -e '.[plot]'" in err
     assert not list(tmp_path.iterdir())
 
 
