@@ -16,6 +16,7 @@ from PIL import Image
 
 from guided_diffusion.assembly import build_network
 from guided_diffusion.config import ModelConfig
+from guided_diffusion.construct import ConfigError
 
 MODEL = {
     "image_size": 16,
@@ -121,3 +122,24 @@ def cli(command: Any, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outco
         return Outcome(code, told.out, told.err)
 
     return call
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, object], Path]:
+    """Call it with a file name and text, or a mapping to be written as YAML; returns the file's path."""
+
+    def write(name: str, content: object) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+def refusal(call: Callable[..., object], *args: object) -> str:
+    """The one line of the ConfigError that the call must raise."""
+    with pytest.raises(ConfigError) as caught:
+        call(*args)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

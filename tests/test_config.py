@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,8 +22,9 @@ from guided_diffusion.config import (
     load,
     to_mapping,
 )
-from guided_diffusion.construct import ConfigError, construct
+from guided_diffusion.construct import construct
 from guided_diffusion.scheduler import JumpSchedule, count_evaluations
+from tests.conftest import refusal
 
 CONFS = Path(__file__).resolve().parents[1] / "confs"
 KEYS = {
@@ -35,24 +35,6 @@ KEYS = {
 MINIMAL = {"name": "x", "model_path": "m.pt"}
 MASKS = ("thin", "thick", "nn2", "ev2li", "genhalf", "ex64")
 OUR_NAMES = {"face_example", "shadow", *(f"test_{d}_{m}" for d in ("c256", "inet256", "p256") for m in MASKS)}
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(name, content):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
-        return path
-
-    return write
-
-
-def refusal(call, *args):
-    with pytest.raises(ConfigError) as caught:
-        call(*args)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def repaint_yaml(name="test_c256_thin", **changes):

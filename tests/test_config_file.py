@@ -1,10 +1,9 @@
 """From files, includes and overrides to one mapping: what wins over what, and what is refused."""
 
 import pytest
-import yaml
 
 from guided_diffusion.config import DataConfig, load
-from guided_diffusion.construct import ConfigError
+from tests.conftest import refusal
 
 MINIMAL = {"name": "x", "model_path": "m.pt"}
 REPAINT = {
@@ -13,24 +12,6 @@ REPAINT = {
     "data": {"eval": {"set": {"gt_path": "g", "mask_path": "m", "paths": {"srs": "s", "gts": "t"}}}},
 }
 KEYS = ("schedule_jump_params",)
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(name, content):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
-        return path
-
-    return write
-
-
-def refusal(call, *args):
-    with pytest.raises(ConfigError) as caught:
-        call(*args)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # includes
