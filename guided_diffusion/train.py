@@ -33,7 +33,7 @@ from guided_diffusion.denoiser import Denoiser
 from guided_diffusion.images import PictureError, contact_sheet, write_picture
 from guided_diffusion.operators import Nothing
 from guided_diffusion.samplers.base import Noise, Problem, walk
-from guided_diffusion.samplers.ddim import DDIM
+from guided_diffusion.samplers.ddpm import DDPM
 from guided_diffusion.training.config import TrainConfig, load_train
 from guided_diffusion.training.data import open_batches, open_source
 from guided_diffusion.training.loss_log import LossLog
@@ -123,7 +123,7 @@ def _draw_grid(trainer: Trainer) -> None:
 
 
 def sample_grid(trainer: Trainer, rows: int = 4) -> np.ndarray:
-    """rows x rows samples of the averaged network by DDIM, always from the same noise: uint8 (H, W, 3)."""
+    """rows x rows samples of the averaged network by DDPM, always from the same noise: uint8 (H, W, 3)."""
     config, device = trainer.config, trainer.device
     steps = min(_GRID_STEPS, config.process.diffusion_steps)
     process, times = build_process(replace(config.process, timestep_respacing=str(steps)))
@@ -139,7 +139,7 @@ def sample_grid(trainer: Trainer, rows: int = 4) -> np.ndarray:
     generators = [torch.Generator(device).manual_seed(i) for i in range(rows * rows)]
     noise = Noise(generators, (3, size, size))
     x = torch.zeros(0)
-    for step in walk(DDIM(), Problem(torch.zeros(1, device=device), Nothing(), denoise, process, noise)):
+    for step in walk(DDPM(), Problem(torch.zeros(1, device=device), Nothing(), denoise, process, noise)):
         x = step.x
     pictures = list(PixelCodec().decode(x))
     grid = [pictures[i * rows : (i + 1) * rows] for i in range(rows)]
