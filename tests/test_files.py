@@ -25,7 +25,10 @@ SMOOTH = np.concatenate([SMOOTH, SMOOTH[..., :1]], -1)  # (32, 16, 3)
 
 
 def test_write_at_the_longest_name(tmp_path: Path) -> None:
-    write_picture(tmp_path / ("n" * 251 + ".png"), COLOUR)
+    file = tmp_path / ("n" * 251 + ".png")
+    write_picture(file, COLOUR)
+    np.testing.assert_array_equal(read_picture(file), COLOUR)
+    assert os.listdir(tmp_path) == [file.name]
 
 
 def test_a_write_cut_short_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -285,9 +285,13 @@ def test_loss_aware_state_of_other_times_is_refused(tmp_path: Path) -> None:
 
 def test_t_samplers_may_be_exchanged(tmp_path: Path) -> None:
     trainer(tmp_path).save()
-    trainer(tmp_path, schedule_sampler="loss-aware").restore()
-    trainer(tmp_path, schedule_sampler="loss-aware").save()
-    trainer(tmp_path).restore()
+    aware = trainer(tmp_path, schedule_sampler="loss-aware")
+    aware.restore()
+    aware.save()
+    plain = trainer(tmp_path)
+    plain.restore()
+    for mine, its in zip(plain.network.parameters(), aware.network.parameters(), strict=True):
+        assert torch.equal(mine, its)
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 cut off"])
