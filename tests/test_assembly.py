@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -47,12 +49,8 @@ def test_operations_grow_with_the_batch_and_count_labelled_networks_too() -> Non
 def test_the_flags_reach_the_network() -> None:
     plain = build_network(stored.TINY)
     assert (plain.out_channels, plain.num_classes, plain.size_multiple) == (6, None, 2)
-    other = ModelConfig(
-        image_size=32,
-        num_channels=32,
-        num_res_blocks=1,
-        channel_mult="1,2",
-        attention_resolutions="16",
+    other = replace(
+        stored.TINY,
         num_head_channels=16,
         class_cond=True,
         learn_sigma=False,
@@ -70,16 +68,7 @@ def test_the_flags_reach_the_network() -> None:
 
 
 def test_the_decoder_may_have_its_own_number_of_heads() -> None:
-    model = ModelConfig(
-        image_size=32,
-        num_channels=32,
-        num_res_blocks=1,
-        channel_mult="1,2",
-        attention_resolutions="16",
-        num_heads=2,
-        num_heads_upsample=4,
-        num_head_channels=-1,
-    )
+    model = replace(stored.TINY, num_heads_upsample=4)
     heads = {
         name.split(".")[0]: module.heads
         for name, module in build_network(model).named_modules()
