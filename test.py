@@ -26,9 +26,9 @@ from guided_diffusion.config import to_mapping
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.datasets import DatasetError, Pair
 from guided_diffusion.denoiser import AUTOCAST
-from guided_diffusion.engine import Engine, Progress, load_config
+from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.images import PictureError
-from guided_diffusion.results import LogFolder, Result, describe_run, printable
+from guided_diffusion.results import LogFolder, Progress, Result, describe_run, printable
 
 log = logging.getLogger("penumbra")
 SMALL = 50e9  # floating-point operations; a network that needs fewer is timed instead of estimated

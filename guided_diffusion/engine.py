@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -15,9 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from guided_diffusion import assembly, checkpoints, distributed, jobs, windows
+from guided_diffusion import assembly, checkpoints, distributed, jobs
 from guided_diffusion import config as configuration
-from guided_diffusion.codec import PixelCodec
 from guided_diffusion.config import Config
 from guided_diffusion.construct import ConfigError, construct
 from guided_diffusion.datasets import DatasetError, Pair, find_pairs
@@ -27,30 +24,19 @@ from guided_diffusion.guidance import Guided
 from guided_diffusion.images import PictureError, from_pil
 from guided_diffusion.jobs import Job, generator
 from guided_diffusion.masks import mask_from_pil
-from guided_diffusion.operators import Mask, Nothing, Operator
-from guided_diffusion.results import Result
-from guided_diffusion.samplers import SAMPLERS, Noise, Problem, walk
-from guided_diffusion.scheduler import count_evaluations
+from guided_diffusion.painter import Painter
+from guided_diffusion.results import Progress, Result
+from guided_diffusion.samplers import SAMPLERS
 
 # Name -> type: errors can then name keys inside a type too.
 SAMPLER_KEYS = {key: hint for cls in SAMPLERS.values() for key, hint in get_type_hints(cls).items()}
 MASKED_METHODS = ("repaint", "ddnm")  # without a mask these have nothing to do
 GENERATORS = ("ddpm", "ddim")  # these can do without a picture
-MOST_WAITING = 4  # batches' worth of pictures held back until others of their shape come
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The Config of a YAML; overrides are 'key.path=value'. Raises ConfigError."""
     return configuration.load(path, overrides, SAMPLER_KEYS)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One evaluation of the network is done: step `step` of `steps` for the pictures `names`."""
-
-    names: tuple[str, ...]
-    step: int
-    steps: int
 
 
 class Engine:
@@ -70,14 +56,32 @@ class Engine:
             self._check_class()
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        self.evaluations, _ = count_evaluations(self.walk_times)
         self.precision = config.precision
         if config.precision == "fp16" and self.device.type == "cpu":
             self.precision = "fp32"  # the CPU has no fast half precision; the weights are the same
+        self.painter = self._painter()
         self._warn_of_start()
         self._warn_of_unread()
 
+    @property
+    def evaluations(self) -> int:
+        """Of the network, for each picture."""
+        return self.painter.evaluations
+
     # assembling
+
+    def _painter(self) -> Painter:
+        """Holds no network: `denoiser` loads it when the first batch is painted."""
+        config = self.config
+        return Painter(
+            self.sampler,
+            self.process,
+            self.denoiser,
+            self.device,
+            seed=config.seed,
+            batch_size=config.data.batch_size,
+            paste_known=config.paste_known,
+        )
 
     def _sampler(self) -> Any:
         cls = SAMPLERS[self.config.method]
@@ -218,7 +222,7 @@ class Engine:
         gives a Result with an `error`; the others go on.
         """
         chosen = self.pairs() if pairs is None else pairs
-        yield from self._run_all(self._prepared(pair, done) for pair in chosen)
+        yield from self.painter.paint(self._prepared(pair, done) for pair in chosen)
 
     def _prepared(self, pair: Pair, done: Callable[[str, str], bool] | None) -> Job | Result:
         try:
@@ -233,64 +237,7 @@ class Engine:
         self, names: Sequence[str], pictures: Sequence[np.ndarray], keeps: Sequence[np.ndarray]
     ) -> Iterator[Result | Progress]:
         """As `stream`, for pictures uint8 (H, W, 3) and their keep-masks bool (H, W); raises PictureError."""
-        yield from self._run_all(self.job(*each) for each in zip(names, pictures, keeps, strict=True))
-
-    def _run_all(self, ready: Iterable[Job | Result]) -> Iterator[Result | Progress]:
-        """Hands Results on, copies pictures without a hole, and samples the other Jobs in batches."""
-        waiting: defaultdict[tuple[int, ...], list[Job]] = defaultdict(list)
-        size = self.config.data.batch_size
-        for item in ready:
-            if isinstance(item, Result):
-                yield item
-            elif item.keep is not None and item.keep.all():
-                note = "the mask keeps every pixel: nothing to fill, the picture was copied"
-                yield Result(item.name, item.key, item.gt, item.gt, item.keep, note=note)
-            else:
-                waiting[item.seen.shape].append(item)
-                longest = max(waiting, key=lambda shape: len(waiting[shape]))
-                if len(waiting[longest]) == size or sum(map(len, waiting.values())) == MOST_WAITING * size:
-                    yield from self._run(waiting.pop(longest))
-        for batch in waiting.values():
-            yield from self._run(batch)
-
-    def _run(self, batch: list[Job]) -> Iterator[Result | Progress]:
-        """Sample a batch of equally shaped jobs."""
-        begin = time.monotonic()
-        names = tuple(job.name for job in batch)
-        x = torch.zeros(0)
-        try:
-            for i, step in enumerate(walk(self.sampler, self.problem(batch)), start=1):
-                x = step.x
-                yield Progress(names, i, self.evaluations)
-        except torch.OutOfMemoryError:
-            why = f"out of memory on {self.device} with {len(batch)} pictures at once; lower data.batch_size"
-            yield from (Result(job.name, job.key, gt=job.gt, keep=job.keep, error=why) for job in batch)
-            return
-        seconds = (time.monotonic() - begin) / len(batch)
-        for job, picture in zip(batch, x, strict=True):
-            yield self._result(job, picture, seconds)
-
-    def _result(self, job: Job, x: Tensor, seconds: float) -> Result:
-        plain = Result(job.name, job.key, gt=job.gt, keep=job.keep)
-        try:
-            filled = PixelCodec().decode(x[None])[0]
-        except ValueError as error:
-            return replace(plain, error=str(error))
-        if job.gt is not None:
-            hole = np.zeros(job.gt.shape[:2], dtype=bool) if job.keep is None else job.keep
-            filled = windows.paste(job.gt, hole, job.window, filled, keep_known=self.config.paste_known)
-        unknown = job.keep is not None and not job.keep.any()
-        note = "the mask keeps no pixel: the picture was generated" if unknown else ""
-        return replace(plain, filled=filled, evaluations=self.evaluations, seconds=seconds, note=note)
-
-    def problem(self, batch: Sequence[Job]) -> Problem:
-        """What the sampler sees of a batch of equally shaped jobs."""
-        y = PixelCodec().encode([job.seen for job in batch]).to(self.device)
-        keep = torch.from_numpy(np.stack([job.seen_keep for job in batch])).float()[:, None].to(self.device)
-        operator: Operator = Mask(keep) if any(job.keep is not None for job in batch) else Nothing()
-        names = [job.name for job in batch]
-        own = [generator(self.config.seed, "noise", name, self.device) for name in names]
-        return Problem(y, operator, self.denoiser(names), self.process, Noise(own, y.shape[1:]))
+        yield from self.painter.paint(self.job(*each) for each in zip(names, pictures, keeps, strict=True))
 
     def denoiser(self, names: Sequence[str]) -> Denoise:
         """The denoiser for pictures of these names (which decide the labels of a class-conditional model)."""
@@ -336,7 +283,7 @@ class Engine:
             )
         if keep is None and self.config.method in MASKED_METHODS:
             raise PictureError(f"method {self.config.method} needs a mask; give one, 255 = keep")
-        [result] = [r for r in self._run_all([self.job(name, gt, keep)]) if isinstance(r, Result)]
+        [result] = [r for r in self.painter.paint([self.job(name, gt, keep)]) if isinstance(r, Result)]
         if result.filled is None:
             raise PictureError(result.error)
         return Image.fromarray(result.filled)

@@ -22,12 +22,12 @@ from tqdm import tqdm
 from guided_diffusion import checkpoints, metrics
 from guided_diffusion.checkpoints import CheckpointError
 from guided_diffusion.construct import ConfigError
-from guided_diffusion.engine import Engine, Progress, load_config
+from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.files import write_bytes
 from guided_diffusion.fills import membrane_fill, nearest_fill
 from guided_diffusion.images import PictureError, contact_sheet, write_picture
 from guided_diffusion.masks import MASK_KINDS, make_mask
-from guided_diffusion.results import Result
+from guided_diffusion.results import Progress, Result
 from guided_diffusion.scenes import render_free, scene_rng
 
 FIRST_SEED = 1000  # seeds below are for training

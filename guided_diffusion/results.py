@@ -55,6 +55,15 @@ class Result:
         return None if self.gt is None or self.keep is None else self.gt * self.keep[..., None]
 
 
+@dataclass(frozen=True)
+class Progress:
+    """One evaluation of the network is done: step `step` of `steps` for the pictures `names`."""
+
+    names: tuple[str, ...]
+    step: int
+    steps: int
+
+
 def describe_run(
     fingerprint: str,
     config: Mapping[str, Any],

@@ -13,9 +13,10 @@ from PIL import Image
 
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.datasets import DatasetError
-from guided_diffusion.engine import MOST_WAITING, Engine, Progress, load_config
+from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.images import PictureError
-from guided_diffusion.results import Result
+from guided_diffusion.painter import MOST_WAITING
+from guided_diffusion.results import Progress, Result
 from tests.conftest import EVALUATIONS, keep_mask, picture
 
 Project = Callable[..., Path]

@@ -25,8 +25,8 @@ def test_a_whole_walk_never_waits_for_the_device(project: Project) -> None:
     conf = project(count=2, device="cuda")
     engine = Engine(load_config(conf))
     jobs = [engine.job(pair.name, *read(pair)) for pair in engine.pairs()]
-    list(walk(engine.sampler, engine.problem(jobs)))  # warm: tables go up once
-    problem = engine.problem(jobs)
+    list(walk(engine.sampler, engine.painter.problem(jobs)))  # warm: tables go up once
+    problem = engine.painter.problem(jobs)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
