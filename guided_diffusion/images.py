@@ -1,6 +1,7 @@
 """Pictures as people have them: read, write, list, resize and lay out.
 
-A picture is a uint8 array (H, W, 3), RGB, 0..255. Paths are local or remote, as in `files`.
+A picture is a uint8 array (H, W, 3), RGB, 0..255; a deep one is uint16, 0..65535. Paths are local or remote,
+as in `files`.
 """
 
 import io
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageDraw, ImageFile, ImageFont, PngImagePlugin, UnidentifiedImageError
 
+from guided_diffusion import deep_png
 from guided_diffusion.files import AnyPath, file_stat, list_files, path_kind, read_bytes, write_bytes
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
@@ -53,6 +55,11 @@ def read_picture(path: AnyPath) -> np.ndarray:
     channels, alpha is dropped (colours stay as stored), 16-bit values become round(v / 257).
     Raises PictureError for whatever cannot be read as a whole, and for files above MAX_PIXELS or MAX_BYTES.
     """
+    return eight_bits(read_deep(path))
+
+
+def read_deep(path: AnyPath) -> np.ndarray:
+    """As `read_picture`, but a file with 16 bits a channel gives its exact values, uint16 (H, W, 3)."""
     try:
         with warnings.catch_warnings():
             # Pillow warns of odd metadata (the pixels are whole) and of sizes below our own limit.
@@ -64,7 +71,14 @@ def read_picture(path: AnyPath) -> np.ndarray:
 
 def from_pil(image: Image.Image) -> np.ndarray:
     """A Pillow picture of any mode as uint8 (H, W, 3), as `read_picture` would give it (alpha dropped)."""
-    return np.ascontiguousarray(_upright(_to_rgb(image), image))
+    return eight_bits(np.ascontiguousarray(_upright(_to_rgb(image), image)))
+
+
+def eight_bits(picture: np.ndarray) -> np.ndarray:
+    """The picture as uint8: itself, or round(v / 257) of uint16. 257 is odd, so there are no ties."""
+    if picture.dtype != np.uint16:
+        return picture
+    return ((picture.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _reason(error: Exception) -> str:
@@ -105,7 +119,7 @@ def _decode(data: bytes) -> np.ndarray:
     raw_mode = raw_modes.pop() if len(raw_modes) == 1 else None
     if raw_mode in _LOW_BYTES:
         low = _low_bytes(data, *_LOW_BYTES[raw_mode])
-        picture = _narrow(picture.astype(np.uint32) * 256 + low)
+        picture = picture.astype(np.uint16) * 256 + low
     return np.ascontiguousarray(_upright(picture, image))
 
 
@@ -123,14 +137,9 @@ def _low_bytes(data: bytes, raw_mode: str, channels: slice) -> np.ndarray:
     return np.asarray(image)[..., channels]
 
 
-def _narrow(values: np.ndarray) -> np.ndarray:
-    """16-bit values to 8 bits: round(v / 257). 257 is odd, so there are no ties."""
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
 def _to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I;16"):
-        return np.repeat(_narrow(np.asarray(image))[..., None], 3, axis=2)
+        return np.repeat(np.asarray(image).astype(np.uint16)[..., None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise PictureError(f"its pixels are 32-bit numbers (mode {image.mode}); save it with 8 or 16 bits")
     return np.asarray(image.convert("RGB"))  # of alpha and transparency Pillow keeps the colours below
@@ -155,7 +164,8 @@ def _upright(picture: np.ndarray, image: Image.Image) -> np.ndarray:
 
 
 def write_picture(path: AnyPath, array: np.ndarray, text: Mapping[str, str] | None = None) -> None:
-    """Writes a PNG from uint8 (H, W, 3), uint8 (H, W) or bool (H, W); `text` goes into its text chunks.
+    """Writes a PNG from uint8 or uint16 (H, W, 3), uint8 (H, W) or bool (H, W); `text` goes into its text
+    chunks.
 
     Folders are made as needed. The file appears under its name only when it is whole.
     Raises ValueError for other arrays, OSError when the place cannot be written.
@@ -166,12 +176,15 @@ def write_picture(path: AnyPath, array: np.ndarray, text: Mapping[str, str] | No
 def _encode_png(array: np.ndarray, text: Mapping[str, str]) -> bytes:
     if array.dtype == np.bool_ and array.ndim == 2:
         array = array.astype(np.uint8) * 255
-    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+    colour = array.ndim == 3 and array.shape[2] == 3
+    if not (colour and array.dtype == np.uint16 or array.dtype == np.uint8 and (colour or array.ndim == 2)):
         given = f"{array.dtype} {array.shape}"
-        raise ValueError(f"cannot write {given}; give uint8 (H, W, 3), uint8 (H, W) or bool (H, W)")
+        raise ValueError(f"cannot write {given}; give uint8 or uint16 (H, W, 3), uint8 (H, W) or bool (H, W)")
     chunks = PngImagePlugin.PngInfo()
     for key, value in text.items():
         chunks.add_text(key, value)
+    if array.dtype == np.uint16:
+        return deep_png.encode(array, [(kind, data) for kind, data, *_ in chunks.chunks])
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(array)).save(buffer, "PNG", pnginfo=chunks)
     return buffer.getvalue()
