@@ -26,6 +26,7 @@ from guided_diffusion.construct import (
     plain,
     unknown_key,
 )
+from guided_diffusion.legacy_keys import RETIRED, Translated, translate
 
 
 def channel_mults(text: str, image_size: int) -> tuple[float, ...]:
@@ -169,7 +170,7 @@ class Config:
 
     name: str
     model_path: str
-    method: Literal["repaint", "ddpm", "ddim", "ddnm", "intermediate"] = "repaint"
+    method: Literal["repaint", "ddpm", "ddim", "ddnm", "intermediate", "ilvr"] = "repaint"
     seed: int = 0
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -213,14 +214,6 @@ class Config:
         return (f"keys that nothing reads: {', '.join(self.retired)}",) if self.retired else ()
 
 
-@dataclass(frozen=True)
-class _Translated:
-    """Keys of RePaint that say here: precision fp16, and rule ddim."""
-
-    use_fp16: bool = False
-    use_ddim: bool = False
-
-
 _FLAT = {"model": ModelConfig, "process": ProcessConfig, "classifier": ClassifierConfig}
 _NESTED = {"data": DataConfig, "paths": PathsConfig}
 _TOP = [f.name for f in fields(Config) if f.name not in {*_FLAT, *_NESTED, "options", "retired"}]
@@ -229,21 +222,8 @@ _HOME = {
     **{key: ("", key) for key in _TOP},
     **{f.name: (g, f.name) for g, cls in _FLAT.items() for f in fields(cls)},
     **{f"{g}.{f.name}": (g, f.name) for g, cls in _NESTED.items() for f in fields(cls)},
-    **{f.name: ("translated", f.name) for f in fields(_Translated)},
+    **{f.name: ("translated", f.name) for f in fields(Translated)},
 }
-# Keys of public RePaint YAMLs and of its code that do nothing here, nor mostly there.
-_LOADER_KEYS = (
-    *("mask_loader", "deterministic", "random_crop", "random_flip", "drop_last"),
-    *("return_dict", "return_dataloader", "ds_conf"),
-)
-RETIRED = frozenset(
-    (
-        *("lr_kernel_n_std", "num_samples", "latex_name", "method_name", "n_jobs", "print_estimated_vars"),
-        *("inpa_inj_sched_prev_cumnoise", "classifier_use_fp16", "respace_interpolate", "use_value_logger"),
-        *("debug", "data.image_size", "data.class_cond", "paths.root"),
-        *(*_LOADER_KEYS, *(f"data.{key}" for key in _LOADER_KEYS)),
-    )
-)
 
 
 def load(
@@ -269,13 +249,8 @@ def from_mapping(mapping: Mapping[str, Any], sampler_keys: Collection[str] = (),
     """The Config of a mapping laid out like the YAML. Raises ConfigError as `load` does."""
     groups = _sorted(mapping, sampler_keys, where)
     top, options, retired = groups[""], groups["options"], list(groups["retired"])
-    flags = construct(_Translated, groups["translated"], where)
-    if flags.use_fp16:
-        top.setdefault("precision", "fp16")
-    if flags.use_ddim and top.get("method", "repaint") == "repaint":
-        options.setdefault("rule", "ddim")
-    elif flags.use_ddim:
-        retired.append("use_ddim (it belongs to method repaint)")
+    repaints = top.get("method", "repaint") == "repaint"
+    retired += translate(groups["translated"], top, options, repaints, where)
     if "classifier_scale" in groups["classifier"] and not groups["classifier"].get("classifier_path"):
         retired.append("classifier_scale (there is no classifier_path)")
     parts: dict[str, object] = {name: construct(cls, groups[name], where) for name, cls in _FLAT.items()}
