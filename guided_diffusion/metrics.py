@@ -13,6 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from guided_diffusion.scenery.materials import to_linear
+
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 RING = 5  # pixels
 NEIGHBOURHOOD = 10  # pixels around the hole that tell what texture is expected in it
@@ -154,9 +156,14 @@ def texture(picture: np.ndarray, member: np.ndarray, sigma: float = 1.5) -> np.n
     return (y - mean) * weight
 
 
-def blur(plane: np.ndarray, sigma: float, frame: Literal["edge", "constant"]) -> np.ndarray:
-    """Gaussian blur of (H, W), cut at 4 sigma; beyond the frame the last value ("edge") or 0 ("constant")."""
-    reach = int(np.ceil(4 * sigma))
+def blur(
+    plane: np.ndarray, sigma: float, frame: Literal["edge", "constant"], reach: int | None = None
+) -> np.ndarray:
+    """Gaussian blur of (H, W), cut at `reach` pixels, by default at 4 sigma.
+
+    Beyond the frame lies the last value ("edge") or 0 ("constant").
+    """
+    reach = int(np.ceil(4 * sigma)) if reach is None else reach
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     kernel /= kernel.sum()
     wide = np.pad(plane, reach, mode=frame)
@@ -201,18 +208,34 @@ def lab_error(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
     return _mean(np.abs(srgb_to_lab(a) - srgb_to_lab(b)).sum(axis=2), mask)
 
 
-# sRGB primaries to CIE XYZ, and the D65 white (2 degrees), with the digits that scikit-image uses.
-_XYZ = np.array(
-    [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
-)
-_WHITE = np.array([0.95047, 1.0, 1.08883])
+Illuminant = Literal["d65", "d50"]
+
+# sRGB primaries to CIE XYZ, and the white (2 degrees). D65 with the digits that scikit-image uses; D50 as ICC
+# profiles have it, adapted by Bradford's matrix (Lindbloom), which MATLAB's makecform('srgb2lab') follows.
+_XYZ: dict[Illuminant, tuple[np.ndarray, np.ndarray]] = {
+    "d65": (
+        np.array(
+            [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
+        ),
+        np.array([0.95047, 1.0, 1.08883]),
+    ),
+    "d50": (
+        np.array(
+            [
+                [0.4360747, 0.3850649, 0.1430804],
+                [0.2225045, 0.7168786, 0.0606169],
+                [0.0139322, 0.0971045, 0.7141733],
+            ]
+        ),
+        np.array([0.96422, 1.0, 0.82521]),
+    ),
+}
 
 
-def srgb_to_lab(picture: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3) sRGB to CIE L*a*b* for D65, float64: L 0..100, a and b about -108..98 (CIE 15)."""
-    v = picture / 255
-    linear = np.where(v > 0.04045, ((v + 0.055) / 1.055) ** 2.4, v / 12.92)
-    xyz = linear @ _XYZ.T / _WHITE
+def srgb_to_lab(picture: np.ndarray, illuminant: Illuminant = "d65") -> np.ndarray:
+    """(H, W, 3) sRGB 0..255 to CIE L*a*b*, float64: L 0..100, a and b about -108..98 (CIE 15)."""
+    primaries, white = _XYZ[illuminant]
+    xyz = to_linear(picture / 255) @ primaries.T / white
     x, y, z = np.moveaxis(np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116), -1, 0)
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
