@@ -37,13 +37,13 @@ def find_pairs(
     Raises DatasetError when a path is missing or empty, when two pictures share a name, when pictures and
     masks do not match one to one, or when nothing is left between `offset` and `max_len`.
     """
-    gts = _by_stem(gt_path, "data.gt_path")
+    gts = pictures_by_stem(gt_path, "data.gt_path")
     if mask_path is None:
         pairs = [Pair(name, path, None) for name, path in gts.values()]
     elif _kind(mask_path, "data.mask_path") == "file":
         pairs = [Pair(name, path, mask_path) for name, path in gts.values()]
     else:
-        masks = _by_stem(mask_path, "data.mask_path")
+        masks = pictures_by_stem(mask_path, "data.mask_path")
         _check_match(gts, masks, spare_masks=path_kind(str(gt_path)) == "file")
         pairs = [Pair(name, path, masks[key][1]) for key, (name, path) in gts.items()]
     return _between(sorted(pairs, key=lambda pair: pair.name), offset, max_len)
@@ -59,8 +59,13 @@ def _kind(path: str, key: str) -> str:
     return kind
 
 
-def _by_stem(path: str | None, key: str) -> dict[str, tuple[str, str]]:
-    """Normalised stem -> (name, path), for the file or all pictures of the folder at `path`."""
+def pictures_by_stem(path: str | None, key: str) -> dict[str, tuple[str, str]]:
+    """Key -> (name, path), for the file or all pictures of the folder at `path`.
+
+    The name is the relative POSIX path without extension, the key its normal form, by which names of several
+    folders are matched. Raises DatasetError, calling the path by its setting `key`, when it is missing or
+    has no pictures, and when two pictures share a name.
+    """
     if path is None:
         raise DatasetError(f"{key} is not set; name a picture or a folder of pictures")
     if _kind(path, key) == "file":

@@ -54,7 +54,7 @@ def score(
     distance = np.abs(lab_found - lab_truth).sum(axis=2)
     told = {f"lab_{name}": _mean(distance, region) for name, region in regions.items()}
     told |= {f"psnr_{name}": _decibel((squares * region).mean()) for name, region in regions.items()}
-    told |= _region_ssim(found, truth, counted)
+    told |= region_ssim(found, truth, counted)
     told["pixels_s"] = float(counted.sum())
     depth = metrics.edge_distance(inside, BAND)
     told["lab_s_true"] = _mean(distance, inside)
@@ -126,7 +126,7 @@ def shadow_levels(mask: np.ndarray) -> np.ndarray:
 # SSIM
 
 
-def _region_ssim(a: np.ndarray, b: np.ndarray, counted: np.ndarray) -> dict[str, float]:
+def region_ssim(a: np.ndarray, b: np.ndarray, counted: np.ndarray) -> dict[str, float]:
     """SSIM (Wang et al. 2004) of frames that are black outside the region, in both ways that `score` tells.
 
     Windowed means are linear: those of the rest are those of the whole less those of the shadow.
@@ -199,18 +199,23 @@ def _fine(picture: np.ndarray, inside: np.ndarray) -> np.ndarray:
 # Means
 
 
-def bootstrap_by_scene(values: Sequence[float], scenes: Sequence[str]) -> tuple[float, float]:
-    """90 % interval of the mean over pictures when whole scenes are drawn (Davison & Hinkley 1997, 3.8).
+def bootstrap_by_scene(
+    values: Sequence[float], scenes: Sequence[str], weights: Sequence[float] | None = None
+) -> tuple[float, float]:
+    """90 % interval of the (weighted) mean over pictures when whole scenes are drawn.
 
-    Pictures of one scene are alike, and count as such. NaN, NaN with fewer than two scenes.
+    The cluster bootstrap (Davison & Hinkley 1997, section 3.8): pictures of one scene are alike, and so
+    count for less than as many scenes. NaN, NaN with fewer than two scenes.
     """
     names, which = np.unique(np.asarray(scenes), return_inverse=True)
     if len(names) < 2:
         return float("nan"), float("nan")
-    sums, counts = np.bincount(which, np.asarray(values, dtype=float)), np.bincount(which)
+    weight = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=float)
+    shares = np.bincount(which, weight)
+    sums = np.bincount(which, np.asarray(values, dtype=float) * weight)
 
     def mean(drawn: np.ndarray, axis: int) -> np.ndarray:
         at = drawn.astype(int)
-        return sums[at].sum(axis) / counts[at].sum(axis)
+        return sums[at].sum(axis) / shares[at].sum(axis)
 
-    return metrics.bootstrap(np.arange(len(names)).tolist(), mean)
+    return metrics.bootstrap(range(len(names)), mean)
