@@ -28,7 +28,8 @@ from guided_diffusion.datasets import DatasetError, Pair
 from guided_diffusion.denoiser import AUTOCAST
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.images import PictureError
-from guided_diffusion.results import LogFolder, Progress, Result, describe_run, printable
+from guided_diffusion.log_folder import FILLED_COLUMNS, LIFTED_COLUMNS, LogFolder
+from guided_diffusion.results import Progress, Result, describe_run, printable
 
 log = logging.getLogger("penumbra")
 SMALL = 50e9  # floating-point operations; a network that needs fewer is timed instead of estimated
@@ -91,9 +92,9 @@ class Display:
         self.told = time.monotonic()
 
     def step(self, progress: Progress) -> None:
-        if progress.step == 1:
-            self.steps.reset()
-        self.steps.update()
+        if progress.step == 1 or progress.steps != self.steps.total:
+            self.steps.reset(progress.steps)
+        self.steps.update(progress.step - self.steps.n)
         if time.monotonic() - self.told > QUIET_SECONDS:
             self.told = time.monotonic()
             log.log(self.level, f"{printable(progress.names[0])}: step {progress.step} of {progress.steps}")
@@ -109,9 +110,9 @@ class Display:
 
 def show_plan(engine: Engine) -> None:
     """--dry_run: pictures, evaluations, estimated time, missing files."""
-    missing, data = engine.missing_files(), engine.config.data
+    missing, config, data = engine.missing_files(), engine.config, engine.config.data
     for path in missing:
-        pictures = path in (data.gt_path, data.mask_path)
+        pictures = path in (data.gt_path, data.mask_path, data.free_path)
         todo = "mend the path or put the pictures there" if pictures else remedy(path)
         log.info(f"missing: {path} ({todo})")
     pairs: list[Pair] = []
@@ -122,10 +123,12 @@ def show_plan(engine: Engine) -> None:
             log.warning(str(error))
     for pair in pairs:
         log.info(f"  {printable(pair.name)}")
-    each = engine.evaluations * seconds_per_evaluation(engine)
+    each = engine.evaluations * seconds_per_evaluation(engine) if engine.evaluations else 0.0
     whole = f"{len(pairs)} pictures take about {duration(each * len(pairs))}" if pairs else "no pictures yet"
-    cost = f"{engine.evaluations} network evaluations a picture, about {duration(each)} on {engine.device}"
-    log.info(f"{cost}; {whole}")
+    shares = " + ".join(f"{cost} for {output}" for output, cost in engine.outputs.items())
+    told = f" ({shares})" if config.method == "relight" else ""
+    cost = f"{engine.evaluations} network evaluations a picture{told}, about {duration(each)}"
+    log.info(f"{cost} on {engine.device}; {whole}")
 
 
 def seconds_per_evaluation(engine: Engine) -> float:
@@ -192,10 +195,12 @@ def tell(result: Result, level: int) -> None:
     name = printable(result.name)
     if result.error:
         log.error(f"{name} failed: {printable(result.error)}")
-    elif result.note:
-        log.info(f"{name}: {result.note}")
-    elif not result.reused:
-        log.log(level, f"{name}: {result.evaluations} evaluations in {duration(result.seconds)}")
+    elif result.notes:
+        log.info(f"{name}: {result.notes}")
+    elif result.made:
+        each = [result.parts[output] for output in result.made]
+        took = duration(sum(part.seconds for part in each))
+        log.log(level, f"{name}: {sum(part.evaluations for part in each)} evaluations in {took}")
 
 
 def execute(options: argparse.Namespace, command: str, logs: ExitStack) -> int:
@@ -203,22 +208,26 @@ def execute(options: argparse.Namespace, command: str, logs: ExitStack) -> int:
     config = load_config(options.conf_path, overrides)
     engine = Engine(config)
     if options.dry_run:
-        engine.empty_networks()
+        engine.networks.empty()
         warn(engine)
         show_plan(engine)
         return 0
     pairs, begin = engine.pairs(), time.monotonic()
     where = engine.device, engine.precision
-    head = describe_run(engine.fingerprint, to_mapping(config), *where, command, __version__)
-    engine.empty_networks()  # the last thing that can be wrong with the settings, before anything is written
-    folder = LogFolder(config.log_dir, vars(config.folders), head)
+    head = describe_run(engine.run_fingerprint, to_mapping(config), *where, command, __version__)
+    engine.networks.empty()  # the last thing that can be wrong with the settings, before anything is written
+    columns = LIFTED_COLUMNS if config.method == "relight" else FILLED_COLUMNS
+    folder = LogFolder(config.log_dir, vars(config.folders), head, columns, engine.truths())
     attach(log_file(config.log_dir), logs, logging.DEBUG)
     warn(engine)
     display = Display(len(pairs), engine.evaluations, config.show_progress)
     logs.callback(display.close)
     failed = run(engine, pairs, folder, display)
     display.close()
-    overview = folder.finish([pair.name for pair in pairs])
+    names = [pair.name for pair in pairs]
+    overview = folder.finish(names)
+    if config.save_npz and overview and (warning := folder.save_npz(names)):
+        log.warning(warning)
     took = duration(time.monotonic() - begin)
     log.info(f"{len(pairs) - failed} of {len(pairs)} pictures in {took}; see {overview or config.log_dir}")
     return 1 if failed else 0

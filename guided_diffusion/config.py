@@ -10,7 +10,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from guided_diffusion.construct import (
     unknown_key,
 )
 from guided_diffusion.legacy_keys import RETIRED, Translated, translate
+from guided_diffusion.shadow.settings import RelightConfig
 
 
 def channel_mults(text: str, image_size: int) -> tuple[float, ...]:
@@ -148,29 +149,38 @@ class DataConfig:
     """Pictures and masks: folder or file, local or remote. max_len None = all from offset on."""
 
     gt_path: str | None = None
-    mask_path: str | None = None
+    mask_path: str | None = None  # method relight also takes auto: it finds the shadows itself
     batch_size: Count = 1
     max_len: Count | None = None
     offset: Index = 0
+    mask_is: Literal["keep", "shadow"] = "keep"  # what 255 stands for
+    free_path: str | None = None  # pictures without the shadows, shown beside the results
 
 
 @dataclass(frozen=True)
 class PathsConfig:
-    """Folders for the results; None = ./log/<name>/{inpainted,gt_masked,gt,gt_keep_mask}."""
+    """Folders for the results; None = ./log/<name>/ and the folder named behind each."""
 
-    srs: str | None = None
-    lrs: str | None = None
-    gts: str | None = None
-    gt_keep_masks: str | None = None
+    srs: str | None = None  # inpainted
+    lrs: str | None = None  # gt_masked
+    gts: str | None = None  # gt
+    gt_keep_masks: str | None = None  # gt_keep_mask
+    shadow_frees: str | None = None  # shadow_free
+    shadow_mattes: str | None = None  # shadow_matte
+    shadow_fields: str | None = None  # shadow_field
 
 
 @dataclass(frozen=True)
 class Config:
-    """One run. `options`: keys of the samplers; `retired`: keys that were given and nobody reads."""
+    """One run. `options`: keys of the samplers; `retired`: keys that were given and nobody reads.
+
+    outputs, relight: for method relight, whose painting reads the keys of method repaint.
+    """
 
     name: str
     model_path: str
-    method: Literal["repaint", "ddpm", "ddim", "ddnm", "intermediate", "ilvr"] = "repaint"
+    method: Literal["repaint", "ddpm", "ddim", "ddnm", "intermediate", "ilvr", "relight"] = "repaint"
+    outputs: tuple[Literal["inpainted", "shadow_free"], ...] = ("inpainted", "shadow_free")
     seed: int = 0
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -179,11 +189,13 @@ class Config:
     generate: Index = 0  # number of pictures to make when there is no gt_path
     cond_y: Index | None = None
     show_progress: bool = True
+    save_npz: bool = False  # the finished pictures in one file too, as guided-diffusion's samples
     model: ModelConfig = field(default_factory=ModelConfig)
     process: ProcessConfig = field(default_factory=ProcessConfig)
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     data: DataConfig = field(default_factory=DataConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    relight: RelightConfig = field(default_factory=RelightConfig)
     options: Mapping[str, Any] = field(default_factory=dict)
     retired: tuple[str, ...] = field(default=(), compare=False)
 
@@ -196,6 +208,8 @@ class Config:
             )
         if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", self.device):
             raise ConfigError(f"device {self.device!r} is none of auto, cpu, cuda and cuda:N")
+        if not self.outputs:
+            raise ConfigError("outputs is empty; name inpainted, shadow_free or both")
 
     @property
     def log_dir(self) -> str:
@@ -204,9 +218,10 @@ class Config:
     @property
     def folders(self) -> PathsConfig:
         """`paths` with the defaults filled in."""
-        names = {"srs": "inpainted", "lrs": "gt_masked", "gts": "gt", "gt_keep_masks": "gt_keep_mask"}
-        defaults = {key: f"{self.log_dir}/{folder}" for key, folder in names.items()}
-        return PathsConfig(**{key: getattr(self.paths, key) or defaults[key] for key in names})
+        names = {key: key.removesuffix("s") for key in vars(self.paths)}
+        names |= {"srs": "inpainted", "lrs": "gt_masked"}
+        given = {key: folder for key, folder in vars(self.paths).items() if folder}
+        return PathsConfig(**{key: f"{self.log_dir}/{folder}" for key, folder in names.items()} | given)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -215,9 +230,9 @@ class Config:
 
 
 _FLAT = {"model": ModelConfig, "process": ProcessConfig, "classifier": ClassifierConfig}
-_NESTED = {"data": DataConfig, "paths": PathsConfig}
+_NESTED = {"data": DataConfig, "paths": PathsConfig, "relight": RelightConfig}
 _TOP = [f.name for f in fields(Config) if f.name not in {*_FLAT, *_NESTED, "options", "retired"}]
-# YAML key (dotted inside data and paths) -> (group in Config, field).
+# YAML key (dotted inside data, paths and relight) -> (group in Config, field).
 _HOME = {
     **{key: ("", key) for key in _TOP},
     **{f.name: (g, f.name) for g, cls in _FLAT.items() for f in fields(cls)},
@@ -249,10 +264,12 @@ def from_mapping(mapping: Mapping[str, Any], sampler_keys: Collection[str] = (),
     """The Config of a mapping laid out like the YAML. Raises ConfigError as `load` does."""
     groups = _sorted(mapping, sampler_keys, where)
     top, options, retired = groups[""], groups["options"], list(groups["retired"])
-    repaints = top.get("method", "repaint") == "repaint"
+    repaints = top.get("method", "repaint") in ("repaint", "relight")
     retired += translate(groups["translated"], top, options, repaints, where)
     if "classifier_scale" in groups["classifier"] and not groups["classifier"].get("classifier_path"):
         retired.append("classifier_scale (there is no classifier_path)")
+    if isinstance(top.get("outputs"), str):
+        top["outputs"] = [top["outputs"]]
     parts: dict[str, object] = {name: construct(cls, groups[name], where) for name, cls in _FLAT.items()}
     parts |= {name: construct(cls, groups[name], where, name) for name, cls in _NESTED.items()}
     return construct(Config, {**top, **parts, "options": options, "retired": tuple(retired)}, where)
@@ -267,13 +284,30 @@ def to_mapping(config: Config) -> dict[str, Any]:
     return plain({**top, **flat, **config.options, **nested})
 
 
+_PLACES_AND_AMOUNTS = (
+    *("data", "paths", "name", "device", "show_progress", "generate", "model_path", "classifier_path"),
+    *("outputs", "save_npz"),
+)
+
+
 def fingerprint(config: Config, extra: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of all that changes the pictures: the Config less its places and amounts, and `extra`
-    (which holds what the weights are, whatever their paths)."""
+    """SHA-256 (hex) of all that changes what a sampler makes: the Config less its places and amounts, and
+    `extra` (which holds what the weights are, whatever their paths)."""
     mapping = to_mapping(config)
-    for key in (*_NESTED, "name", "device", "show_progress", "generate", "model_path", "classifier_path"):
+    for key in (*_PLACES_AND_AMOUNTS, "relight"):
         del mapping[key]
-    text = json.dumps([mapping, plain(extra)], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return digest([mapping, extra])
+
+
+def relight_fingerprint(config: Config, extra: Mapping[str, Any] | None) -> str:
+    """SHA-256 (hex) of all that changes what lies beneath a shadow; `extra` None = no network is asked."""
+    prior = None if extra is None else fingerprint(replace(config, options={}), extra)
+    return digest([asdict(config.relight), config.seed, prior])
+
+
+def digest(values: Any) -> str:
+    """SHA-256 (hex) of plain values, whatever the order of their keys."""
+    text = json.dumps(plain(values), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

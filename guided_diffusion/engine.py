@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields
-from functools import cached_property, partial
+from dataclasses import fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
-from guided_diffusion import assembly, checkpoints, distributed, jobs
+from guided_diffusion import assembly, distributed, jobs
 from guided_diffusion import config as configuration
 from guided_diffusion.config import Config
 from guided_diffusion.construct import ConfigError, construct
-from guided_diffusion.datasets import DatasetError, Pair, find_pairs
-from guided_diffusion.denoiser import Denoise, Denoiser
+from guided_diffusion.datasets import DatasetError, Pair, find_pairs, pictures_by_stem
 from guided_diffusion.files import path_kind
-from guided_diffusion.guidance import Guided
-from guided_diffusion.images import PictureError, from_pil
-from guided_diffusion.jobs import Job, generator
+from guided_diffusion.images import PictureError, eight_bits, from_pil
+from guided_diffusion.jobs import Job
 from guided_diffusion.masks import mask_from_pil
+from guided_diffusion.networks import Networks
 from guided_diffusion.painter import Painter
-from guided_diffusion.results import Progress, Result
+from guided_diffusion.relighting import Relighter
+from guided_diffusion.results import Lifted, Progress, Result
 from guided_diffusion.samplers import SAMPLERS
+from guided_diffusion.shadow.settings import RelightConfig
 
 # Name -> type: errors can then name keys inside a type too.
 SAMPLER_KEYS = {key: hint for cls in SAMPLERS.values() for key, hint in get_type_hints(cls).items()}
-MASKED_METHODS = ("repaint", "ddnm")  # without a mask these have nothing to do
+MASKED_METHODS = ("repaint", "ddnm", "relight")  # without a mask these have nothing to do
 GENERATORS = ("ddpm", "ddim")  # these can do without a picture
+AUTO = "auto"  # the data.mask_path of those who have no masks
+Done = Callable[[str, str, str], bool]  # (name, output, key) -> that output needs no computing
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -59,32 +60,33 @@ class Engine:
         self.precision = config.precision
         if config.precision == "fp16" and self.device.type == "cpu":
             self.precision = "fp32"  # the CPU has no fast half precision; the weights are the same
-        self.painter = self._painter()
+        self.networks = Networks(config, self.process, self.times, self.device, self.precision)
+        shared = self.process, self.networks.denoiser, self.device, config.seed
+        self.painter = Painter(self.sampler, *shared, config.data.batch_size, config.paste_known)
+        self.relighter = Relighter(config.relight, *shared)
         self._warn_of_start()
         self._warn_of_unread()
 
-    @property
-    def evaluations(self) -> int:
-        """Of the network, for each picture."""
-        return self.painter.evaluations
-
     # assembling
 
-    def _painter(self) -> Painter:
-        """Holds no network: `denoiser` loads it when the first batch is painted."""
-        config = self.config
-        return Painter(
-            self.sampler,
-            self.process,
-            self.denoiser,
-            self.device,
-            seed=config.seed,
-            batch_size=config.data.batch_size,
-            paste_known=config.paste_known,
-        )
+    @property
+    def outputs(self) -> dict[str, int]:
+        """What is to be made of each picture, and of how many evaluations of the network."""
+        costs = {"inpainted": self.painter.evaluations, "shadow_free": self.config.relight.evaluations}
+        wanted = self.config.outputs if self.config.method == "relight" else ("inpainted",)
+        return {output: cost for output, cost in costs.items() if output in wanted}
+
+    @property
+    def evaluations(self) -> int:
+        """Of the network, for each picture and all its outputs."""
+        return sum(self.outputs.values())
+
+    @property
+    def _needs_network(self) -> bool:
+        return "inpainted" in self.outputs or self.config.relight.prior != "none"
 
     def _sampler(self) -> Any:
-        cls = SAMPLERS[self.config.method]
+        cls = SAMPLERS["repaint" if self.config.method == "relight" else self.config.method]
         known = {field.name for field in fields(cls)}
         own = {key: value for key, value in self.config.options.items() if key in known}
         foreign = sorted(set(self.config.options) - set(own))
@@ -113,60 +115,41 @@ class Engine:
             self.warnings.append(
                 f"generate is not read: it is for {' and '.join(GENERATORS)}, without a data.gt_path"
             )
+        own = {"outputs": config.outputs != Config.outputs, "relight": config.relight != RelightConfig()}
+        if config.method != "relight" and any(own.values()):
+            given = " and ".join(key for key, is_given in own.items() if is_given)
+            self.warnings.append(f"keys that only method relight reads: {given}")
 
     def _check_class(self) -> None:
         y, classes = self.config.cond_y, assembly.NUM_CLASSES
         if y is not None and y >= classes:
             raise ConfigError(f"cond_y {y} is beyond the {classes} classes; use 0..{classes - 1}")
 
-    @property
-    def _classifier_path(self) -> str | None:
-        """None when there is no guidance."""
-        guide = self.config.classifier
-        return guide.classifier_path if guide.classifier_scale != 0 else None
-
-    def empty_networks(self) -> tuple[torch.nn.Module, torch.nn.Module | None]:
-        """The network and, with guidance, its classifier: shapes on the meta device, without weights.
-
-        Raises ConfigError for settings that no network fits.
-        """
-        model, guide = self.config.model, self.config.classifier
-        try:
-            with torch.device("meta"):
-                network = assembly.build_network(model)
-                if self._classifier_path is None:
-                    return network, None
-                return network, assembly.build_classifier(guide, model.image_size, model.channel_mult)
-        except (ValueError, RuntimeError) as error:
-            raise ConfigError(f"these settings describe no network: {error}") from error
-
-    @cached_property
-    def network(self) -> torch.nn.Module:
-        empty, _ = self.empty_networks()
-        network = checkpoints.load(empty, self.config.model_path, self.config.model.image_size)
-        return network.to(self.device)
-
-    @cached_property
-    def classifier(self) -> torch.nn.Module | None:
-        _, empty = self.empty_networks()
-        path = self._classifier_path
-        if empty is None or path is None:
-            return None
-        return checkpoints.load(empty, path, self.config.model.image_size).to(self.device)
-
     @cached_property
     def fingerprint(self) -> str:
-        """Of everything that decides the pictures but the pictures themselves: settings and weights."""
-        paths = [self.config.model_path, self._classifier_path]
-        weights = [checkpoints.digest(path) if path else None for path in paths]
-        return configuration.fingerprint(self.config, {"weights": weights, "precision": self.precision})
+        """Of everything that decides what is painted, but the pictures themselves: settings and weights."""
+        return configuration.fingerprint(self.config, self.networks.identity)
+
+    @cached_property
+    def lift_fingerprint(self) -> str:
+        """Of everything that decides what lies beneath a shadow, but the pictures themselves."""
+        prior = self.networks.identity if self.config.relight.prior != "none" else None
+        return configuration.relight_fingerprint(self.config, prior)
+
+    @property
+    def run_fingerprint(self) -> str:
+        """Of all that is asked for."""
+        each = {"inpainted": lambda: self.fingerprint, "shadow_free": lambda: self.lift_fingerprint}
+        prints = [each[output]() for output in self.outputs]
+        return prints[0] if len(prints) == 1 else configuration.digest(prints)
 
     def missing_files(self) -> list[str]:
         """Pictures, masks and checkpoints that the config names and that are not there."""
-        data, weights = self.config.data, [self.config.model_path, self._classifier_path]
+        data = self.config.data
+        masks = None if data.mask_path == AUTO else data.mask_path
         return [
-            *(path for path in (data.gt_path, data.mask_path) if path and _kind(path) == "missing"),
-            *(path for path in weights if path and _kind(path) != "file"),
+            *(path for path in (data.gt_path, masks, data.free_path) if path and _kind(path) == "missing"),
+            *(path for path in self.networks.paths if self._needs_network and _kind(path) != "file"),
         ]
 
     # pictures
@@ -183,9 +166,17 @@ class Engine:
             if not numbers:
                 raise DatasetError(f"offset {data.offset} leaves none of {self.config.generate} pictures")
             return [Pair(f"{i:06d}", None, None) for i in numbers]
+        auto = data.mask_path == AUTO
+        if auto and method != "relight":
+            raise ConfigError(f"data.mask_path: auto is for method relight, not {method}; name masks instead")
         if data.mask_path is None and method in MASKED_METHODS:
             raise ConfigError(f"method {method} needs data.mask_path; name a mask or a folder of masks")
-        return find_pairs(data.gt_path, data.mask_path, data.offset, data.max_len)
+        return find_pairs(data.gt_path, None if auto else data.mask_path, data.offset, data.max_len)
+
+    def truths(self) -> dict[str, str]:
+        """Names of pictures without shadows in data.free_path -> their files. Raises DatasetError."""
+        path = self.config.data.free_path
+        return {} if path is None else dict(pictures_by_stem(path, "data.free_path").values())
 
     def job(self, name: str, gt: np.ndarray | None, keep: np.ndarray | None) -> Job:
         """Prepare a picture uint8 (H, W, 3) and its keep-mask bool (H, W); both None to generate.
@@ -196,7 +187,7 @@ class Engine:
         multiple = 2 ** (len(self.config.model.channel_mults) - 1)
         job = jobs.prepare(self.fingerprint, name, gt, keep, size, multiple)
         rows, cols = job.seen_keep.shape
-        pool = self.config.classifier.classifier_pool if self._classifier_path else ""
+        pool = self.config.classifier.classifier_pool if self.networks.classifier_path else ""
         if pool == "attention" and rows != cols:
             raise PictureError(
                 f"the hole is longer than the picture's short side, so the model would see {cols}x{rows} "
@@ -207,31 +198,63 @@ class Engine:
 
     # running
 
-    def __call__(
-        self, pairs: Iterable[Pair] | None = None, done: Callable[[str, str], bool] | None = None
-    ) -> Iterator[Result]:
+    def __call__(self, pairs: Iterable[Pair] | None = None, done: Done | None = None) -> Iterator[Result]:
         """Results of `pairs` (default: those of the config), as they are finished; see `stream`."""
         return (event for event in self.stream(pairs, done) if isinstance(event, Result))
 
     def stream(
-        self, pairs: Iterable[Pair] | None = None, done: Callable[[str, str], bool] | None = None
+        self, pairs: Iterable[Pair] | None = None, done: Done | None = None
     ) -> Iterator[Result | Progress]:
         """Results as they are finished, and a Progress after every evaluation of the network.
 
-        done: (name, key) -> True if that picture needs no computing. A picture that cannot be read or sampled
-        gives a Result with an `error`; the others go on.
+        done: (name, output, key) -> True if that output needs no computing. A picture that cannot be read or
+        worked on gives a Result with an `error`; the others go on.
         """
         chosen = self.pairs() if pairs is None else pairs
-        yield from self.painter.paint(self._prepared(pair, done) for pair in chosen)
+        told = done or (lambda *_: False)
+        yield from self.painter.paint(event for pair in chosen for event in self._prepared(pair, told))
 
-    def _prepared(self, pair: Pair, done: Callable[[str, str], bool] | None) -> Job | Result:
+    def _prepared(self, pair: Pair, done: Done) -> Iterator[Job | Result | Progress]:
+        relights, mask_is = self.config.method == "relight", self.config.data.mask_is
         try:
-            job = self.job(pair.name, *jobs.read(pair))
+            gt, keep = jobs.read(pair, mask_is, deep=relights)
+            if relights:
+                assert gt is not None
+                shadow = None if keep is None else ~keep
+                yield from self._lifted(pair.name, gt, shadow, done)
+                return
+            job = self.job(pair.name, gt, keep)
         except PictureError as error:
-            return Result(pair.name, error=str(error))
-        if done is not None and done(job.name, job.key):
-            return Result(job.name, job.key, gt=job.gt, keep=job.keep, reused=True)
-        return job
+            yield Result(pair.name, error=str(error))
+            return
+        yield job.unfilled if done(job.name, "inpainted", job.key) else job
+
+    def _lifted(
+        self, name: str, picture: np.ndarray, shadow: np.ndarray | None, done: Done
+    ) -> Iterator[Job | Result | Progress]:
+        """Method relight: lifts the shadow here and leaves the hole around it to the painter.
+
+        picture: uint8 or uint16 (H, W, 3); shadow: bool (H, W), True = shadow, None = to be found.
+        """
+        shaded = self.relighter.shade(self.lift_fingerprint, name, picture, shadow)
+        gt, lifted = eight_bits(picture), None
+        job = self.job(name, gt, shaded.keep) if "inpainted" in self.outputs else None
+        if "shadow_free" in self.outputs and done(name, "shadow_free", shaded.key):
+            lifted = Lifted(shaded.key)
+        elif "shadow_free" in self.outputs:
+            for event in self.relighter.lift(shaded):
+                if isinstance(event, Progress):
+                    yield event
+                else:
+                    lifted = event
+        if job is None:
+            yield Result(name, gt=gt, keep=shaded.keep, lifted=lifted)
+        elif done(name, "inpainted", job.key):
+            yield replace(job.unfilled, lifted=lifted)
+        elif shaded.note:
+            yield replace(job.unfilled, lifted=lifted, filled=gt, note=shaded.note)
+        else:
+            yield replace(job, lifted=lifted)
 
     def fill(
         self, names: Sequence[str], pictures: Sequence[np.ndarray], keeps: Sequence[np.ndarray]
@@ -239,54 +262,46 @@ class Engine:
         """As `stream`, for pictures uint8 (H, W, 3) and their keep-masks bool (H, W); raises PictureError."""
         yield from self.painter.paint(self.job(*each) for each in zip(names, pictures, keeps, strict=True))
 
-    def denoiser(self, names: Sequence[str]) -> Denoise:
-        """The denoiser for pictures of these names (which decide the labels of a class-conditional model)."""
-        model, process, guide = self.config.model, self.config.process, self.config.classifier
-        classifier = self.classifier
-        labels = self._labels(names) if model.class_cond or classifier is not None else None
-        times = self.times.to(self.device)
-        plain = Denoiser(
-            self.network,
-            self.process,
-            times,
-            predict_xstart=process.predict_xstart,
-            learn_sigma=model.learn_sigma,
-            sigma_small=process.sigma_small,
-            clip=self.config.clip_denoised,
-            precision=self.precision,
-            labels=labels if model.class_cond else None,
-        )
-        if classifier is None or labels is None:
-            return plain
-        return Guided(plain, classifier, times, labels, guide.classifier_scale)
-
-    def _labels(self, names: Sequence[str]) -> Tensor:
-        """cond_y for all, else for each picture a class drawn from (seed, its name)."""
-        if self.config.cond_y is not None:
-            return torch.full((len(names),), self.config.cond_y, device=self.device)
-        draw = partial(torch.randint, assembly.NUM_CLASSES, (), device=self.device)
-        draws = [draw(generator=generator(self.config.seed, "label", name, self.device)) for name in names]
-        return torch.stack(draws)
-
     def inpaint(
         self, picture: Image.Image, mask: Image.Image | None = None, name: str = "picture"
     ) -> Image.Image:
         """Fill one PIL picture where its mask is dark (255 = keep); returns a PIL picture of the same size.
 
-        name: seeds the randomness, with the config's seed. Raises PictureError when it cannot be done.
+        With data.mask_is: shadow the mask is bright there. name: seeds the randomness, with the config's
+        seed. Raises PictureError when it cannot be done.
         """
-        keep = None if mask is None else mask_from_pil(mask)
-        gt = from_pil(picture)
-        if keep is not None and keep.shape != gt.shape[:2]:
-            raise PictureError(
-                f"the picture is {picture.size} and its mask {mask and mask.size}; make them equal"
-            )
+        gt, keep = self._from_pil(picture, mask)
         if keep is None and self.config.method in MASKED_METHODS:
             raise PictureError(f"method {self.config.method} needs a mask; give one, 255 = keep")
         [result] = [r for r in self.painter.paint([self.job(name, gt, keep)]) if isinstance(r, Result)]
         if result.filled is None:
             raise PictureError(result.error)
         return Image.fromarray(result.filled)
+
+    def remove_shadow(
+        self, picture: Image.Image, mask: Image.Image | None = None, name: str = "picture"
+    ) -> Image.Image:
+        """Lift the shadow off one PIL picture and keep what lies beneath; returns one of the same size.
+
+        mask, name: as for `inpaint`; without a mask the shadow is found, and where there is none the picture
+        comes back as it was. Raises PictureError when it cannot be done.
+        """
+        gt, keep = self._from_pil(picture, mask)
+        shadow = None if keep is None else ~keep
+        shaded = self.relighter.shade(self.lift_fingerprint, name, gt, shadow)
+        [lifted] = [event for event in self.relighter.lift(shaded) if isinstance(event, Lifted)]
+        assert lifted.free is not None
+        return Image.fromarray(lifted.free)
+
+    def _from_pil(
+        self, picture: Image.Image, mask: Image.Image | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The picture uint8 (H, W, 3) and its keep-mask bool (H, W). Raises PictureError if sizes differ."""
+        if mask is not None and mask.size != picture.size:
+            raise PictureError(f"the picture is {picture.size} and its mask {mask.size}; make them equal")
+        gt = from_pil(picture)
+        keep = None if mask is None else mask_from_pil(mask) != (self.config.data.mask_is == "shadow")
+        return gt, keep
 
 
 def _kind(path: str) -> str:

@@ -11,8 +11,9 @@ import torch
 
 from guided_diffusion import windows
 from guided_diffusion.datasets import Pair
-from guided_diffusion.images import PictureError, read_picture
+from guided_diffusion.images import PictureError, read_deep, read_picture
 from guided_diffusion.masks import read_mask
+from guided_diffusion.results import Lifted, Result
 
 LONGEST_VIEW = 16  # model sizes: a view longer than this would take all memory
 
@@ -28,15 +29,25 @@ class Job:
     window: windows.Window
     seen: np.ndarray  # uint8 (rows, cols, 3), the input's window at model size
     seen_keep: np.ndarray  # bool (rows, cols)
+    lifted: Lifted | None = None  # for the result: made already, without sampling
+
+    @property
+    def unfilled(self) -> Result:
+        """The result as long as nothing is sampled."""
+        return Result(self.name, self.key, gt=self.gt, keep=self.keep, lifted=self.lifted)
 
 
-def read(pair: Pair) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """A pair's picture uint8 (H, W, 3) and keep-mask bool (H, W); None for what it lacks.
+def read(
+    pair: Pair, mask_is: str = "keep", deep: bool = False
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """A pair's picture uint8 (H, W, 3) and keep-mask bool (H, W), True = known; None for what it lacks.
 
+    mask_is: what 255 stands for in the mask's file, keep or shadow; deep: a 16-bit picture comes as uint16.
     Raises PictureError if one of them cannot be read, or their sizes differ.
     """
-    gt = None if pair.gt is None else read_picture(pair.gt)
-    keep = None if pair.mask is None else read_mask(pair.mask)
+    reader = read_deep if deep else read_picture
+    gt = None if pair.gt is None else reader(pair.gt)
+    keep = None if pair.mask is None else read_mask(pair.mask) != (mask_is == "shadow")
     if gt is not None and keep is not None and gt.shape[:2] != keep.shape:
         raise PictureError(
             f"{pair.gt} is {gt.shape[1]}x{gt.shape[0]} and its mask {pair.mask} is "
@@ -63,10 +74,15 @@ def prepare(
         )
     picture = np.zeros((*whole, 3), dtype=np.uint8) if gt is None else gt
     seen, seen_keep = windows.cut(picture, hole, window)
+    return Job(name, picture_key(fingerprint, name, gt, keep), gt, keep, window, seen, seen_keep)
+
+
+def picture_key(fingerprint: str, name: str, *parts: np.ndarray | None) -> str:
+    """SHA-256 (hex) of all that decides one result: settings and weights, its name, the input's parts."""
     key = _sha256(f"{fingerprint} {name}")
-    for part in (gt, keep):
+    for part in parts:
         key.update(b"-" if part is None else repr(part.shape).encode() + part.tobytes())
-    return Job(name, key.hexdigest(), gt, keep, window, seen, seen_keep)
+    return str(key.hexdigest())
 
 
 def generator(seed: int, purpose: str, name: str, device: torch.device) -> torch.Generator:

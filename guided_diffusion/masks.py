@@ -1,5 +1,6 @@
 """Keep-masks: bool (H, W), True = known (kept), False = unknown (filled)."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -37,6 +38,21 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         ((2 * np.arange(new) + 1) * old) // (2 * new) for old, new in zip(mask.shape, size, strict=True)
     )
     return np.asarray(mask, dtype=bool)[rows[:, None], columns[None, :]]
+
+
+def dilate(mask: np.ndarray, radius: int) -> np.ndarray:
+    """The mask, bool (H, W), grown to all pixels within `radius` pixels of a True one (between centres)."""
+    height, width = mask.shape
+    lines = np.arange(height)[:, None]
+    above = np.maximum.accumulate(np.where(mask, lines, -radius - 1), axis=0)
+    below = np.minimum.accumulate(np.where(mask, lines, height + radius)[::-1], axis=0)[::-1]
+    rise = np.minimum(lines - above, below - lines)  # to the nearest True pixel of the same column
+    grown = rise <= radius
+    for across in range(1, min(radius, width - 1) + 1):
+        near = rise <= math.isqrt(radius**2 - across**2)
+        grown[:, across:] |= near[:, :-across]
+        grown[:, :-across] |= near[:, across:]
+    return grown
 
 
 def make_mask(kind: str, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

@@ -46,16 +46,16 @@ class Painter:
         """Of the network, for each picture."""
         return count_evaluations(self.sampler.times(self.process))[0]
 
-    def paint(self, ready: Iterable[Job | Result]) -> Iterator[Result | Progress]:
-        """Hands Results on, copies pictures without a hole, and samples the other Jobs in batches."""
+    def paint(self, ready: Iterable[Job | Result | Progress]) -> Iterator[Result | Progress]:
+        """Copies pictures without a hole, samples the other Jobs in batches, and hands on what is no Job."""
         waiting: defaultdict[tuple[int, ...], list[Job]] = defaultdict(list)
         size = self.batch_size
         for item in ready:
-            if isinstance(item, Result):
+            if not isinstance(item, Job):
                 yield item
             elif item.keep is not None and item.keep.all():
                 note = "the mask keeps every pixel: nothing to fill, the picture was copied"
-                yield Result(item.name, item.key, item.gt, item.gt, item.keep, note=note)
+                yield replace(item.unfilled, filled=item.gt, note=note)
             else:
                 waiting[item.seen.shape].append(item)
                 longest = max(waiting, key=lambda shape: len(waiting[shape]))
@@ -75,7 +75,7 @@ class Painter:
                 yield Progress(names, i, self.evaluations)
         except torch.OutOfMemoryError:
             why = f"out of memory on {self.device} with {len(batch)} pictures at once; lower data.batch_size"
-            yield from (Result(job.name, job.key, gt=job.gt, keep=job.keep, error=why) for job in batch)
+            yield from (replace(job.unfilled, error=why) for job in batch)
             return
         seconds = (time.monotonic() - begin) / len(batch)
         for job, picture in zip(batch, x, strict=True):
@@ -91,7 +91,7 @@ class Painter:
         return Problem(y, operator, self.denoiser(names), self.process, Noise(own, y.shape[1:]))
 
     def _result(self, job: Job, x: Tensor, seconds: float) -> Result:
-        plain = Result(job.name, job.key, gt=job.gt, keep=job.keep)
+        plain = job.unfilled
         try:
             filled = PixelCodec().decode(x[None])[0]
         except ValueError as error:

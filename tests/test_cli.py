@@ -20,8 +20,9 @@ import pytest
 import torch
 from PIL import Image
 
-from guided_diffusion import assembly, checkpoints, results
+from guided_diffusion import assembly, checkpoints
 from guided_diffusion.engine import Engine, load_config
+from guided_diffusion.images import read_text
 from tests.conftest import EVALUATIONS, ROOT, Outcome, keep_mask, picture
 
 Cli = Callable[..., Outcome]
@@ -218,9 +219,9 @@ def test_the_plan_warns_of_pictures_without_a_mask(project: Project, cli: Cli) -
 def test_the_estimate_is_within_a_factor_of_the_truth(command: Any, project: Project) -> None:
     engine = Engine(load_config(project(), ["image_size=64"]))
     network = assembly.build_network(engine.config.model).eval()
-    engine.__dict__["network"] = network
+    engine.networks.__dict__["network"] = network
     name, noise = ["p"], torch.randn(1, 3, 64, 64)
-    denoise = engine.denoiser(name)
+    denoise = engine.networks.denoiser(name)
     denoise(noise, 3)
     took = []
     for _ in range(5):
@@ -326,4 +327,4 @@ def test_ctrl_c_is_130_and_leaves_whole_pictures(project: Project, tiny_weights:
     assert err == "error: stopped; finished pictures are kept, the same command goes on with the rest\n"
     made = list(Path("log/run/inpainted").iterdir())
     assert 1 <= len(made) < 20
-    assert all(results.read_text(str(path)) for path in made)
+    assert all(read_text(path) for path in made)

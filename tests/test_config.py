@@ -243,7 +243,8 @@ def test_number_of_respaced_steps(respacing, steps):
 
 def test_folders_of_the_results():
     config = from_mapping({**MINIMAL, "paths": {"lrs": "elsewhere"}})
-    expected = PathsConfig("./log/x/inpainted", "elsewhere", "./log/x/gt", "./log/x/gt_keep_mask")
+    names = ("inpainted", "gt_masked", "gt", "gt_keep_mask", "shadow_free", "shadow_matte", "shadow_field")
+    expected = PathsConfig(*("elsewhere" if name == "gt_masked" else f"./log/x/{name}" for name in names))
     assert config.folders == expected
 
 
@@ -255,7 +256,7 @@ configs = st.builds(
     Config,
     name=text,
     model_path=text,
-    method=st.sampled_from(["repaint", "ddpm", "ddim", "ddnm", "intermediate"]),
+    method=st.sampled_from(["repaint", "ddpm", "ddim", "ddnm", "intermediate", "ilvr"]),
     seed=st.integers(),
     device=st.sampled_from(["auto", "cpu", "cuda", "cuda:3"]),
     precision=st.sampled_from(["fp32", "bf16", "fp16"]),

@@ -13,9 +13,13 @@ import torch
 import yaml
 from PIL import Image
 
-from guided_diffusion.assembly import build_classifier
+from guided_diffusion.assembly import build_classifier, build_network
 from guided_diffusion.config import ClassifierConfig
 from guided_diffusion.engine import Engine, load_config
+from guided_diffusion.images import read_picture
+from guided_diffusion.masks import read_mask
+from guided_diffusion.scheduler import count_evaluations
+from tests import stored
 from tests.conftest import EVALUATIONS, MODEL, ROOT, SCHEDULE, Outcome, keep_mask, picture
 
 Cli = Callable[..., Outcome]
@@ -25,12 +29,14 @@ KINDS = ("thin", "thick", "nn2", "ev2li", "genhalf", "ex64")
 REPAINT_NAMES = {"face_example"} | {
     f"test_{data}_{kind}" for data in ("c256", "inet256", "p256") for kind in KINDS
 }
+EXPERIMENTS = {"places2", "repaint", "repaint_istd128", "intermediate", "ilvr"}  # confs/shadow_NAME.yml
 COST = {"paper": 2410, "fast": 460, "draft": 130}
 
 
 def test_the_names_that_users_know_are_there() -> None:
     assert len(REPAINT_NAMES) == 19
-    assert REPAINT_NAMES | {"shadow"} <= {path.stem for path in CONFS.glob("*.yml")}
+    names = REPAINT_NAMES | {"shadow"} | {f"shadow_{name}" for name in EXPERIMENTS}
+    assert names <= {path.stem for path in CONFS.glob("*.yml")}
 
 
 @pytest.mark.parametrize("path", sorted(CONFS.glob("*.yml")), ids=lambda path: path.stem)
@@ -38,13 +44,64 @@ def test_our_yamls_assemble_without_a_warning(path: Path) -> None:
     engine = Engine(load_config(path))
     assert engine.warnings == []
     assert engine.config.name == path.stem
-    network, classifier = engine.empty_networks()
+    network, classifier = engine.networks.empty()
     assert all(parameter.is_meta for parameter in network.parameters())
     assert (classifier is not None) == ("inet256" in path.stem)
     if path.stem in REPAINT_NAMES:
         millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-        assert engine.evaluations == COST["paper"]
+        assert engine.outputs["inpainted"] == COST["paper"]
         assert round(millions, 1) == (553.8 if "inet256" in path.stem else 552.8)
+
+
+@pytest.mark.parametrize("name", ["places2", "repaint", "repaint_istd128"])
+def test_repaint_on_shadows_costs_what_the_paper_s_does(name: str) -> None:
+    engine = Engine(load_config(CONFS / f"shadow_{name}.yml"))
+    assert count_evaluations(engine.walk_times)[0] == COST["paper"]
+
+
+def test_shadow_diffusion_s_network_is_its_own_and_is_entered_at_the_noisiest_step() -> None:
+    engine = Engine(load_config(CONFS / "shadow_repaint_istd128.yml"))
+    with torch.device("meta"):
+        network = build_network(engine.config.model)
+    assert stored.fingerprint(network.state_dict()) == stored.facts("state_dicts")["shadow128"]["sha256"]
+    linear = np.cumprod(1 - np.linspace(2.5e-4, 0.05, 400))  # their 400 steps
+    assert engine.walk_times[0] == 249
+    assert engine.process.alpha_bar(249) == pytest.approx(linear[-1], rel=1e-6)
+    assert engine.times[-1] == 399 * 2.5  # the time of 1000 at which that noise was trained
+
+
+def test_the_whole_picture_enters_as_noisy_as_in_shadow_diffusion() -> None:
+    engine = Engine(load_config(CONFS / "shadow_intermediate.yml"))
+    linear = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    assert engine.process.alpha_bar(engine.walk_times[0]) == pytest.approx(linear[400], abs=0.004)
+    assert engine.walk_times == list(range(176, -2, -1))
+
+
+@pytest.mark.parametrize("name", ["places2", "repaint", "repaint_istd128"])
+def test_the_hole_of_a_shadow_experiment_is_the_shadow(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    pairs = Engine(load_config(CONFS / f"shadow_{name}.yml")).pairs()
+    assert len(pairs) == 7
+    for pair in pairs:
+        assert pair.gt is not None and pair.mask is not None
+        free, keep = read_picture(f"data/samples/shadow_free/{pair.name}.png"), read_mask(pair.mask)
+        darker = free.astype(int) - read_picture(pair.gt)
+        assert darker[keep].mean() < 1 < 15 < darker[~keep].mean()
+
+
+@pytest.mark.parametrize("name", ["repaint", "intermediate", "ilvr"])
+def test_an_experiment_with_the_shipped_prior_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    few = ["timestep_respacing='4'", "data.gt_path=data/samples/shadow/scene_road.png"]
+    few += {"repaint": ["schedule_jump_params.jump_length=2"], "intermediate": ["t_start=3"]}.get(name, [])
+    [result] = Engine(load_config(CONFS / f"shadow_{name}.yml", few))()
+    assert result.filled is not None, result.error
+    changed = (result.filled != result.gt).any(axis=2)
+    if name == "repaint":
+        assert result.keep is not None and not changed[result.keep].any()
+    else:
+        assert result.keep is None
+    assert changed.mean() > (0.2 if name == "repaint" else 0.9)
 
 
 @pytest.mark.parametrize("preset", COST)
@@ -53,7 +110,7 @@ def test_a_preset_costs_what_it_says(tmp_path: Path, base: str, preset: str) -> 
     conf = tmp_path / "conf.yml"
     conf.write_text(yaml.safe_dump({"include": [f"{CONFS}/{base}.yml", f"{CONFS}/presets/{preset}.yml"]}))
     engine = Engine(load_config(conf))
-    assert (engine.evaluations, engine.warnings) == (COST[preset], [])
+    assert (engine.outputs["inpainted"], engine.warnings) == (COST[preset], [])
 
 
 def test_every_part_that_can_be_included_is() -> None:
@@ -200,9 +257,9 @@ def test_the_classifier_is_told_the_time_that_the_network_is_told(
 ) -> None:
     respaced = ["diffusion_steps=400", "timestep_respacing='5'", f"rescale_timesteps={rescale}"]
     engine = Engine(load_config(guided_project, ["method=ddpm", *respaced]))
-    assert engine.classifier is not None
+    assert engine.networks.classifier is not None
     told: dict[str, list[float]] = {"network": [], "classifier": []}
-    for name, module in (("network", engine.network), ("classifier", engine.classifier)):
+    for name, module in (("network", engine.networks.network), ("classifier", engine.networks.classifier)):
         times = told[name]
         module.register_forward_pre_hook(lambda _, inputs, times=times: times.append(float(inputs[1])))
     list(engine())

@@ -190,7 +190,7 @@ def test_pil_with_nothing_to_fill_comes_back_without_a_model(project: Project) -
     engine = Engine(load_config(project(count=0, data={})))
     out = engine.inpaint(Image.fromarray(picture(3)), Image.new("L", (16, 16), 255))
     assert np.array_equal(np.array(out), picture(3))
-    assert "network" not in vars(engine)  # cached there once it is loaded
+    assert "network" not in vars(engine.networks)  # cached there once it is loaded
 
 
 def test_pil_without_a_mask_says_that_the_method_needs_one(project: Project) -> None:
@@ -293,8 +293,8 @@ def test_repaint_without_a_mask_says_what_it_needs(project: Project) -> None:
 
 def test_classes_are_drawn_per_picture_or_given(project: Project) -> None:
     engine = Engine(load_config(project(count=0), ["class_cond=true"]))
-    together = engine._labels(["a", "b", "c"])
-    assert torch.equal(engine._labels(["b"]), together[1:2])
+    together = engine.networks.labels(["a", "b", "c"])
+    assert torch.equal(engine.networks.labels(["b"]), together[1:2])
     assert len(set(together.tolist())) > 1
     given = Engine(load_config(project(count=0), ["class_cond=true", "cond_y=7"]))
-    assert given._labels(["a", "b"]).tolist() == [7, 7]
+    assert given.networks.labels(["a", "b"]).tolist() == [7, 7]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from guided_diffusion.images import PictureError
-from guided_diffusion.masks import MASK_KINDS, MAX_UNKNOWN, make_mask, read_mask, resize_mask
+from guided_diffusion.masks import MASK_KINDS, MAX_UNKNOWN, dilate, make_mask, read_mask, resize_mask
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -124,3 +124,14 @@ def test_wrong_kind_and_size() -> None:
     with pytest.raises(ValueError, match="7x64"):
         make_mask("thin", (7, 64), rng())
     assert set(MASK_KINDS) == {"thick", "thin", "half", "expand", "ev2li", "nn2"}
+
+
+@pytest.mark.parametrize("size", [(17, 23), (1, 9), (9, 1), (1, 1)])
+@pytest.mark.parametrize("radius", [0, 1, 2, 5, 40])
+def test_dilated_is_all_that_lies_within_the_radius(size: tuple[int, int], radius: int) -> None:
+    mask = np.random.default_rng(radius).random(size) < 0.04
+    rows, columns = np.indices(size)
+    grown = np.zeros(size, dtype=bool)
+    for row, column in np.argwhere(mask):
+        grown |= (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
+    assert np.array_equal(dilate(mask, radius), grown)

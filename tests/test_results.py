@@ -16,8 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from guided_diffusion import __version__, checkpoints, results
-from guided_diffusion.results import LogFolder, Result, printable
+from guided_diffusion import __version__, checkpoints, log_folder
+from guided_diffusion.log_folder import LogFolder
+from guided_diffusion.results import Result, printable
 from tests.conftest import EVALUATIONS, ROOT, Outcome, keep_mask, picture
 from tests.test_files import fake_blobfile
 
@@ -301,8 +302,8 @@ def test_pictures_go_where_paths_say(project: Project, cli: Cli, tmp_path: Path,
 
 def test_the_finished_picture_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
-    monkeypatch.setattr(results, "write_picture", lambda path, *_: written.append(Path(path).parent.name))
-    monkeypatch.setattr(results, "write_bytes", lambda path, _: written.append(Path(path).name))
+    monkeypatch.setattr(log_folder, "write_picture", lambda path, *_: written.append(Path(path).parent.name))
+    monkeypatch.setattr(log_folder, "write_bytes", lambda path, _: written.append(Path(path).name))
     folders = {key: str(tmp_path / key) for key in ("srs", "lrs", "gts", "gt_keep_masks")}
     folder = LogFolder(str(tmp_path), folders, {"fingerprint": "f"})
     folder.save(Result("p", "key", picture(0), picture(1), keep_mask(), 3, 0.5))

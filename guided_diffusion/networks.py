@@ -1,0 +1,109 @@
+"""Networks: those of a Config with their weights, loaded when first asked for, and the denoiser they make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from guided_diffusion import assembly, checkpoints
+from guided_diffusion.config import Config
+from guided_diffusion.construct import ConfigError
+from guided_diffusion.denoiser import Denoise, Denoiser
+from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.guidance import Guided
+from guided_diffusion.jobs import generator
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The network of `config` and, with guidance, its classifier.
+
+    process, times: the respaced process, and for each of its indices the time the networks were trained with;
+    precision: fp32, bf16 or fp16, as the device takes it. Loading raises CheckpointError.
+    """
+
+    config: Config
+    process: GaussianDiffusion
+    times: Tensor
+    device: torch.device
+    precision: str
+
+    @property
+    def classifier_path(self) -> str | None:
+        """None when there is no guidance."""
+        guide = self.config.classifier
+        return guide.classifier_path if guide.classifier_scale != 0 else None
+
+    @property
+    def paths(self) -> list[str]:
+        """Of the weights."""
+        return [path for path in (self.config.model_path, self.classifier_path) if path]
+
+    def empty(self) -> tuple[nn.Module, nn.Module | None]:
+        """The network and its classifier: shapes on the meta device, without weights.
+
+        Raises ConfigError for settings that no network fits.
+        """
+        model, guide = self.config.model, self.config.classifier
+        try:
+            with torch.device("meta"):
+                network = assembly.build_network(model)
+                if self.classifier_path is None:
+                    return network, None
+                return network, assembly.build_classifier(guide, model.image_size, model.channel_mult)
+        except (ValueError, RuntimeError) as error:
+            raise ConfigError(f"these settings describe no network: {error}") from error
+
+    @cached_property
+    def network(self) -> nn.Module:
+        empty, _ = self.empty()
+        return self._load(empty, self.config.model_path)
+
+    @cached_property
+    def classifier(self) -> nn.Module | None:
+        _, empty = self.empty()
+        return None if empty is None else self._load(empty, str(self.classifier_path))
+
+    def _load(self, empty: nn.Module, path: str) -> nn.Module:
+        return checkpoints.load(empty, path, self.config.model.image_size).to(self.device)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Of the weights, wherever they come from, and the arithmetic. Reads the files."""
+        paths = [self.config.model_path, self.classifier_path]
+        weights = [checkpoints.digest(path) if path else None for path in paths]
+        return {"weights": weights, "precision": self.precision}
+
+    def denoiser(self, names: Sequence[str]) -> Denoise:
+        """The denoiser for pictures of these names (which decide the labels of a class-conditional model)."""
+        model, process, guide = self.config.model, self.config.process, self.config.classifier
+        classifier = self.classifier
+        labels = self.labels(names) if model.class_cond or classifier is not None else None
+        times = self.times.to(self.device)
+        plain = Denoiser(
+            self.network,
+            self.process,
+            times,
+            predict_xstart=process.predict_xstart,
+            learn_sigma=model.learn_sigma,
+            sigma_small=process.sigma_small,
+            clip=self.config.clip_denoised,
+            precision=self.precision,
+            labels=labels if model.class_cond else None,
+        )
+        if classifier is None or labels is None:
+            return plain
+        return Guided(plain, classifier, times, labels, guide.classifier_scale)
+
+    def labels(self, names: Sequence[str]) -> Tensor:
+        """Classes (B,): cond_y for all, else for each picture one drawn from (seed, its name)."""
+        if self.config.cond_y is not None:
+            return torch.full((len(names),), self.config.cond_y, device=self.device)
+        draw = partial(torch.randint, assembly.NUM_CLASSES, (), device=self.device)
+        draws = [draw(generator=generator(self.config.seed, "label", name, self.device)) for name in names]
+        return torch.stack(draws)

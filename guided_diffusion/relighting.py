@@ -1,0 +1,89 @@
+"""Relighter: lifts the shadows off pictures, one at a time; finds them first where no mask marks them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from guided_diffusion.denoiser import Denoise
+from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.images import PictureError, eight_bits
+from guided_diffusion.jobs import generator, picture_key
+from guided_diffusion.masks import dilate
+from guided_diffusion.results import Lifted, Progress
+from guided_diffusion.shadow.relight import relight
+from guided_diffusion.shadow.settings import RelightConfig
+
+NONE_FOUND = "no shadow found: the picture was left as it was"
+NONE_MARKED = "the mask marks no shadow: the picture was left as it was"
+
+
+@dataclass(frozen=True)
+class Shaded:
+    """A picture and its shadow.
+
+    key: of its Lifted; picture: uint8 or uint16 (H, W, 3); shadow: bool (H, W), True = shadow; keep: bool
+    (H, W), True = beyond the shadow's reach, where no byte changes; note: '', or why nothing is to be done.
+    """
+
+    name: str
+    key: str
+    picture: np.ndarray
+    shadow: np.ndarray
+    keep: np.ndarray
+    note: str
+
+
+@dataclass(frozen=True)
+class Relighter:
+    """Lifts shadows as `settings` say.
+
+    denoiser: name -> what denoises its picture, on `device`; it is asked only if there is a prior.
+    seed: with a picture's name it decides its draws.
+    """
+
+    settings: RelightConfig
+    process: GaussianDiffusion
+    denoiser: Callable[[Sequence[str]], Denoise]
+    device: torch.device
+    seed: int
+
+    def shade(self, fingerprint: str, name: str, picture: np.ndarray, shadow: np.ndarray | None) -> Shaded:
+        """A picture uint8 or uint16 (H, W, 3) with its shadow, bool (H, W), True = shadow; None: it is found.
+
+        fingerprint: of settings and, with a prior, weights.
+        """
+        note = NONE_MARKED
+        if shadow is None:
+            from guided_diffusion.shadow.detect import find_shadow
+
+            shadow, note = find_shadow(eight_bits(picture)), NONE_FOUND
+        keep = ~dilate(shadow, self.settings.reach(*shadow.shape))
+        key = picture_key(fingerprint, name, picture, shadow)
+        return Shaded(name, key, picture, shadow, keep, "" if shadow.any() else note)
+
+    def lift(self, shaded: Shaded) -> Iterator[Progress | Lifted]:
+        """The picture without its shadow comes last. Raises PictureError if that cannot be done."""
+        picture, begin = shaded.picture, time.monotonic()
+        if shaded.note:
+            lit = np.ones(picture.shape, np.float32)
+            yield Lifted(shaded.key, picture, 1 - lit[..., 0], lit, note=shaded.note)
+            return
+        denoise = None if self.settings.prior == "none" else self.denoiser([shaded.name])
+        draws = generator(self.seed, "relight", shaded.name, self.device)
+        try:
+            relit = relight(picture, shaded.shadow, self.settings, denoise, self.process, draws)
+        except torch.OutOfMemoryError:
+            raise PictureError(
+                f"out of memory on {self.device} with a picture of {picture.shape[1]}x{picture.shape[0]}; "
+                "shrink it, or set relight.prior: none"
+            ) from None
+        if relit.evaluations:
+            yield Progress((shaded.name,), relit.evaluations, relit.evaluations)
+        free = np.where(shaded.keep[..., None], picture, relit.free)
+        seconds = time.monotonic() - begin
+        yield Lifted(shaded.key, free, relit.matte, relit.field, relit.evaluations, seconds, relit.note)

@@ -1,0 +1,1 @@
+"""Shadows: found, lifted off what lies beneath, and refined. Shadow masks are bool (H, W), True = shadow."""
