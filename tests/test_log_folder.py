@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from guided_diffusion import log_folder
 from guided_diffusion.log_folder import LIFTED_COLUMNS, LogFolder
 from guided_diffusion.results import Lifted, Result
 from tests.conftest import Outcome, keep_mask, picture
-from tests.test_results import columns, overview, spot
+from tests.test_results import columns, digests, overview, spot
 
 Cli = Callable[..., Outcome]
 Project = Callable[..., Path]
@@ -152,3 +153,35 @@ def test_npz_of_nothing_is_not_written(project: Project, cli: Cli) -> None:
     assert cli("--conf_path", conf).code == 1
     assert not Path("log/run/samples.npz").exists()
     assert "error" in json.loads(Path("log/run/run.json").read_text())["pictures"]["p0"]
+
+
+FILES = (
+    8  # of one picture: lrs, gts, gt_keep_masks, shadow_mattes, shadow_fields, run.json, srs, shadow_frees
+)
+
+
+@pytest.mark.parametrize("stopped_at", range(1, FILES + 1))
+def test_a_run_stopped_before_any_file_is_finished_by_the_same_command(
+    project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch, stopped_at: int
+) -> None:
+    conf = relit(project, 1)
+    replace, named = os.replace, 0
+
+    def stop(source: str, target: str) -> None:
+        nonlocal named
+        named += 1
+        if named == stopped_at:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", stop)
+        assert cli("--conf_path", conf).code == 130
+    finished = {path: path.stat().st_mtime_ns for path in Path("log/run/inpainted").rglob("*.png")}
+    assert len(finished) == (stopped_at == FILES)
+    assert cli("--conf_path", conf).code == 0
+    assert finished.items() <= {path: path.stat().st_mtime_ns for path in finished}.items()
+    resumed = digests(Path("log/run"), but=("run.log", "run.json"))
+    Path("log/run").rename("log/stopped")
+    assert cli("--conf_path", conf).code == 0
+    assert resumed == digests(Path("log/run"), but=("run.log", "run.json"))
