@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -43,6 +44,26 @@ class Identity:
 
     def pinv(self, y: Tensor) -> Tensor:
         return y
+
+
+@dataclass(frozen=True)
+class LowPass:
+    """The mean of each block of factor x factor pixels is seen, and stands in all of the block's pixels.
+
+    Blocks that the right or lower border cuts are smaller, so any size will do. An orthogonal projection:
+    it is its own pseudo-inverse.
+    """
+
+    factor: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        means = F.avg_pool2d(x, self.factor, ceil_mode=True)
+        blocks = means.repeat_interleave(self.factor, dim=-2).repeat_interleave(self.factor, dim=-1)
+        return blocks[..., :height, :width]
+
+    def pinv(self, y: Tensor) -> Tensor:
+        return self.forward(y)
 
 
 @dataclass(frozen=True)

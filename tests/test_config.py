@@ -30,7 +30,7 @@ CONFS = Path(__file__).resolve().parents[1] / "confs"
 KEYS = {
     "schedule_jump_params": JumpSchedule,
     **{"inpa_inj_sched_prev": bool, "inpa_inj_time_shift": int, "clip_denoised": bool},
-    **{"eta": float, "rule": str, "t_start": int},
+    **{"eta": float, "rule": str, "t_start": int, "down_n": int},
 }
 MINIMAL = {"name": "x", "model_path": "m.pt"}
 MASKS = ("thin", "thick", "nn2", "ev2li", "genhalf", "ex64")

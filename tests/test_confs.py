@@ -92,7 +92,7 @@ def test_the_hole_of_a_shadow_experiment_is_the_shadow(name: str, monkeypatch: p
 @pytest.mark.parametrize("name", ["repaint", "intermediate", "ilvr"])
 def test_an_experiment_with_the_shipped_prior_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    few = ["timestep_respacing='4'", "data.gt_path=data/samples/shadow/scene_road.png"]
+    few = ["timestep_respacing='4'", "data.offset=0", "data.gt_path=data/samples/shadow/scene_road.png"]
     few += {"repaint": ["schedule_jump_params.jump_length=2"], "intermediate": ["t_start=3"]}.get(name, [])
     [result] = Engine(load_config(CONFS / f"shadow_{name}.yml", few))()
     assert result.filled is not None, result.error

@@ -17,7 +17,7 @@ from guided_diffusion import assembly
 from guided_diffusion.config import ModelConfig, ProcessConfig
 from guided_diffusion.denoiser import Denoiser
 from guided_diffusion.operators import Mask
-from guided_diffusion.samplers import DDIM, DDNM, DDPM, Intermediate, Problem, RePaint, Sampler, walk
+from guided_diffusion.samplers import DDIM, DDNM, DDPM, ILVR, Intermediate, Problem, RePaint, Sampler, walk
 from guided_diffusion.scheduler import JumpSchedule
 from tests.conftest import MODEL
 
@@ -44,6 +44,7 @@ SAMPLERS = [
     DDIM(),
     DDNM(),
     Intermediate(t_start=3),
+    ILVR(down_n=3),
 ]
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from guided_diffusion.operators import Identity, Mask, Nothing, Operator, replace_range
+from guided_diffusion.operators import Identity, LowPass, Mask, Nothing, Operator, replace_range
 
 SHAPE = (2, 3, 4, 5)
 
@@ -61,6 +61,21 @@ def test_a_mask_replaces_pixels_to_the_last_bit(mask: Mask, x: Tensor, y: Tensor
 def test_the_two_extremes(x: Tensor, y: Tensor) -> None:
     assert torch.equal(replace_range(Identity(), x, y), y)
     assert torch.equal(replace_range(Nothing(), x, y), x)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 7), pictures(), pictures())
+def test_the_low_pass_is_an_orthogonal_projection_onto_block_means(factor: int, x: Tensor, y: Tensor) -> None:
+    low = LowPass(factor)
+    seen = low.forward(x)
+    for row, column in ((0, 0), (3, 4), (2, 1)):
+        top, left = row // factor * factor, column // factor * factor
+        block = x[..., top : top + factor, left : left + factor]
+        assert torch.allclose(seen[..., row, column], block.mean((-2, -1)), atol=1e-5)
+    assert torch.allclose(low.forward(low.pinv(seen)), seen, atol=1e-5)  # A A^+ A = A
+    products = (seen * y).double().sum(), (x * low.forward(y)).double().sum()
+    assert torch.allclose(*products, atol=1e-3)  # it is its own transpose
+    assert torch.allclose(low.forward(replace_range(low, x, y)), low.forward(y), atol=1e-5)
 
 
 class Halved:

@@ -4,6 +4,7 @@ from guided_diffusion.samplers.base import Noise, Problem, Sampler, Step, walk
 from guided_diffusion.samplers.ddim import DDIM
 from guided_diffusion.samplers.ddnm import DDNM
 from guided_diffusion.samplers.ddpm import DDPM
+from guided_diffusion.samplers.ilvr import ILVR
 from guided_diffusion.samplers.intermediate import Intermediate
 from guided_diffusion.samplers.repaint import RePaint
 
@@ -13,12 +14,14 @@ SAMPLERS: dict[str, type] = {
     "ddim": DDIM,
     "ddnm": DDNM,
     "intermediate": Intermediate,
+    "ilvr": ILVR,
 }
 
 __all__ = [
     "DDIM",
     "DDNM",
     "DDPM",
+    "ILVR",
     "SAMPLERS",
     "Intermediate",
     "Noise",
