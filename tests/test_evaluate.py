@@ -36,13 +36,16 @@ def darkened(free: np.ndarray, by: int, where: np.ndarray = MASK) -> np.ndarray:
 
 @pytest.fixture
 def triplets(tmp_path: Path) -> Path:
-    """Three pictures of two scenes in shadow, mask, free; predictions 5, 10 and 20 levels too dark inside."""
+    """Three pictures of two scenes in shadow, mask, free, the last with a smaller shadow.
+
+    Predictions are 5, 10 and 20 levels too dark inside, and 1, 2 and 4 outside.
+    """
     for seed, (name, by) in enumerate((("100-1", 5), ("100-2", 10), ("101-1", 20))):
-        free = free_of(seed)
+        free, mask = free_of(seed), MASK & (np.arange(40) < (40 if seed < 2 else 14))
         save(tmp_path / "free" / f"{name}.png", free)
-        save(tmp_path / "shadow" / f"{name}.png", darkened(free, 50))
-        save(tmp_path / "mask" / f"{name}.png", MASK)
-        save(tmp_path / "pred" / f"{name}.png", darkened(free, by))
+        save(tmp_path / "shadow" / f"{name}.png", darkened(free, 50, mask))
+        save(tmp_path / "mask" / f"{name}.png", mask)
+        save(tmp_path / "pred" / f"{name}.png", darkened(free - by // 5, by - by // 5, mask))
     return tmp_path
 
 
@@ -109,6 +112,7 @@ def test_against_another_prediction(triplets: Path, call: Callable[..., Outcome]
     (triplets / "pred").rename(triplets / "against")
     for path in sorted((triplets / "free").iterdir()):
         save(triplets / "pred" / path.name, darkened(np.array(Image.open(path)), 2))
+        save(triplets / "mask" / path.name, np.multiply.outer(MASK, [255, 0, 0]).astype(np.uint8))  # red
     told = call(*folders(triplets, "pred", "free", "mask", "against"), "--csv", triplets / "scores.csv")
     rows = read_csv(triplets / "scores.csv")
     ours, theirs = (
