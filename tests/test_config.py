@@ -254,7 +254,7 @@ text = st.text(min_size=1)
 maybe_text = st.none() | text
 configs = st.builds(
     Config,
-    name=text,
+    name=st.text(st.characters(exclude_characters="/."), min_size=1),  # "/" and ".." lead out of log/
     model_path=text,
     method=st.sampled_from(["repaint", "ddpm", "ddim", "ddnm", "intermediate", "ilvr"]),
     seed=st.integers(),
