@@ -92,6 +92,9 @@ def test_a_whole_run(triplets: Path, call: Callable[..., Outcome]) -> None:
     assert f"| LAB, shadow (S) | {np.mean(lab):.2f} [{low:.2f}, {high:.2f}] | " in told.out
     weights = [float(rows["pred", name]["pixels_s"]) for name in ("100-1", "100-2", "101-1")]
     assert f"| LAB, S, over pixels (PP) | {np.average(lab, weights=weights):.2f} [" in told.out
+    lab_ns = [float(rows["pred", name]["lab_ns"]) for name in ("100-1", "100-2", "101-1")]
+    pooled = np.average(lab_ns, weights=256**2 - np.array(weights))
+    assert f"| LAB, NS, over pixels (PP) | {pooled:.2f} [" in told.out
     beyond = [
         float(rows["pred", n]["lab_ns"]) - float(rows["shadow", n]["lab_ns"]) for _, n in list(rows)[:3]
     ]
