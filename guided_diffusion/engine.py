@@ -281,7 +281,7 @@ class Engine:
     def remove_shadow(
         self, picture: Image.Image, mask: Image.Image | None = None, name: str = "picture"
     ) -> Image.Image:
-        """Lift the shadow off one PIL picture and keep what lies beneath; returns one of the same size.
+        """Lift the shadow off one PIL picture, keeping what lies beneath; returns 8 bits at the same size.
 
         mask, name: as for `inpaint`; without a mask the shadow is found, and where there is none the picture
         comes back as it was. Raises PictureError when it cannot be done.

@@ -14,9 +14,11 @@ import torch
 import yaml
 from PIL import Image
 
+from guided_diffusion import relighting
 from guided_diffusion.assembly import build_network
 from guided_diffusion.config import ModelConfig
 from guided_diffusion.construct import ConfigError
+from guided_diffusion.shadow.relight import Relit
 
 MODEL = {
     "image_size": 16,
@@ -143,3 +145,41 @@ def refusal(call: Callable[..., object], *args: object) -> str:
         call(*args)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+# keep_mask() with its hole one pixel larger, as method relight has it: 0.012 of 16 pixels is less than one.
+RELIT_KEEP = keep_mask()
+for shift in ((0, 1), (0, -1), (1, 0), (-1, 0)):
+    RELIT_KEEP = RELIT_KEEP & np.roll(keep_mask(), shift, (0, 1))
+
+
+class Negative:
+    """In place of `relight`: the negative of the whole picture, mixed with noise; remembers its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __call__(
+        self, picture: np.ndarray, shadow: np.ndarray, settings: Any, denoise: Any, process: Any, draws: Any
+    ) -> Relit:
+        self.calls.append((picture, shadow, settings, denoise, process, draws))
+        noise = torch.randint(0, 50, shadow.shape, generator=draws).numpy()[..., None]
+        free = np.iinfo(picture.dtype).max - picture // 2 - noise.astype(picture.dtype)
+        evaluations = 0
+        if denoise is not None:
+            evaluations = len([denoise(torch.zeros(1, 3, 16, 16), t) for t in range(3)])
+        matte = shadow.astype(np.float32) * np.float32(0.4)
+        return Relit(free, matte, np.full(picture.shape, 0.2, np.float32), "", evaluations)
+
+
+@pytest.fixture
+def negative(monkeypatch: pytest.MonkeyPatch) -> Negative:
+    stand_in = Negative()
+    monkeypatch.setattr(relighting, "relight", stand_in)
+    return stand_in
+
+
+@pytest.fixture
+def shaded(project: Callable[..., Path], negative: Negative) -> Callable[..., Path]:
+    """As `project`, with method relight and the stand-in."""
+    return lambda *counts, **settings: project(*counts, **{"method": "relight", **settings})
