@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from guided_diffusion.masks import edge_distance
 from guided_diffusion.scenery.materials import to_linear
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
@@ -37,29 +38,6 @@ def sobel(picture: np.ndarray) -> np.ndarray:
     return (
         np.stack([smooth_across[2:] - smooth_across[:-2], smooth_down[:, 2:] - smooth_down[:, :-2]], -1) / 8
     )
-
-
-def edge_distance(keep: np.ndarray, width: float) -> np.ndarray:
-    """Distance in pixels from each pixel to the nearest one on the other side of the hole's edge.
-
-    Float64 (H, W), 1 at the edge; infinity beyond `width`.
-    """
-    height, across = keep.shape
-    reach = int(width)
-    squared = np.full(keep.shape, np.inf)
-    for dy in range(-min(reach, height - 1), min(reach, height - 1) + 1):
-        for dx in range(-min(reach, across - 1), min(reach, across - 1) + 1):
-            if dy**2 + dx**2 <= width**2:
-                here = (_span(dy, height), _span(dx, across))
-                there = (_span(-dy, height), _span(-dx, across))
-                other = keep[here] != keep[there]
-                squared[here] = np.where(other, np.minimum(squared[here], dy**2 + dx**2), squared[here])
-    return np.sqrt(squared)
-
-
-def _span(offset: int, side: int) -> slice:
-    """The places whose neighbour at `offset` lies within the frame."""
-    return slice(max(0, -offset), side - max(0, offset))
 
 
 def ring(keep: np.ndarray, width: float = RING) -> np.ndarray:

@@ -17,6 +17,7 @@ from functools import lru_cache
 import numpy as np
 
 from guided_diffusion import metrics
+from guided_diffusion.masks import edge_distance
 from guided_diffusion.metrics import Illuminant
 from guided_diffusion.scenery.materials import to_linear
 
@@ -56,7 +57,7 @@ def score(
     told |= {f"psnr_{name}": _decibel((squares * region).mean()) for name, region in regions.items()}
     told |= region_ssim(found, truth, counted)
     told["pixels_s"] = float(counted.sum())
-    depth = metrics.edge_distance(inside, BAND)
+    depth = edge_distance(inside, BAND)
     told["lab_s_true"] = _mean(distance, inside)
     told["psnr_s_true"] = _decibel(_mean(squares, inside))
     told["lab_band"] = _mean(distance, depth <= BAND)

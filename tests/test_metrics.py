@@ -9,6 +9,7 @@ import pytest
 
 from guided_diffusion import metrics
 from guided_diffusion.fills import membrane_fill, nearest_fill
+from guided_diffusion.masks import edge_distance
 
 LEFT = np.broadcast_to(np.arange(16) < 8, (16, 16))  # the left half is known
 FLOOR = math.sqrt(1 / 12)
@@ -49,7 +50,7 @@ def test_the_ring_is_all_within_reach_of_the_other_side() -> None:
     far = ((at[:, None] - at) ** 2).sum(axis=2).astype(float)
     far[keep.ravel()[:, None] == keep.ravel()] = np.inf
     nearest = np.sqrt(far.min(axis=1)).reshape(keep.shape)
-    distance = metrics.edge_distance(keep, 3.5)
+    distance = edge_distance(keep, 3.5)
     assert np.array_equal(distance, np.where(nearest <= 3.5, nearest, np.inf))
     assert np.array_equal(metrics.ring(keep, 2), nearest <= 2)
 

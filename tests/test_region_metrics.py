@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from guided_diffusion import metrics
+from guided_diffusion.masks import edge_distance
 from guided_diffusion.region_metrics import (
     BAND,
     SIDE,
@@ -227,7 +228,7 @@ def test_relighting_keeps_the_texture_and_repainting_does_not() -> None:
 
 def test_texture_looks_at_the_umbra_alone() -> None:
     free, shadow = lit_and_shaded(9)
-    deep = DISC & (metrics.edge_distance(DISC, BAND) >= BAND)
+    deep = DISC & (edge_distance(DISC, BAND) >= BAND)
     spoilt = np.where(deep[..., None], free, noise(10, SIDE, SIDE, 1) * 255).astype(np.uint8)
     sharp = np.where(DISC[..., None], free, 0)
     assert score(sharp, free, DISC, shadow)["texture"] == pytest.approx(
@@ -240,7 +241,7 @@ def test_a_thin_shadow_has_its_deepest_pixels_for_umbra() -> None:
     picture, inside = noise(11, 64, 64, 3), np.zeros((64, 64), bool)
     inside[30:35] = True  # five rows: depths 1 2 3 2 1, so that UMBRA pixels are at least 2 deep
     assert UMBRA == 100
-    depth = metrics.edge_distance(inside, BAND)
+    depth = edge_distance(inside, BAND)
     other = picture.copy()
     other[[30, 34]] = noise(12, 2, 64, 3)
     assert 0.5 < texture_correlation(other, picture, inside, depth) < 1
