@@ -1,15 +1,34 @@
-"""Relight: divide a shadow out of a picture, so that what lies beneath it stays as it is."""
+"""Relight: divide a shadow out of a picture, so that what lies beneath it stays as it is.
+
+The light is fitted at a working size of 256 x 256 pixels in area; field and penumbra are then carried over to
+the picture's own size, where its distance to the mask's edge is measured anew.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from guided_diffusion.denoiser import Denoise
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.masks import edge_distance
+from guided_diffusion.shadow.field import ShadowField
+from guided_diffusion.shadow.fit import GAP, fit_field, observe
+from guided_diffusion.shadow.light import log_light, to_linear, to_srgb
+from guided_diffusion.shadow.matte import Edge, fit_edge
+from guided_diffusion.shadow.ring import ring_field
 from guided_diffusion.shadow.settings import RelightConfig
+
+SIDE = 256  # pixels: the working size has this many squared
+_REACH = 120.0  # pixels at the working size within which distances are measured
+_FEWEST = 12  # pixels of umbra, and of lit ground
+_WEAKEST = 0.05  # log gain under which there is no shadow
+_BLACK = 0.01  # linear light: 25 of 255; under it little texture is left to lift
 
 
 @dataclass(frozen=True)
@@ -27,6 +46,15 @@ class Relit:
     evaluations: int
 
 
+@dataclass(frozen=True)
+class View:
+    """A picture at the working size: linear light (3, H, W); distance (H, W) to the mask's edge in pixels,
+    positive in the shadow."""
+
+    light: Tensor
+    distance: Tensor
+
+
 def relight(
     picture: np.ndarray,
     shadow: np.ndarray,
@@ -35,13 +63,91 @@ def relight(
     process: GaussianDiffusion,
     generator: torch.Generator,
 ) -> Relit:
-    """Lift the shadow, bool (H, W), True = shadow, off a picture uint8 or uint16 (H, W, 3)."""
-    matte = shadow.astype(np.float32)
-    whole = bool(shadow.all())
-    note = "the mask covers the whole picture: no lit ring, left as it was" if whole else ""
+    """Lift the shadow, bool (H, W), True = shadow, off a picture uint8 or uint16 (H, W, 3).
+
+    What cannot be lifted (no lit ground beside it, no shadow in the mask) is left as it was, with a note.
+    """
+    with torch.no_grad():
+        light = to_linear(torch.from_numpy(picture / np.iinfo(picture.dtype).max).float().permute(2, 0, 1))
+        view = working_view(light, shadow)
+        if why := unusable(view):
+            return untouched(picture, why)
+        field = find_field(view, settings)
+        if field is None or _typical_gain(field, view) < _WEAKEST:
+            return untouched(picture, "the mask holds no shadow that its surroundings tell: left as it was")
+        edge = fit_edge(view.light, view.distance, field)
+        return _at_full_size(picture, light, shadow, field, edge, settings)
+
+
+def working_view(light: Tensor, shadow: np.ndarray) -> View:
+    """Linear light (3, H, W) and its shadow mask, bool (H, W), at the working size."""
+    scale = SIDE / math.sqrt(shadow.size)
+    size = tuple(max(8, round(side * scale)) for side in shadow.shape)
+    mask = torch.from_numpy(shadow).float()[None]
+    both = torch.cat([to_srgb(light), mask])[None]
+    small = F.interpolate(both, size=size, mode="bilinear", antialias=True, align_corners=False)[0]
+    return View(to_linear(small[:3]), signed_distance((small[3] >= 0.5).numpy(), _REACH))
+
+
+def signed_distance(shadow: np.ndarray, reach: float) -> Tensor:
+    """Distance (H, W) in pixels to the edge of a mask, positive inside, within +-reach."""
+    distance = np.minimum(edge_distance(shadow, reach) - 0.5, reach)
+    return torch.from_numpy(np.where(shadow, distance, -distance)).float()
+
+
+def unusable(view: View) -> str:
+    """Why nothing can be told of the light, or ''."""
+    if int((view.distance > 0).sum()) < _FEWEST:
+        return "the mask is too small to tell the shadow's light: left as it was"
+    if int((view.distance < -GAP).sum()) < _FEWEST:
+        return "the mask leaves no lit ground to compare with: left as it was"
+    return ""
+
+
+def find_field(view: View, settings: RelightConfig) -> ShadowField | None:
+    """The field as `settings.fit` says; None if it cannot be told."""
+    log = log_light(view.light)
+    if settings.fit == "palette":
+        height, width = view.distance.shape
+        return fit_field(observe(log, view.distance), (height, width))
+    return ring_field(log, view.distance, slope=settings.fit == "ring")
+
+
+def _typical_gain(field: ShadowField, view: View) -> float:
+    inside = view.distance > 0
+    return float(field.umbra_gain(log_light(view.light))[:, inside].median())
+
+
+def untouched(picture: np.ndarray, note: str) -> Relit:
+    """The picture as its own result."""
+    lit = np.ones(picture.shape, np.float32)
+    return Relit(picture, 1 - lit[..., 0], lit, note, 0)
+
+
+def _at_full_size(
+    picture: np.ndarray,
+    light: Tensor,
+    shadow: np.ndarray,
+    field: ShadowField,
+    edge: Edge,
+    settings: RelightConfig,
+) -> Relit:
+    scale = math.sqrt(shadow.size) / SIDE
+    edge = edge.resized(shadow.shape, scale)
+    reach = settings.reach(*shadow.shape)
+    far = max(float(reach), float((edge.shift.abs() + 4 * edge.width).max()))
+    distance = signed_distance(shadow, far)
+    # Nothing may change beyond the reach; a wide penumbra fades out before it.
+    matte = edge.matte(distance) * ((distance + reach) / (0.3 * reach)).clamp(0, 1)
+    transmission = field.resized(shadow.shape).transmission(light, matte)
     top = np.iinfo(picture.dtype).max
-    light = (picture / top) ** 2.2
-    gain = np.ones(3) if whole else light[~shadow].mean(0) / np.maximum(light[shadow].mean(0), 1e-3)
-    field = (1 - matte[..., None] * (1 - 1 / np.maximum(gain, 1))).astype(np.float32)
-    free = np.rint(np.clip(light / field, 0, 1) ** (1 / 2.2) * top).astype(picture.dtype)
-    return Relit(free, matte, field, note, 0)
+    free = (to_srgb(light / transmission) * top).round().permute(1, 2, 0).numpy().astype(picture.dtype)
+    free = np.where((matte == 0).numpy()[..., None], picture, free)
+    return Relit(free, matte.numpy(), transmission.permute(1, 2, 0).numpy(), _darkness(light, shadow), 0)
+
+
+def _darkness(light: Tensor, shadow: np.ndarray) -> str:
+    black = float((light.amax(dim=0)[torch.from_numpy(shadow)] < _BLACK / 5).float().mean())
+    if black < 0.2:
+        return ""
+    return f"{black:.0%} of the shadow is too dark to hold texture; the inpainted picture may serve better"

@@ -8,12 +8,15 @@ from guided_diffusion.construct import NonNegative
 
 @dataclass(frozen=True)
 class RelightConfig:
-    """prior: what may correct the light that the shadow's surroundings tell. dilate: how far a shadow reaches
-    beyond its mask, as a share of the picture's short side; nothing farther out changes.
+    """fit: what tells the light: palette (pairs across the edge and the scene's colours), ring (a line
+    through the rings beside the edge) or gain (one number per channel). prior: what may correct that.
+    dilate: how far a shadow may reach beyond its mask, as a share of the picture's short side; nothing
+    farther out changes.
     """
 
+    fit: Literal["palette", "ring", "gain"] = "palette"
     prior: Literal["none", "diffusion"] = "none"
-    dilate: NonNegative = 0.012
+    dilate: NonNegative = 0.03
 
     @property
     def evaluations(self) -> int:

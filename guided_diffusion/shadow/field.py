@@ -1,0 +1,58 @@
+"""ShadowField: how much light a shadow takes at each place, and the picture with that light given back.
+
+Image formation, in linear light and per channel (Guo et al. 2013; SP+M, Le & Samaras 2019; in logarithms):
+y = x (1 - alpha + alpha exp(-F)), where alpha is the matte and F the log gain. In full shadow
+F = B + k (log y - mu), B smooth over the picture: k is the slope that a camera's tone curve and ambient
+light leave.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from guided_diffusion.shadow.light import log_light
+
+_ROUNDS = 4  # of the fixed point below; each shrinks its error by |k| < 1/2
+STEEPEST = 0.45  # bound of |k|
+
+
+@dataclass(frozen=True)
+class ShadowField:
+    """offset: B (3, H, W); slope: k (3,) within +-STEEPEST; pivot: mu (3,)."""
+
+    offset: Tensor
+    slope: Tensor
+    pivot: Tensor
+
+    def umbra_gain(self, dark: Tensor) -> Tensor:
+        """F >= 0 of pixels in full shadow, from their logarithmic light (3, H, W)."""
+        slope, pivot = self.slope[:, None, None], self.pivot[:, None, None]
+        return (self.offset + slope * (dark - pivot)).clamp_min(0)
+
+    def gain(self, lit: Tensor) -> Tensor:
+        """F >= 0 from the logarithmic light (3, H, W) that the pixels have without the shadow.
+
+        A pixel of light l in full shadow has l + F(l) without it; this solves for F.
+        """
+        slope, pivot = self.slope[:, None, None], self.pivot[:, None, None]
+        return ((self.offset + slope * (lit - pivot)) / (1 + slope)).clamp_min(0)
+
+    def transmission(self, light: Tensor, matte: Tensor) -> Tensor:
+        """T in (0, 1], (3, H, W): the share of light that arrives, for a picture and its matte (H, W).
+
+        In the penumbra F belongs to what the pixel would be in full shadow, which a fixed point finds.
+        """
+        gain = self.umbra_gain(log_light(light))
+        for _ in range(_ROUNDS):
+            lit = light / (1 - matte * (1 - torch.exp(-gain)))
+            gain = self.gain(log_light(lit))
+        return 1 - matte * (1 - torch.exp(-gain))
+
+    def resized(self, size: tuple[int, int]) -> ShadowField:
+        """The same field over a picture of another size (height, width)."""
+        offset = F.interpolate(self.offset[None], size=size, mode="bilinear", align_corners=False)[0]
+        return ShadowField(offset, self.slope, self.pivot)
