@@ -1,4 +1,5 @@
 """Training of a prior: `python -m guided_diffusion.train --conf_path confs/train/scenes64.yml`.
+`confs/train/shadow_detector.yml` trains the network that detects shadows.
 
 Resumes by itself: the same command goes on from the last saved state, with the same pictures, times and
 noises it would have drawn. Under torchrun each rank draws its own share of every batch.
@@ -36,6 +37,7 @@ from guided_diffusion.samplers.base import Noise, Problem, walk
 from guided_diffusion.samplers.ddpm import DDPM
 from guided_diffusion.training.config import TrainConfig, load_train
 from guided_diffusion.training.data import open_batches, open_source
+from guided_diffusion.training.detector_trainer import DetectorTrainer
 from guided_diffusion.training.loss_log import LossLog
 from guided_diffusion.training.trainer import Trainer, TrainingError
 
@@ -50,11 +52,13 @@ def train(config: TrainConfig, device: torch.device, stop: Callable[[], bool] = 
     CheckpointError before the first step, PictureError, TrainingError or OSError later.
     """
     source = open_source(config)
-    trainer = Trainer(config, device)
+    trainer = DetectorTrainer(config, device) if config.task == "detect" else Trainer(config, device)
     trainer.restore()
     ranks = distributed.world_size()
     model: nn.Module = DistributedDataParallel(trainer.network) if ranks > 1 else trainer.network
-    log = LossLog(config.folder / "loss.csv", trainer.step) if distributed.is_leader() else None
+    log = (
+        LossLog(config.folder / "loss.csv", trainer.step, trainer.parts) if distributed.is_leader() else None
+    )
     if trainer.step and not _grid_path(trainer).exists():
         _draw_grid(trainer)  # the run was killed between state and grid
     batches = open_batches(source, config, trainer.step * config.batch_size * ranks)
@@ -119,7 +123,8 @@ def _grid_path(trainer: Trainer) -> Path:
 
 def _draw_grid(trainer: Trainer) -> None:
     if distributed.is_leader() and _is_interval(trainer):
-        write_picture(_grid_path(trainer), sample_grid(trainer))
+        grid = trainer.grid() if isinstance(trainer, DetectorTrainer) else sample_grid(trainer)
+        write_picture(_grid_path(trainer), grid)
 
 
 def sample_grid(trainer: Trainer, rows: int = 4) -> np.ndarray:
@@ -182,7 +187,8 @@ class Stop:
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m guided_diffusion.train",
-        description="Train a diffusion prior. The same command goes on after a stop or a kill.",
+        description="Train a diffusion prior or the shadow detector. The same command goes on after a stop "
+        "or a kill.",
         epilog="State, weights, loss.csv and sample grids go to runs/<name>. Exit 0: done, or the minutes "
         "are over; 1: failed on the way; 2: the configuration is wrong; 130: interrupted. The keys of the "
         "YAML are in docs/training.md.",

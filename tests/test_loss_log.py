@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from guided_diffusion.training.loss_log import COLUMNS, LossLog
+from guided_diffusion.training.loss_log import LossLog, columns
 
+PARTS = ("simple", "bound")
 MEANS = {"loss": 0.5, "simple": 0.4, "bound": 0.1, "grad_norm": 2.0, "lr": 1e-4}
 
 
@@ -14,18 +15,18 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def filled(path: Path, steps: range) -> LossLog:
-    log = LossLog(path, 0)
+    log = LossLog(path, 0, PARTS)
     for step in steps:
         log.add(step, 80, 2.0 * step, MEANS)
     return log
 
 
 def test_rows_add_up(tmp_path: Path) -> None:
-    log = LossLog(tmp_path / "run" / "loss.csv", 0)
+    log = LossLog(tmp_path / "run" / "loss.csv", 0, PARTS)
     assert log.add(10, 160, 4.0, MEANS) == 40.0
     assert log.add(20, 160, 6.0, MEANS) == 80.0
     first, second = rows(log.path)
-    assert list(first) == COLUMNS
+    assert list(first) == columns(PARTS)
     assert first == {
         **{"step": "10", "pictures": "160", "loss": "0.5", "simple": "0.4", "bound": "0.1"},
         **{"grad_norm": "2", "lr": "0.0001", "seconds": "4", "pictures_per_second": "40"},
@@ -37,7 +38,7 @@ def test_reopened_at_a_step_it_forgets_what_came_after(tmp_path: Path) -> None:
     path = tmp_path / "loss.csv"
     filled(path, range(1, 6))
     before = path.read_bytes()
-    log = LossLog(path, 3)
+    log = LossLog(path, 3, PARTS)
     assert [row["step"] for row in rows(path)] == ["1", "2", "3"]
     assert (log.pictures, log.seconds) == (240, 6.0)
     log.add(4, 80, 8.0, MEANS)
@@ -51,13 +52,13 @@ def test_a_row_cut_off_is_dropped(tmp_path: Path, cut: int) -> None:
     filled(path, range(1, 4))
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
-    LossLog(path, 10)
+    LossLog(path, 10, PARTS)
     kept = rows(path)
     assert [row["step"] for row in kept] == (["1", "2", "3"] if cut == 1 else ["1", "2"])
     assert all(None not in row.values() for row in kept)
 
 
 def test_large_counts_stay_whole(tmp_path: Path) -> None:
-    log = LossLog(tmp_path / "loss.csv", 0)
+    log = LossLog(tmp_path / "loss.csv", 0, PARTS)
     log.add(1, 123_456_789_012, 1.0, MEANS)
-    assert LossLog(log.path, 1).pictures == 123_456_789_012
+    assert LossLog(log.path, 1, PARTS).pictures == 123_456_789_012

@@ -11,20 +11,22 @@ from typing import Annotated, Any, Literal
 from guided_diffusion.config import ModelConfig, ProcessConfig
 from guided_diffusion.config_file import merge, parse_override, read_yaml
 from guided_diffusion.construct import AtLeast, ConfigError, Count, Index, NonNegative, construct, unknown_key
+from guided_diffusion.shadow.detector import MULTIPLE
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """One training run.
 
-    data_dir: 'scenes' is the endless procedural stream, anything else a folder of pictures. out: state,
-    weights, losses and samples; default runs/<name>. microbatch: pictures per backward pass, 0 = batch_size
-    (the batch of one rank). lr_anneal_steps: the step at which the learning rate, falling linearly, is
-    zero; 0 = it stays.
+    task: a prior to paint with, or the network that detects shadows. data_dir: 'scenes' is the endless
+    procedural stream, anything else a folder of pictures. out: state, weights, losses and samples; default
+    runs/<name>. microbatch: pictures per backward pass, 0 = batch_size (the batch of one rank).
+    lr_anneal_steps: the step at which the learning rate, falling linearly, is zero; 0 = it stays.
     bf16: autocast to bfloat16 where the device has it.
     """
 
     name: str
+    task: Literal["prior", "detect"] = "prior"
     out: str = ""
     data_dir: str = "scenes"
     random_crop: bool = False
@@ -66,6 +68,12 @@ class TrainConfig:
             raise ConfigError("class_cond: training knows no labels; leave it out")
         if self.process.use_kl:
             raise ConfigError("use_kl: training is on the simple loss plus the bound; leave it out")
+        if self.task == "detect" and self.data_dir != "scenes":
+            raise ConfigError(f"data_dir {self.data_dir!r}: task: detect needs mattes; use scenes")
+        if self.task == "detect" and self.model.image_size % MULTIPLE:
+            raise ConfigError(
+                f"image_size {self.model.image_size}: task: detect needs a multiple of {MULTIPLE}, e.g. 128"
+            )
 
     @property
     def folder(self) -> Path:
@@ -77,6 +85,9 @@ _HOME = {
     **{f.name: "" for f in fields(TrainConfig) if f.name not in _GROUPS},
     **{f.name: group for group, cls in _GROUPS.items() for f in fields(cls)},
 }
+
+_PRIOR_ONLY = {"random_crop", "random_flip", "schedule_sampler"}
+_DETECT = {key for key, group in _HOME.items() if not group} - _PRIOR_ONLY | {"image_size"}
 
 
 def load_train(path: str | Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -91,6 +102,10 @@ def load_train(path: str | Path | None, overrides: Sequence[str] = ()) -> TrainC
         if key not in _HOME:
             raise unknown_key(key, list(_HOME), where)
         groups[_HOME[key]][key] = value
+        if mapping.get("task") == "detect" and key not in _DETECT:
+            raise ConfigError(
+                f"{key} in {where} has no place in task: detect, whose network is one; leave it out"
+            )
     groups["process"].setdefault("timestep_respacing", "")
     parts: dict[str, Any] = {group: construct(cls, groups[group], where) for group, cls in _GROUPS.items()}
     return construct(TrainConfig, {**groups[""], **parts}, where)

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from guided_diffusion import distributed
-from guided_diffusion.datasets import DatasetError, PictureFolder, SceneStream
+from guided_diffusion.datasets import DatasetError, PictureFolder, SceneStream, TripletStream
 from guided_diffusion.files import path_kind
 from guided_diffusion.images import PictureError
 from guided_diffusion.training.config import TrainConfig
 
-Source: TypeAlias = "SceneStream | PictureFolder"
+Source: TypeAlias = "SceneStream | TripletStream | PictureFolder"
 Item: TypeAlias = tuple[Tensor, tuple[str, ...]]
 Batch: TypeAlias = tuple[Tensor, list[str]]
 
@@ -75,7 +75,8 @@ def open_source(config: TrainConfig) -> Source:
     """The scenes or the folder that `data_dir` names. Raises DatasetError if there are no pictures."""
     size = config.model.image_size
     if config.data_dir == "scenes":
-        return SceneStream(size, config.seed)
+        stream = TripletStream if config.task == "detect" else SceneStream
+        return stream(size, config.seed)
     if path_kind(config.data_dir) != "folder":
         raise DatasetError(
             f"data_dir: {config.data_dir} is not a folder; name a folder of pictures, or 'scenes' for the "
@@ -85,8 +86,8 @@ def open_source(config: TrainConfig) -> Source:
 
 
 def open_batches(source: Source, config: TrainConfig, start: int) -> Iterator[Batch]:
-    """Endless batches for this rank, from picture number `start` on: (batch_size, 3, S, S) in [-1, 1], and
-    what was wrong with pictures that had to be replaced."""
+    """Endless batches for this rank, from picture number `start` on: what `source` gives, batch_size of them,
+    and what was wrong with pictures that had to be replaced."""
     size = len(source) if isinstance(source, PictureFolder) else None
     loader: DataLoader[Any] = DataLoader(
         Readable(source),

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from guided_diffusion.files import write_bytes
 
-COLUMNS = ["step", "pictures", "loss", "simple", "bound", "grad_norm", "lr", "seconds", "pictures_per_second"]
+
+def columns(parts: Sequence[str]) -> list[str]:
+    """Of the CSV of a loss of these parts."""
+    return ["step", "pictures", "loss", *parts, "grad_norm", "lr", "seconds", "pictures_per_second"]
 
 
 class LossLog:
     """One row per report. Opened at a restored step, it forgets the rows after it: they will come again.
 
-    pictures: seen so far, over all ranks. seconds: of training up to the last row, earlier runs included.
+    parts: of the loss. pictures: seen so far, over all ranks. seconds: of training up to the last row,
+    earlier runs included.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, step: int, parts: Sequence[str]) -> None:
+        self.path, self.columns = path, columns(parts)
         rows = _rows_until(path, step)
         self.pictures = int(rows[-1]["pictures"]) if rows else 0
         self.seconds = float(rows[-1]["seconds"]) if rows else 0.0
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, COLUMNS)
+        writer = csv.DictWriter(text, self.columns)
         writer.writeheader()
         writer.writerows(rows)
         write_bytes(path, text.getvalue().encode())
@@ -39,7 +43,7 @@ class LossLog:
         measured = {**means, "seconds": seconds, "pictures_per_second": rate}
         row = {key: f"{value:.8g}" for key, value in measured.items()}
         with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, COLUMNS).writerow({"step": step, "pictures": self.pictures, **row})
+            csv.DictWriter(file, self.columns).writerow({"step": step, "pictures": self.pictures, **row})
         return rate
 
 

@@ -12,9 +12,10 @@ import io
 import math
 import pickle
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -30,6 +31,9 @@ from guided_diffusion.files import write_bytes
 from guided_diffusion.training import resample
 from guided_diffusion.training.config import TrainConfig
 
+Losses: TypeAlias = "Callable[[slice], tuple[Tensor, Tensor, Tensor]]"
+"""Piece of the batch -> (what is minimised, its two parts), each (B,)."""
+
 
 class TrainingError(RuntimeError):
     """Training cannot go on; one line for the user."""
@@ -38,9 +42,11 @@ class TrainingError(RuntimeError):
 class Trainer:
     """Everything a run holds.
 
-    step: optimiser steps done; totals: sums of loss, simple, bound and gradient norm over the last `counted`
+    step: optimiser steps done; totals: sums of loss, its two parts and gradient norm over the last `counted`
     steps, that is since the last report. Raises ConfigError for a process that cannot be.
     """
+
+    parts: ClassVar[tuple[str, str]] = ("simple", "bound")
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
@@ -50,9 +56,9 @@ class Trainer:
             raise ConfigError(str(error)) from None
         self.times = times.to(device)
         torch.manual_seed(config.seed)
-        self.network = build_network(config.model).to(device)
+        self.network = self.build().to(device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
-        self.ema = build_network(config.model).to(device).requires_grad_(False).eval()
+        self.ema = self.build().to(device).requires_grad_(False).eval()
         self.ema.load_state_dict(self.network.state_dict())
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay
@@ -62,6 +68,10 @@ class Trainer:
         self.totals = torch.zeros(4, device=device)
         self.precision = "bf16" if config.bf16 and distributed.has_bf16(device) else "fp32"
         self._begin = time.monotonic()
+
+    def build(self) -> nn.Module:
+        """The network, freshly initialised."""
+        return build_network(self.config.model)
 
     # where it stands
 
@@ -151,13 +161,17 @@ class Trainer:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        t, weights, noise = self._draws(x0)
-        self.t_sampler.update(t, self.accumulate(model, x0, t, weights, noise))
+        self._learn(model, x0)
         self.totals[3] += nn.utils.clip_grad_norm_(self.network.parameters(), self.config.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step, self.counted = self.step + 1, self.counted + 1
         self._average()
+
+    def _learn(self, model: nn.Module, x0: Tensor) -> None:
+        """Gradients of the step's loss."""
+        t, weights, noise = self._draws(x0)
+        self.t_sampler.update(t, self.accumulate(model, x0, t, weights, noise))
 
     def _draws(self, x0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Times (B,), weights (B,) and noise (B, 3, H, W), which depend on (seed, step, rank) alone."""
@@ -171,22 +185,32 @@ class Trainer:
     def accumulate(self, model: nn.Module, x0: Tensor, t: Tensor, weights: Tensor, noise: Tensor) -> Tensor:
         """Add to the gradients those of the mean weighted loss, `microbatch` pictures at a time.
 
-        Returns the losses (B,) without weights. Ranks exchange gradients in the last backward pass only.
+        Returns the losses (B,) without weights.
         """
-        micro = self.config.microbatch or len(x0)
-        losses = []
-        for start in range(0, len(x0), micro):
+
+        def losses(piece: slice) -> tuple[Tensor, Tensor, Tensor]:
+            simple, bound = self.denoiser(model).loss(x0[piece], t[piece], noise[piece])
+            return simple + self._bound_scale * bound, simple, bound
+
+        return self.backward(model, weights, losses)
+
+    def backward(self, model: nn.Module, weights: Tensor, losses: Losses) -> Tensor:
+        """Add to the gradients those of the mean of `losses`' first part, weighted, in microbatches.
+
+        Returns that part (B,) without weights. Ranks exchange gradients in the last backward pass only.
+        """
+        size = len(weights)
+        micro, kept = self.config.microbatch or size, []
+        for start in range(0, size, micro):
             piece = slice(start, start + micro)
-            last = start + micro >= len(x0)
-            quiet = not last and isinstance(model, DistributedDataParallel)
+            quiet = start + micro < size and isinstance(model, DistributedDataParallel)
             with model.no_sync() if quiet else nullcontext():  # type: ignore[operator]
-                simple, bound = self.denoiser(model).loss(x0[piece], t[piece], noise[piece])
-                each = simple + self._bound_scale * bound
-                parts = (torch.stack([each, simple, bound]) * weights[piece]).sum(1) / len(x0)
+                each = torch.stack(losses(piece))
+                parts = (each * weights[piece]).sum(1) / size
                 parts[0].backward()
-            losses.append(each.detach())
+            kept.append(each[0].detach())
             self.totals[:3] += parts.detach()
-        return torch.cat(losses)
+        return torch.cat(kept)
 
     @property
     def _bound_scale(self) -> float:
@@ -231,10 +255,11 @@ class Trainer:
     def report(self) -> dict[str, float]:
         """Means over the steps since the last report and over all ranks, and the lr; starts counting anew."""
         distributed.average([self.totals])
-        loss, simple, bound, norm = (self.totals / max(1, self.counted)).tolist()
+        means = (self.totals / max(1, self.counted)).tolist()
         self.totals.zero_()
         self.counted = 0
-        return {"loss": loss, "simple": simple, "bound": bound, "grad_norm": norm, "lr": self.learning_rate()}
+        names = ("loss", *self.parts, "grad_norm")
+        return {**dict(zip(names, means, strict=True)), "lr": self.learning_rate()}
 
 
 def _save(content: dict[str, Any], path: Path) -> None:
