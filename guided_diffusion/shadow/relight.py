@@ -19,13 +19,14 @@ from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.masks import edge_distance
 from guided_diffusion.shadow.field import ShadowField
 from guided_diffusion.shadow.fit import GAP, fit_field, observe
-from guided_diffusion.shadow.light import log_light, to_linear, to_srgb
+from guided_diffusion.shadow.light import local_mean, log_light, to_linear, to_srgb
 from guided_diffusion.shadow.matte import Edge, fit_edge
 from guided_diffusion.shadow.ring import ring_field
 from guided_diffusion.shadow.settings import RelightConfig
 
 SIDE = 256  # pixels: the working size has this many squared
 _REACH = 120.0  # pixels at the working size within which distances are measured
+_NEAR = 12.0  # pixels: the distance to the edge is blurred up to half as far
 _FEWEST = 12  # pixels of umbra, and of lit ground
 _WEAKEST = 0.05  # log gain under which there is no shadow
 _BLACK = 0.01  # linear light: 25 of 255; under it little texture is left to lift
@@ -90,9 +91,14 @@ def working_view(light: Tensor, shadow: np.ndarray) -> View:
 
 
 def signed_distance(shadow: np.ndarray, reach: float) -> Tensor:
-    """Distance (H, W) in pixels to the edge of a mask, positive inside, within +-reach."""
-    distance = np.minimum(edge_distance(shadow, reach) - 0.5, reach)
-    return torch.from_numpy(np.where(shadow, distance, -distance)).float()
+    """Distance (H, W) in pixels to the edge of a mask, positive inside, within +-reach.
+
+    Near the edge it is blurred by a pixel: the stairs of a mask's outline are no part of the shadow's.
+    """
+    far = np.minimum(edge_distance(shadow, reach) - 0.5, reach)
+    distance = torch.from_numpy(np.where(shadow, far, -far)).float()
+    soft = local_mean(distance.clamp(-_NEAR, _NEAR), torch.ones_like(distance), 1.0)
+    return torch.lerp(distance, soft, torch.exp(-((2 * distance / _NEAR) ** 2)))
 
 
 def unusable(view: View) -> str:
