@@ -102,10 +102,10 @@ def load_train(path: str | Path | None, overrides: Sequence[str] = ()) -> TrainC
         if key not in _HOME:
             raise unknown_key(key, list(_HOME), where)
         groups[_HOME[key]][key] = value
-        if mapping.get("task") == "detect" and key not in _DETECT:
-            raise ConfigError(
-                f"{key} in {where} has no place in task: detect, whose network is one; leave it out"
-            )
     groups["process"].setdefault("timestep_respacing", "")
+    if mapping.get("task") == "detect":
+        if spare := sorted(set(mapping) - _DETECT):
+            raise ConfigError(f"{spare[0]} in {where} has no place in task: detect; leave it out")
+        groups["model"]["channel_mult"] = "1"  # read by nobody, but not every image_size has a default
     parts: dict[str, Any] = {group: construct(cls, groups[group], where) for group, cls in _GROUPS.items()}
     return construct(TrainConfig, {**groups[""], **parts}, where)
