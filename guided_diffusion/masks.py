@@ -9,6 +9,7 @@ from guided_diffusion.files import AnyPath
 from guided_diffusion.images import from_pil, read_picture
 
 MAX_UNKNOWN = 0.7  # thick and thin masks leave at least the rest of the picture known
+_BLOCK = 2**15  # pixels that the distance transform holds at a time
 _MIN_SIDE = 8  # below this, strokes can no longer promise both known and unknown pixels
 
 
@@ -52,23 +53,28 @@ def edge_distance(mask: np.ndarray, reach: float) -> np.ndarray:
     """
     mask = np.asarray(mask, dtype=bool)
     squared = np.where(mask, _squared_to(~mask, reach), _squared_to(mask, reach))
-    return np.sqrt(np.where(squared <= reach**2, squared, np.inf))
+    return np.sqrt(np.where(squared <= reach**2, squared, np.inf), dtype=np.float64)
 
 
 def _squared_to(member: np.ndarray, reach: float) -> np.ndarray:
-    """Squared distance to the nearest member, float64 (H, W); only what is within `reach` is right."""
+    """Squared distance to the nearest member, float32 (H, W); only what is within `reach` is right.
+
+    Exact up to 4096 pixels. Across, it goes by blocks of rows that stay in the processor's cache.
+    """
     rows, columns = member.shape
-    down = np.full(member.shape, np.inf)
+    down = np.full(member.shape, np.inf, np.float32)
     for order in (range(rows), range(rows - 1, -1, -1)):
-        steps = np.full(columns, np.inf)
+        steps = np.full(columns, np.inf, np.float32)
         for row in order:
-            steps = np.where(member[row], 0.0, steps + 1)
+            steps = np.where(member[row], np.float32(0), steps + 1)
             down[row] = np.minimum(down[row], steps)
     down **= 2
     squared = down.copy()
-    for dx in range(1, min(int(reach), columns - 1) + 1):
-        np.minimum(squared[:, dx:], down[:, :-dx] + dx**2, out=squared[:, dx:])
-        np.minimum(squared[:, :-dx], down[:, dx:] + dx**2, out=squared[:, :-dx])
+    for top in range(0, rows, max(1, _BLOCK // columns)):
+        near, found = (plane[top : top + max(1, _BLOCK // columns)] for plane in (down, squared))
+        for dx in range(1, int(min(reach, columns - 1)) + 1):
+            np.minimum(found[:, dx:], near[:, :-dx] + np.float32(dx**2), out=found[:, dx:])
+            np.minimum(found[:, :-dx], near[:, dx:] + np.float32(dx**2), out=found[:, :-dx])
     return squared
 
 
