@@ -63,8 +63,7 @@ def _smooth(volume: Tensor, scale: float) -> Tensor:
         sigma = scale * width
         reach = max(1, int(4 * sigma + 0.5))
         kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-        lines = volume.movedim(axis, -1)
-        flat = F.pad(lines.reshape(-1, 1, lines.shape[-1]), (reach, reach), mode="replicate")
-        flat = F.conv1d(flat, (kernel / kernel.sum())[None, None])
-        volume = flat.reshape(lines.shape).movedim(-1, axis)
+        each = F.pad(torch.eye(volume.shape[axis])[:, None], (reach, reach), mode="replicate")
+        spread = F.conv1d(each, (kernel / kernel.sum())[None, None])[:, 0]  # what becomes of each bin
+        volume = (volume.movedim(axis, -1) @ spread).movedim(-1, axis)
     return volume

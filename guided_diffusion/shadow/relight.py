@@ -29,7 +29,8 @@ _REACH = 120.0  # pixels at the working size within which distances are measured
 _NEAR = 12.0  # pixels: the distance to the edge is blurred up to half as far
 _FEWEST = 12  # pixels of umbra, and of lit ground
 _WEAKEST = 0.05  # log gain under which there is no shadow
-_BLACK = 0.01  # linear light: 25 of 255; under it little texture is left to lift
+_BLACK = 0.002  # linear light: 7 of 255; under it little texture is left to lift
+_STRIP = 32  # rows of the picture at a time
 
 
 @dataclass(frozen=True)
@@ -69,24 +70,25 @@ def relight(
     What cannot be lifted (no lit ground beside it, no shadow in the mask) is left as it was, with a note.
     """
     with torch.no_grad():
-        light = to_linear(torch.from_numpy(picture / np.iinfo(picture.dtype).max).float().permute(2, 0, 1))
-        view = working_view(light, shadow)
+        srgb = torch.from_numpy(picture.astype(np.float32) / np.iinfo(picture.dtype).max).permute(2, 0, 1)
+        view = working_view(srgb, shadow)
         if why := unusable(view):
             return untouched(picture, why)
         field = find_field(view, settings)
         if field is None or _typical_gain(field, view) < _WEAKEST:
             return untouched(picture, "the mask holds no shadow that its surroundings tell: left as it was")
         edge = fit_edge(view.light, view.distance, field)
-        return _at_full_size(picture, light, shadow, field, edge, settings)
+        matte = _full_matte(edge, shadow, settings)
+        free, through = _lift(picture, srgb, field, matte)
+        return Relit(free, matte.numpy(), through, _darkness(srgb, shadow), 0)
 
 
-def working_view(light: Tensor, shadow: np.ndarray) -> View:
-    """Linear light (3, H, W) and its shadow mask, bool (H, W), at the working size."""
+def working_view(srgb: Tensor, shadow: np.ndarray) -> View:
+    """sRGB values (3, H, W) in [0, 1] and their shadow mask, bool (H, W), at the working size."""
     scale = SIDE / math.sqrt(shadow.size)
     size = tuple(max(8, round(side * scale)) for side in shadow.shape)
     mask = torch.from_numpy(shadow).float()[None]
-    both = torch.cat([to_srgb(light), mask])[None]
-    small = F.interpolate(both, size=size, mode="bilinear", antialias=True, align_corners=False)[0]
+    small = F.interpolate(torch.cat([srgb, mask])[None], size=size, mode="bilinear", antialias=True)[0]
     return View(to_linear(small[:3]), signed_distance((small[3] >= 0.5).numpy(), _REACH))
 
 
@@ -130,30 +132,38 @@ def untouched(picture: np.ndarray, note: str) -> Relit:
     return Relit(picture, 1 - lit[..., 0], lit, note, 0)
 
 
-def _at_full_size(
-    picture: np.ndarray,
-    light: Tensor,
-    shadow: np.ndarray,
-    field: ShadowField,
-    edge: Edge,
-    settings: RelightConfig,
-) -> Relit:
-    scale = math.sqrt(shadow.size) / SIDE
-    edge = edge.resized(shadow.shape, scale)
+def _full_matte(edge: Edge, shadow: np.ndarray, settings: RelightConfig) -> Tensor:
+    """The matte (H, W) of a mask of any size, from the edge at the working size; 0 beyond the reach."""
+    edge = edge.resized(shadow.shape, math.sqrt(shadow.size) / SIDE)
     reach = settings.reach(*shadow.shape)
     far = max(float(reach), float((edge.shift.abs() + 4 * edge.width).max()))
     distance = signed_distance(shadow, far)
-    # Nothing may change beyond the reach; a wide penumbra fades out before it.
-    matte = edge.matte(distance) * ((distance + reach) / (0.3 * reach)).clamp(0, 1)
-    transmission = field.resized(shadow.shape).transmission(light, matte)
-    top = np.iinfo(picture.dtype).max
-    free = (to_srgb(light / transmission) * top).round().permute(1, 2, 0).numpy().astype(picture.dtype)
-    free = np.where((matte == 0).numpy()[..., None], picture, free)
-    return Relit(free, matte.numpy(), transmission.permute(1, 2, 0).numpy(), _darkness(light, shadow), 0)
+    # A wide penumbra fades out before it is cut.
+    return edge.matte(distance) * ((distance + reach) / (0.3 * reach)).clamp(0, 1)
 
 
-def _darkness(light: Tensor, shadow: np.ndarray) -> str:
-    black = float((light.amax(dim=0)[torch.from_numpy(shadow)] < _BLACK / 5).float().mean())
+def _lift(
+    picture: np.ndarray, srgb: Tensor, field: ShadowField, matte: Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """The picture without its shadow and the transmission, float32 (H, W, 3); strip by strip, to need little
+    memory. Where the matte is 0 nothing changes."""
+    field, top = field.resized(picture.shape[:2]), np.iinfo(picture.dtype).max
+    free, through = picture.copy(), np.ones(picture.shape, np.float32)
+    for first in range(0, len(picture), _STRIP):
+        rows = slice(first, first + _STRIP)
+        part = ShadowField(field.offset[:, rows], field.slope, field.pivot)
+        light = to_linear(srgb[:, rows])
+        share = part.transmission(light, matte[rows])
+        lifted = (to_srgb(light / share) * top).round().permute(1, 2, 0).numpy()
+        changed = (matte[rows] > 0).numpy()
+        free[rows][changed] = lifted[changed]
+        through[rows] = share.permute(1, 2, 0).numpy()
+    return free, through
+
+
+def _darkness(srgb: Tensor, shadow: np.ndarray) -> str:
+    brightest = to_linear(srgb.amax(dim=0)[torch.from_numpy(shadow)])
+    black = float((brightest < _BLACK).float().mean())
     if black < 0.2:
         return ""
     return f"{black:.0%} of the shadow is too dark to hold texture; the inpainted picture may serve better"
