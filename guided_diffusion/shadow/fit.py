@@ -72,20 +72,32 @@ def fit_field(seen: Observed, size: tuple[int, int]) -> ShadowField:
     """The field over a picture of `size` = (height, width). Needs umbra pixels; without pairs it starts
     from the priors' gain."""
     pivot = seen.umbra.mean(dim=0)
-    b = _starts(seen).requires_grad_()
-    k = torch.full_like(b, _SLOPE[0]).requires_grad_()
-    u = torch.zeros(len(b), GRID**2, 3, requires_grad=True)
-    adam = torch.optim.Adam([b, k, u])
-    with torch.enable_grad():
-        for step in range(_ROUNDS):
-            adam.param_groups[0]["lr"] = 0.06 * (1 - step / _ROUNDS) + 0.003
-            adam.zero_grad()
-            (-_log_posterior(seen, pivot, b, k, u).sum()).backward()
-            adam.step()
+    b = _starts(seen)
+    start = [b, torch.full_like(b, _SLOPE[0]), torch.zeros(len(b), GRID**2, 3)]
+    b, k, u = _climbed(seen, pivot, start)
     with torch.no_grad():
         best = int(_log_posterior(seen, pivot, b, k, u).argmax())
         offset = b[best] + u[best].reshape(GRID, GRID, 3)
         return ShadowField(_spread(offset, size), k[best].clamp(-STEEPEST, STEEPEST), pivot)
+
+
+def _climbed(seen: Observed, pivot: Tensor, parts: list[Tensor]) -> list[Tensor]:
+    """b, k, u of all candidates after some rounds of Adam (Kingma & Ba 2015), with ever shorter steps.
+
+    Written out, because torch.optim takes two seconds to load.
+    """
+    means, squares = ([torch.zeros_like(part) for part in parts] for _ in range(2))
+    for step in range(_ROUNDS):
+        rate = 0.06 * (1 - step / _ROUNDS) + 0.003
+        with torch.enable_grad():
+            free = [part.clone().requires_grad_() for part in parts]
+            slopes = torch.autograd.grad(_log_posterior(seen, pivot, *free).sum(), free)
+        means = [0.9 * m + 0.1 * slope for m, slope in zip(means, slopes, strict=True)]
+        squares = [0.999 * s + 0.001 * slope**2 for s, slope in zip(squares, slopes, strict=True)]
+        early = (1 - 0.999 ** (step + 1)) ** 0.5 / (1 - 0.9 ** (step + 1))
+        steps = [early * m / (s.sqrt() + 1e-9) for m, s in zip(means, squares, strict=True)]
+        parts = [part + rate * move for part, move in zip(parts, steps, strict=True)]
+    return parts
 
 
 def _starts(seen: Observed) -> Tensor:
