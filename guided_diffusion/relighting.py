@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +77,8 @@ class Relighter:
         denoise = None if self.settings.prior == "none" else self.denoiser([shaded.name])
         draws = generator(self.seed, "relight", shaded.name, self.device)
         try:
-            relit = relight(picture, shaded.shadow, self.settings, denoise, self.process, draws)
+            with one_thread():
+                relit = relight(picture, shaded.shadow, self.settings, denoise, self.process, draws)
         except torch.OutOfMemoryError:
             raise PictureError(
                 f"out of memory on {self.device} with a picture of {picture.shape[1]}x{picture.shape[0]}; "
@@ -87,3 +89,15 @@ class Relighter:
         free = np.where(shaded.keep[..., None], picture, relit.free)
         seconds = time.monotonic() - begin
         yield Lifted(shaded.key, free, relit.matte, relit.field, relit.evaluations, seconds, relit.note)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: planes this small gain little from two, and lose a hundredfold where another
+    program wants a core, since waiting threads spin. The sums are then also the same on every machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
