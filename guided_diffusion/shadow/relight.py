@@ -16,7 +16,7 @@ from torch import Tensor
 
 from guided_diffusion.denoiser import Denoise
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.masks import edge_distance
+from guided_diffusion.masks import dilate, edge_distance
 from guided_diffusion.shadow.field import ShadowField
 from guided_diffusion.shadow.fit import GAP, fit_field, observe
 from guided_diffusion.shadow.light import local_mean, log_light, to_linear, to_srgb
@@ -139,7 +139,8 @@ def _full_matte(edge: Edge, shadow: np.ndarray, settings: RelightConfig) -> Tens
     far = max(float(reach), float((edge.shift.abs() + 4 * edge.width).max()))
     distance = signed_distance(shadow, far)
     # A wide penumbra fades out before it is cut.
-    return edge.matte(distance) * ((distance + reach) / (0.3 * reach)).clamp(0, 1)
+    matte = edge.matte(distance) * ((distance + reach) / (0.3 * reach)).clamp(0, 1)
+    return matte * torch.from_numpy(dilate(shadow, reach))
 
 
 def _lift(
