@@ -65,6 +65,15 @@ def test_many_mattes_of_one_plane_at_once_are_each_as_alone() -> None:
         assert torch.allclose(grey.transmission(light[:1], matte)[0], found, atol=1e-6)
 
 
+def test_grey_is_the_channels_mean_in_each() -> None:
+    shadow, dark = field(-0.2), plane(3, *SIZE, low=-5, high=-1).mean(0).expand(3, -1, -1)
+    gain = shadow.grey().umbra_gain(dark)
+    assert torch.equal(gain[0], gain[1]) and torch.equal(gain[0], gain[2])
+    slope = shadow.slope.mean()
+    expected = shadow.offset.mean(0) + slope * (dark[0] - shadow.pivot.mean())
+    assert torch.allclose(gain[0], expected.clamp_min(0), atol=1e-6)
+
+
 @pytest.mark.parametrize("size", [(30, 61), (5, 7), (1, 1), SIZE])
 def test_resized_keeps_constants_and_what_is_not_a_plane(size: tuple[int, int]) -> None:
     even = ShadowField(torch.full((3, *SIZE), 1.3), torch.tensor([0.1, 0.2, -0.3]), torch.zeros(3))

@@ -57,6 +57,11 @@ class ShadowField:
             gain = gain + (told - gain) / (1 - change)
         return 1 - matte * (1 - torch.exp(-gain))
 
+    def grey(self) -> ShadowField:
+        """The channels' mean, in each channel: it keeps a grey picture grey."""
+        parts = (self.offset, self.slope, self.pivot)
+        return ShadowField(*(part.mean(dim=0, keepdim=True).expand_as(part) for part in parts))
+
     def resized(self, size: tuple[int, int]) -> ShadowField:
         """The same field over a picture of another size (height, width)."""
         offset = F.interpolate(self.offset[None], size=size, mode="bilinear", align_corners=False)[0]

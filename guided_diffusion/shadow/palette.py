@@ -39,7 +39,7 @@ class Palette:
         within `gap` of it are left out."""
         lit = distance < -gap
         weight = torch.exp(-(-distance[lit] - gap) / _NEAR) + _FAR
-        colours = (AXES @ log[:, lit]).T
+        colours = (AXES @ log[:, lit]).T.clamp(_LOW, _HIGH)
         bounds = list(zip(_LOW.tolist(), _HIGH.tolist(), strict=True))
         found, _ = np.histogramdd(colours.numpy(), _BINS, bounds, weights=weight.numpy())
         counts = torch.from_numpy(found).float()

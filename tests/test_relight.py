@@ -1,0 +1,284 @@
+"""Relight, picture to picture: procedural scenes with known truth, every size and depth, and bad input."""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.masks import dilate, edge_distance
+from guided_diffusion.metrics import srgb_to_lab
+from guided_diffusion.scenes import Scene, render, scene_rng
+from guided_diffusion.shadow import fit
+from guided_diffusion.shadow import relight as relighting
+from guided_diffusion.shadow.relight import Relit, relight, signed_distance
+from guided_diffusion.shadow.settings import RelightConfig
+
+SIZE = (72, 96)
+PROCESS = GaussianDiffusion(np.linspace(1e-4, 0.02, 10))
+
+
+def lifted(picture: np.ndarray, shadow: np.ndarray, **keys: object) -> Relit:
+    """The result, after looking whether it is one: no NaN, in range, as deep and large as the picture."""
+    before = picture.copy()
+    found = relight(picture, shadow, RelightConfig(**keys), None, PROCESS, torch.Generator())  # type: ignore[arg-type]
+    assert np.array_equal(picture, before)
+    assert found.free.shape == picture.shape and found.free.dtype == picture.dtype
+    assert found.matte.shape == shadow.shape and found.field.shape == picture.shape
+    assert found.matte.dtype == found.field.dtype == np.float32
+    assert np.isfinite(found.field).all() and (found.field > 0).all() and (found.field <= 1).all()
+    assert np.isfinite(found.matte).all() and (found.matte >= 0).all() and (found.matte <= 1).all()
+    assert "\n" not in found.note and len(found.note) < 120
+    still = found.matte == 0
+    assert np.array_equal(found.free[still], picture[still]) and (found.field[still] == 1).all()
+    beyond = ~dilate(shadow, RelightConfig(**keys).reach(*shadow.shape))  # type: ignore[arg-type]
+    assert not found.matte[beyond].any()
+    return found
+
+
+@lru_cache
+def scene(index: int) -> Scene:
+    return render(scene_rng(1000, index), SIZE)
+
+
+@lru_cache
+def result(index: int) -> Relit:
+    return lifted(scene(index).shadow, scene(index).mask)
+
+
+# against the truth
+
+
+def lab_off(picture: np.ndarray, truth: np.ndarray, at: np.ndarray) -> float:
+    """Mean of |dL| + |da| + |db| over the pixels `at`."""
+    return float(np.abs(srgb_to_lab(picture) - srgb_to_lab(truth)).sum(axis=2)[at].mean())
+
+
+def test_shadows_of_procedural_scenes_are_lifted() -> None:
+    given_, relit = [], []
+    for index in range(4):
+        truth = scene(index)
+        regions = (truth.mask, ~truth.mask, edge_distance(truth.mask, 3) <= 3)
+        given_.append([lab_off(truth.shadow, truth.free, region) for region in regions])
+        relit.append([lab_off(result(index).free, truth.free, region) for region in regions])
+        assert relit[-1][0] < 0.6 * given_[-1][0]
+    for (before, after), share in zip(np.mean([given_, relit], axis=1).T, (0.35, 1.05, 0.6), strict=True):
+        assert after < share * before
+
+
+def test_matte_and_field_are_the_scene_s() -> None:
+    for index in (1, 3):
+        truth, found = scene(index), result(index)
+        share = 1 - truth.matte[..., None] * (1 - truth.transmission)
+        assert np.abs(found.matte - truth.matte).mean() < 0.05
+        assert np.abs(found.field - share)[truth.mask].mean() < 0.2 * np.abs(1 - share)[truth.mask].mean()
+
+
+@pytest.mark.parametrize("fit", ["ring", "gain"])
+def test_the_simpler_fits_lift_a_shadow_too(fit: str) -> None:
+    truth = scene(1)
+    relit = lab_off(lifted(truth.shadow, truth.mask, fit=fit).free, truth.free, truth.mask)
+    assert relit < 0.6 * lab_off(truth.shadow, truth.free, truth.mask)
+
+
+def test_light_that_was_divided_out_is_the_field_s() -> None:
+    # Free is the picture over the field, in linear light, but for clipping and rounding.
+    def linear(picture: np.ndarray) -> np.ndarray:
+        x = picture / 255
+        return np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+
+    truth, found = scene(1), result(1)
+    bright = np.minimum(linear(truth.shadow) / found.field, 1)
+    encoded = np.where(bright <= 0.0031308, 12.92 * bright, 1.055 * bright ** (1 / 2.4) - 0.055)
+    assert np.abs(255 * encoded - found.free).max() < 0.51
+
+
+# the same picture in another form
+
+
+def test_the_same_input_gives_the_same_bytes() -> None:
+    again = lifted(scene(0).shadow, scene(0).mask)
+    assert np.array_equal(again.free, result(0).free)
+    assert np.array_equal(again.matte, result(0).matte) and np.array_equal(again.field, result(0).field)
+
+
+def test_sixteen_bits_give_what_eight_do() -> None:
+    deep = lifted(scene(0).shadow.astype(np.uint16) * 257, scene(0).mask)
+    assert deep.free.dtype == np.uint16
+    assert np.abs(deep.free / 257 - result(0).free).max() < 0.51
+    assert np.allclose(deep.field, result(0).field, atol=1e-6)
+
+
+def test_a_picture_twice_as_large_has_the_same_light() -> None:
+    picture, mask = (plane.repeat(2, axis=0).repeat(2, axis=1) for plane in (scene(1).shadow, scene(1).mask))
+    field = lifted(picture, mask).field.reshape(SIZE[0], 2, SIZE[1], 2, 3).mean(axis=(1, 3))
+    assert np.abs(field - result(1).field).mean() < 0.02
+    assert np.abs(field - result(1).field)[scene(1).mask].mean() < 0.03
+
+
+def test_a_mirrored_picture_has_the_mirrored_light() -> None:
+    mirrored = lifted(scene(1).shadow[:, ::-1].copy(), scene(1).mask[:, ::-1].copy())
+    assert np.abs(mirrored.field[:, ::-1] - result(1).field).mean() < 0.02
+
+
+@pytest.mark.parametrize("size", [(61, 97), (16, 16), (40, 1200), (1200, 40)], ids=str)
+def test_any_size_is_lifted(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+    monkeypatch.setattr(relighting, "SIDE", 128)
+    rows, columns = np.indices(size)
+    rng = np.random.default_rng(0)
+    free = np.clip(rng.normal(170, 6, (*size, 1)) + [0, -15, -40], 0, 255)
+    shadow = (np.abs(rows / size[0] - 0.5) < 0.25) & (np.abs(columns / size[1] - 0.5) < 0.25)
+    dark = np.where(shadow[..., None], 0.55 * free, free).round().astype(np.uint8)
+    found = lifted(dark, shadow)
+    assert found.note == ""
+    assert np.abs(found.free - free)[shadow].mean() < 0.3 * np.abs(dark - free)[shadow].mean()
+
+
+# distances
+
+
+def from_truth(shadow: np.ndarray) -> np.ndarray:
+    """Distance to the border between pixels, positive inside, by comparing all pixels."""
+    at = np.argwhere(np.ones_like(shadow))
+    apart = np.sqrt(((at[:, None] - at) ** 2).sum(axis=2))
+    apart[shadow.ravel()[:, None] == shadow.ravel()] = np.inf
+    return (np.where(shadow, 1, -1).ravel() * (apart.min(axis=1) - 0.5)).reshape(shadow.shape)
+
+
+def test_signed_distance_is_the_nearest_of_all_pixels() -> None:
+    rows, columns = np.indices((36, 44))
+    shadow = (np.hypot(rows - 12, columns - 14) < 9) | ((rows > 20) & (columns > 30))
+    truth, found = from_truth(shadow), signed_distance(shadow, 100.0).numpy()
+    assert np.abs(found - truth).max() < 0.8  # near the edge its stairs are smoothed
+    far = np.abs(truth) > 16
+    assert far.any() and np.abs(found - truth)[far].max() < 0.1
+    assert (found[np.abs(truth) > 1] * truth[np.abs(truth) > 1] > 0).all()
+
+
+def test_signed_distance_of_a_slanted_edge_is_smoother_than_its_stairs() -> None:
+    rows, columns = np.indices((40, 40))
+    line = (columns - 0.37 * rows - 12.3) / np.hypot(1, 0.37)
+    near = np.abs(line) < 3
+    near[:4], near[-4:] = False, False
+    off = [(d - line)[near].std() for d in (signed_distance(line > 0, 50.0).numpy(), from_truth(line > 0))]
+    assert off[0] < 0.75 * off[1]
+
+
+def test_signed_distance_stays_within_reach() -> None:
+    for mask, expected in ((np.ones((9, 9), bool), 7.0), (np.zeros((9, 9), bool), -7.0)):
+        assert np.allclose(signed_distance(mask, 7.0), expected)
+
+
+# bad input
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A smaller working size and fewer rounds: whether anything breaks shows at any."""
+    monkeypatch.setattr(relighting, "SIDE", 64)
+    monkeypatch.setattr(fit, "_ROUNDS", 6)
+
+
+LITTLE = render(scene_rng(1000, 0), 64)
+ROWS, COLUMNS = np.indices((64, 64))
+FRAME = (np.minimum(ROWS, COLUMNS) < 2) | (np.maximum(ROWS, COLUMNS) > 61)
+MASKS = {
+    "nothing": np.zeros((64, 64), bool),
+    "everything": np.ones((64, 64), bool),
+    "the frame": FRAME,
+    "all but the frame": ~FRAME,
+    "one pixel": (ROWS == 30) & (COLUMNS == 30),
+    "a corner pixel": (ROWS == 0) & (COLUMNS == 0),
+    "single pixels": (ROWS % 7 == 0) & (COLUMNS % 7 == 0),
+    "checkerboard": (ROWS + COLUMNS) % 2 == 0,
+    "coarse checkerboard": (ROWS // 8 + COLUMNS // 8) % 2 == 0,
+    "lines": ROWS % 2 == 0,
+    "up to the frame": COLUMNS < 52,
+    "five parts": (ROWS % 30 < 14) & (COLUMNS % 24 < 11),
+}
+PICTURES = {
+    "grey": LITTLE.shadow.mean(axis=2, keepdims=True).repeat(3, 2).astype(np.uint8),
+    "black shadow": np.where(LITTLE.mask[..., None], 0, LITTLE.shadow).astype(np.uint8),
+    "white shadow": np.where(LITTLE.mask[..., None], 255, LITTLE.shadow).astype(np.uint8),
+    "black beside it": np.where(LITTLE.mask[..., None], LITTLE.shadow, 0).astype(np.uint8),
+    "white beside it": np.where(LITTLE.mask[..., None], LITTLE.shadow, 255).astype(np.uint8),
+    "white": np.full((64, 64, 3), 255, np.uint8),
+    "black": np.zeros((64, 64, 3), np.uint8),
+    "even": np.full((64, 64, 3), 120, np.uint8),
+    "noise": np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8),
+    "red alone": LITTLE.shadow * np.array([1, 0, 0], np.uint8),
+    "deep": LITTLE.shadow.astype(np.uint16) * 257,
+    "deep and dim": LITTLE.shadow.astype(np.uint16),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_odd_masks_give_a_result_or_a_reason(quick: None, mask: str) -> None:
+    found = lifted(LITTLE.shadow, MASKS[mask])
+    if mask in ("nothing", "everything", "one pixel", "a corner pixel", "checkerboard", "lines"):
+        assert found.note.endswith("left as it was")
+        assert np.array_equal(found.free, LITTLE.shadow) and not found.matte.any()
+
+
+@pytest.mark.parametrize("picture", PICTURES)
+def test_odd_pictures_give_a_result_or_a_reason(quick: None, picture: str) -> None:
+    found = lifted(PICTURES[picture], LITTLE.mask)
+    if picture in ("white shadow", "black beside it", "white", "black", "even", "deep and dim"):
+        assert np.array_equal(found.free, PICTURES[picture])
+    if picture == "grey":
+        assert not np.ptp(found.free, axis=2).any() and (found.free > PICTURES["grey"]).any()
+    if picture == "black shadow":
+        assert "too dark to hold texture" in found.note
+
+
+@pytest.mark.parametrize("fit", ["ring", "gain"])
+def test_the_ring_fits_survive_odd_masks_and_pictures(quick: None, fit: str) -> None:
+    for mask in MASKS.values():
+        lifted(LITTLE.shadow, mask, fit=fit)
+    for picture in PICTURES.values():
+        lifted(picture, LITTLE.mask, fit=fit)
+
+
+def test_a_picture_without_a_shadow_is_left_alone() -> None:
+    disc = np.hypot(np.arange(SIZE[0])[:, None] - 36, np.arange(SIZE[1]) - 48) < 20
+    for index in (1, 3):
+        found = lifted(scene(index).free, disc)
+        assert np.array_equal(found.free, scene(index).free) and "no shadow" in found.note
+
+
+@pytest.mark.parametrize("size", [(8, 8), (1, 1), (1, 2), (1, 40), (40, 1), (3, 5)], ids=str)
+def test_tiny_pictures_give_a_result_or_a_reason(quick: None, size: tuple[int, int]) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    for shadow in (np.arange(size[0] * size[1]).reshape(size) % 5 < 2, np.ones(size, bool)):
+        lifted(picture, shadow)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(1, 24), st.integers(1, 24)),
+    st.integers(0, 10**6),
+    st.floats(0, 1),
+    st.sampled_from(["palette", "palette", "ring", "gain"]),
+    st.sampled_from([0.0, 0.03, 0.5, 5.0]),
+)
+@example((2, 24), 0, 0.5, "palette", 0.0)
+def test_random_pictures_and_masks_never_break_it(
+    size: tuple[int, int], seed: int, share: float, how: str, dilate: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(1, 6)  # coarse or fine
+    coarse = rng.random((size[0] // blocks + 1, size[1] // blocks + 1))
+    shadow = (coarse < share).repeat(blocks, 0).repeat(blocks, 1)[: size[0], : size[1]]
+    picture = rng.integers(0, 256, (*size, 3)) * rng.choice([1.0, 0.3, 0.0], (*size, 1))
+    picture = np.where(shadow[..., None], picture * rng.random(), picture).astype(np.uint8)
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        patch.setattr(relighting, "SIDE", 48)
+        patch.setattr(fit, "_ROUNDS", 4)
+        lifted(picture, shadow, fit=how, dilate=dilate)
