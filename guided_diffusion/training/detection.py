@@ -80,52 +80,27 @@ def _warm(draws: Draws, share: float, most: float) -> Tensor:
 
 
 def _with_materials(shadow: Tensor, free: Tensor, matte: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """What is dark without being in shadow, under the same shadow as the ground about it.
+    """Another picture's ground in the outline of yet another's shadow, or paint: no shadow, though dark.
 
-    shadow, free (B, 3, S, S) in linear light, matte (B, 1, S, S).
+    shadow, free (B, 3, S, S) in linear light, matte (B, 1, S, S). Paint is redder than light from the sky.
     """
     umbra = (matte > 0.9).float() + 1e-4 * matte
     passed = (umbra * shadow).sum((2, 3), keepdim=True) / ((umbra * free).sum((2, 3), keepdim=True) + 1e-6)
     factor = 1 - matte * (1 - passed.clamp(0, 1))
-    for material, place in (_patch(free, matte, draws), _seam(free, draws)):
-        shadow, free = shadow.lerp(material * factor, place), free.lerp(material, place)
-    return shadow, free
-
-
-def _patch(free: Tensor, matte: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Another picture's ground, or paint redder than light from the sky, in the outline of some shadow.
-
-    Returns light (B, 3, S, S) and the place (B, 1, S, S), 1 = there.
-    """
     ground = free.roll(1, 0) * torch.exp(draws.uniform(-2.7, 0.3) + draws.normal(0.2, 3))
     blue = draws.uniform(0.25, 0.7)
     tint = torch.cat([0 * blue, -blue * draws.uniform(0, 1), -blue], 1)
     paint = free * torch.exp(draws.uniform(-1.4, -0.3) + tint)
     painted = draws.chance(0.3)
-    return painted * paint + (1 - painted) * ground, (matte.roll(2, 0) > 0.5) * draws.chance(0.6)
-
-
-def _seam(free: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """A dark straight gap or skirting where one ground meets another; as `_patch`."""
-    turn, half = draws.uniform(0, 2 * math.pi), draws.uniform(0.02, 0.12)
-    x, y = _axes(free.shape[-1], free.device)
-    away = x * torch.cos(turn) + y * torch.sin(turn) - draws.uniform(-0.2, 0.8)
-    gap = (away.abs() < half).float()
-    beyond = ((away >= half) * draws.chance(0.7)).float()
-    dark = free.roll(3, 0) * torch.exp(draws.uniform(-2.5, -0.8) + draws.normal(0.2, 3))
-    other = free.roll(1, 0) * torch.exp(draws.uniform(-0.7, 0.7))
-    return gap * dark + (1 - gap) * other, (gap + beyond) * draws.chance(0.25)
-
-
-def _axes(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """x (1, 1, 1, side) and y (1, 1, side, 1) in [-1, 1]."""
-    line = torch.linspace(-1, 1, side, device=device)
-    return line.view(1, 1, 1, side), line.view(1, 1, side, 1)
+    material = painted * paint + (1 - painted) * ground
+    place = (matte.roll(2, 0) > 0.5) * draws.chance(0.6)
+    return shadow.lerp(material * factor, place), free.lerp(material, place)
 
 
 def _uneven(draws: Draws, side: int) -> Tensor:
     """Light (B, 1, S, S) that falls off to the corners and to one side."""
-    x, y = _axes(side, draws.generator.device)
+    line = torch.linspace(-1, 1, side, device=draws.generator.device)
+    x, y = line.view(1, 1, 1, side), line.view(1, 1, side, 1)
     slope = draws.normal(0.2, 2)
     fall = draws.uniform(0, 0.5) * draws.chance(0.5)
     return torch.exp(slope[:, :1] * x + slope[:, 1:] * y - fall * (x * x + y * y))
