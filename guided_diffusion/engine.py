@@ -63,7 +63,8 @@ class Engine:
         self.networks = Networks(config, self.process, self.times, self.device, self.precision)
         shared = self.process, self.networks.denoiser, self.device, config.seed
         self.painter = Painter(self.sampler, *shared, config.data.batch_size, config.paste_known)
-        self.relighter = Relighter(config.relight, *shared)
+        self.multiple = 2 ** (len(config.model.channel_mults) - 1)  # of which a seen picture's sides are
+        self.relighter = Relighter(config.relight, *shared, config.model.image_size, self.multiple)
         self._warn_of_start()
         self._warn_of_unread()
 
@@ -184,8 +185,7 @@ class Engine:
         Raises PictureError if the networks cannot take what they would have to see of it.
         """
         size = self.config.model.image_size
-        multiple = 2 ** (len(self.config.model.channel_mults) - 1)
-        job = jobs.prepare(self.fingerprint, name, gt, keep, size, multiple)
+        job = jobs.prepare(self.fingerprint, name, gt, keep, size, self.multiple)
         rows, cols = job.seen_keep.shape
         pool = self.config.classifier.classifier_pool if self.networks.classifier_path else ""
         if pool == "attention" and rows != cols:

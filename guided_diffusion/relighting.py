@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from guided_diffusion.denoiser import Denoise
+from guided_diffusion.denoiser import Denoise, Prediction
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.images import PictureError, eight_bits
 from guided_diffusion.jobs import generator, picture_key
 from guided_diffusion.masks import dilate
 from guided_diffusion.results import Lifted, Progress
-from guided_diffusion.shadow.relight import relight
+from guided_diffusion.shadow.relight import Prior, relight
 from guided_diffusion.shadow.settings import RelightConfig
 
 NONE_FOUND = "no shadow found: the picture was left as it was"
@@ -44,7 +45,8 @@ class Relighter:
     """Lifts shadows as `settings` say.
 
     denoiser: name -> what denoises its picture, on `device`; it is asked only if there is a prior.
-    seed: with a picture's name it decides its draws.
+    seed: with a picture's name it decides its draws. side, multiple: the model's training size, and of what
+    any other size must be a multiple.
     """
 
     settings: RelightConfig
@@ -52,6 +54,8 @@ class Relighter:
     denoiser: Callable[[Sequence[str]], Denoise]
     device: torch.device
     seed: int
+    side: int
+    multiple: int
 
     def shade(self, fingerprint: str, name: str, picture: np.ndarray, shadow: np.ndarray | None) -> Shaded:
         """A picture uint8 or uint16 (H, W, 3) with its shadow, bool (H, W), True = shadow; None: it is found.
@@ -74,11 +78,10 @@ class Relighter:
             lit = np.ones(picture.shape, np.float32)
             yield Lifted(shaded.key, picture, 1 - lit[..., 0], lit, note=shaded.note)
             return
-        denoise = None if self.settings.prior == "none" else self.denoiser([shaded.name])
-        draws = generator(self.seed, "relight", shaded.name, self.device)
+        prior = None if self.settings.prior == "none" else self.prior(shaded.name)
         try:
-            with one_thread():
-                relit = relight(picture, shaded.shadow, self.settings, denoise, self.process, draws)
+            with threads(1):
+                relit = relight(picture, shaded.shadow, self.settings, prior)
         except torch.OutOfMemoryError:
             raise PictureError(
                 f"out of memory on {self.device} with a picture of {picture.shape[1]}x{picture.shape[0]}; "
@@ -90,14 +93,25 @@ class Relighter:
         seconds = time.monotonic() - begin
         yield Lifted(shaded.key, free, relit.matte, relit.field, relit.evaluations, seconds, relit.note)
 
+    def prior(self, name: str) -> Prior:
+        """The diffusion model for one picture; its network has all of torch's threads."""
+        denoise, all_threads = self.denoiser([name]), torch.get_num_threads()
+
+        def evaluate(x: Tensor, t: int) -> Prediction:
+            with threads(all_threads):
+                return denoise(x, t)
+
+        draws = generator(self.seed, "relight", name, self.device)
+        return Prior(evaluate, self.process, self.side, self.multiple, draws)
+
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread: planes this small gain little from two, and lose a hundredfold where another
-    program wants a core, since waiting threads spin. The sums are then also the same on every machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def threads(number: int) -> Iterator[None]:
+    """Torch on so many threads. Planes as small as relighting's gain little from two, and lose a hundredfold
+    where another program wants a core, since waiting threads spin; on one, sums are the same everywhere."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)

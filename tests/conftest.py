@@ -18,7 +18,7 @@ from guided_diffusion import relighting
 from guided_diffusion.assembly import build_network
 from guided_diffusion.config import ModelConfig
 from guided_diffusion.construct import ConfigError
-from guided_diffusion.shadow.relight import Relit
+from guided_diffusion.shadow.relight import Prior, Relit
 
 MODEL = {
     "image_size": 16,
@@ -154,20 +154,18 @@ for shift in ((0, 1), (0, -1), (1, 0), (-1, 0)):
 
 
 class Negative:
-    """In place of `relight`: the negative of the whole picture, mixed with noise; remembers its calls."""
+    """In place of `relight`: the picture's negative, with a prior mixed with noise; remembers its calls."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
 
-    def __call__(
-        self, picture: np.ndarray, shadow: np.ndarray, settings: Any, denoise: Any, process: Any, draws: Any
-    ) -> Relit:
-        self.calls.append((picture, shadow, settings, denoise, process, draws))
-        noise = torch.randint(0, 50, shadow.shape, generator=draws).numpy()[..., None]
-        free = np.iinfo(picture.dtype).max - picture // 2 - noise.astype(picture.dtype)
-        evaluations = 0
-        if denoise is not None:
-            evaluations = len([denoise(torch.zeros(1, 3, 16, 16), t) for t in range(3)])
+    def __call__(self, picture: np.ndarray, shadow: np.ndarray, settings: Any, prior: Prior | None) -> Relit:
+        self.calls.append((picture, shadow, settings, prior))
+        free, evaluations = np.iinfo(picture.dtype).max - picture // 2, 0
+        if prior is not None:
+            noise = torch.randint(0, 50, shadow.shape, generator=prior.generator).numpy()[..., None]
+            free = free - noise.astype(picture.dtype)
+            evaluations = len([prior.denoise(torch.zeros(1, 3, 16, 16), t) for t in range(3)])
         matte = shadow.astype(np.float32) * np.float32(0.4)
         return Relit(free, matte, np.full(picture.shape, 0.2, np.float32), "", evaluations)
 

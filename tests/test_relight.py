@@ -7,11 +7,9 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.masks import dilate, edge_distance
 from guided_diffusion.metrics import srgb_to_lab
 from guided_diffusion.scenes import Scene, render, scene_rng
@@ -21,13 +19,12 @@ from guided_diffusion.shadow.relight import Relit, relight, signed_distance
 from guided_diffusion.shadow.settings import RelightConfig
 
 SIZE = (72, 96)
-PROCESS = GaussianDiffusion(np.linspace(1e-4, 0.02, 10))
 
 
 def lifted(picture: np.ndarray, shadow: np.ndarray, **keys: object) -> Relit:
     """The result, after looking whether it is one: no NaN, in range, as deep and large as the picture."""
     before = picture.copy()
-    found = relight(picture, shadow, RelightConfig(**keys), None, PROCESS, torch.Generator())  # type: ignore[arg-type]
+    found = relight(picture, shadow, RelightConfig(**keys), None)  # type: ignore[arg-type]
     assert np.array_equal(picture, before)
     assert found.free.shape == picture.shape and found.free.dtype == picture.dtype
     assert found.matte.shape == shadow.shape and found.field.shape == picture.shape

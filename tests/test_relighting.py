@@ -68,15 +68,17 @@ def test_folders_can_be_elsewhere(shaded: Project, cli: Cli) -> None:
 def test_the_stand_in_gets_what_the_interface_says(shaded: Project, negative: Negative) -> None:
     conf = shaded(1)
     results(conf)
-    [(given, shadow, settings, denoise, process, draws)] = negative.calls
+    results(conf, "relight.prior=diffusion")
+    [(given, shadow, settings, nothing), (*_, prior)] = negative.calls
     assert np.array_equal(given, picture(0)) and given.dtype == np.uint8
     assert shadow.dtype == bool and np.array_equal(shadow, ~keep_mask())
-    assert settings == load_config(conf).relight and denoise is None
-    assert process.num_timesteps == 6 and isinstance(draws, torch.Generator)
+    assert settings == load_config(conf).relight and nothing is None
+    assert prior.process.num_timesteps == 6 and isinstance(prior.generator, torch.Generator)
+    assert (prior.side, prior.multiple) == (16, 2)
 
 
 def test_draws_follow_seed_and_name_alone(shaded: Project) -> None:
-    conf = shaded(4)
+    conf = shaded(4, relight={"prior": "diffusion"})
     one, four = results(conf), results(conf, "data.batch_size=4")
     alone, other = results(conf, "data.offset=2", "data.max_len=1"), results(conf, "seed=1")
 

@@ -21,8 +21,9 @@ from guided_diffusion.shadow.field import ShadowField
 from guided_diffusion.shadow.fit import GAP, fit_field, observe
 from guided_diffusion.shadow.light import local_mean, log_light, to_linear, to_srgb
 from guided_diffusion.shadow.matte import Edge, fit_edge
+from guided_diffusion.shadow.prior_fit import fit_under_prior
 from guided_diffusion.shadow.ring import ring_field
-from guided_diffusion.shadow.settings import RelightConfig
+from guided_diffusion.shadow.settings import EVALUATIONS, RelightConfig
 
 SIDE = 256  # pixels: the working size has this many squared
 _REACH = 120.0  # pixels at the working size within which distances are measured
@@ -57,17 +58,40 @@ class View:
     distance: Tensor
 
 
+@dataclass(frozen=True)
+class Prior:
+    """A diffusion model that may correct the light.
+
+    side, multiple: the model's training size, and of what the sides of any other picture must be multiples;
+    generator: of the draws, on the model's device.
+    """
+
+    denoise: Denoise
+    process: GaussianDiffusion
+    side: int
+    multiple: int
+    generator: torch.Generator
+
+    def correct(self, view: View, field: ShadowField, edge: Edge) -> ShadowField:
+        """The field under which the relit picture is likelier; the model sees the whole of it at its size."""
+        shape = view.distance.shape
+        sides = (self.side * math.sqrt(n / m) for n, m in zip(shape, reversed(shape), strict=True))
+        height, width = (max(1, round(side / self.multiple)) * self.multiple for side in sides)
+        matte = edge.matte(view.distance)
+        model = self.denoise, self.process, self.generator
+        return fit_under_prior(view.light, matte, field, (height, width), *model)
+
+
 def relight(
     picture: np.ndarray,
     shadow: np.ndarray,
     settings: RelightConfig,
-    denoise: Denoise | None,
-    process: GaussianDiffusion,
-    generator: torch.Generator,
+    prior: Prior | None,
 ) -> Relit:
     """Lift the shadow, bool (H, W), True = shadow, off a picture uint8 or uint16 (H, W, 3).
 
-    What cannot be lifted (no lit ground beside it, no shadow in the mask) is left as it was, with a note.
+    prior: None leaves the light as its surroundings tell it. What cannot be lifted (no lit ground beside it,
+    no shadow in the mask) is left as it was, with a note.
     """
     with torch.no_grad():
         srgb = torch.from_numpy(picture.astype(np.float32) / np.iinfo(picture.dtype).max).permute(2, 0, 1)
@@ -80,9 +104,12 @@ def relight(
         if (picture == picture[..., :1]).all():
             field = field.grey()
         edge = fit_edge(view.light, view.distance, field)
+        if prior is not None:
+            field = prior.correct(view, field, edge)
         matte = _full_matte(edge, shadow, settings)
         free, through = _lift(picture, srgb, field, matte)
-        return Relit(free, matte.numpy(), through, _darkness(srgb, shadow), 0)
+        evaluations = 0 if prior is None else EVALUATIONS
+        return Relit(free, matte.numpy(), through, _darkness(srgb, shadow), evaluations)
 
 
 def working_view(srgb: Tensor, shadow: np.ndarray) -> View:
