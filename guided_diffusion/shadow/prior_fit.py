@@ -1,9 +1,10 @@
 """Correct a fitted shadow field so that the relit picture is likelier under a diffusion prior.
 
 Paper: Mardani et al. 2023, "RED-diff" (arXiv 2305.04391): descend <sg[z - x0_hat(z_t)], z>, without a
-backward pass through the network. Where we differ: the unknowns are a few smooth changes of log gain, not pixels, so
-the result stays input / field and nothing can be invented; each noise is drawn with both signs.
-Only changes that the prior has been found to tell are free: brightness, colour, and a coarse grid of them.
+backward pass through the network. Where we differ: the unknowns are a few smooth changes of log gain, not
+pixels, so the result stays input / field and nothing can be invented; each noise is drawn with both
+signs. Only changes that the prior has been found to tell are free: brightness, colour, and a coarse grid of
+them.
 The field's slope is not: a denoiser always asks for less contrast.
 """
 
@@ -24,7 +25,7 @@ from guided_diffusion.shadow.settings import EVALUATIONS
 
 GRID = 4
 ROUNDS = EVALUATIONS // 2  # each takes two: a noise and its opposite
-_WEIGHT = 10_000.0  # of the prior, against the start
+_WEIGHT = 5_000.0  # of the prior, against the start
 _SPREAD = torch.tensor([0.045, 0.04, 0.04])  # of a change of the whole, along AXES
 _GRID_SPREAD = torch.tensor([0.10, 0.03, 0.03])  # of the grid's, along AXES
 _LATEST, _EARLIEST = 0.1, 0.5  # share of the process
