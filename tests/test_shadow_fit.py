@@ -152,6 +152,12 @@ def test_the_right_gain_of_two_materials_scores_best_though_they_have_other_shar
         assert abs(float(steps[scores.argmax()])) <= 0.1, axis
 
 
+def test_colours_past_the_palette_s_rim_are_colours_too() -> None:
+    palette = Palette.of(ground(-1.0, -6.2, -6.2, rough=0.1), distance(DISC), 3.0)  # nothing but red
+    red, blue = palette.score(torch.tensor([[[-1.0, -6.2, -6.2]], [[-6.2, -6.2, -1.0]]]))
+    assert red > blue + 1
+
+
 def test_a_scene_without_lit_pixels_gives_an_even_palette() -> None:
     palette = Palette.of(noise(3, N, N), torch.full((N, N), 50.0), 3.0)
     scores = palette.score(noise(7, 4, 3))

@@ -53,7 +53,7 @@ class ShadowField:
             through = 1 - matte + blocked
             lit = light / through
             told = self.gain(log_light(lit))
-            change = slope * (told > 0) * blocked / through * lit / (lit + DARK)
+            change = slope * blocked / through * lit / (lit + DARK)
             gain = gain + (told - gain) / (1 - change)
         return 1 - matte * (1 - torch.exp(-gain))
 

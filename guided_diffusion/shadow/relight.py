@@ -101,11 +101,11 @@ def relight(
         field = find_field(view, settings)
         if field is None or _typical_gain(field, view) < _WEAKEST:
             return untouched(picture, "the mask holds no shadow that its surroundings tell: left as it was")
-        if (picture == picture[..., :1]).all():
-            field = field.grey()
         edge = fit_edge(view.light, view.distance, field)
         if prior is not None:
             field = prior.correct(view, field, edge)
+        if (picture == picture[..., :1]).all():
+            field = field.grey()
         matte = _full_matte(edge, shadow, settings)
         free, through = _lift(picture, srgb, field, matte)
         evaluations = 0 if prior is None else EVALUATIONS
