@@ -172,11 +172,11 @@ def overlap(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def test_shadows_of_fresh_scenes_are_found_and_the_same_places_without_them_left() -> None:
-    scenes = [render(scene_rng(3000, i), (120, 160)) for i in range(8)]
+    scenes = [render(scene_rng(3000, i), (120, 160)) for i in range(5)]
     shares = [overlap(find_shadow(scene.shadow), scene.matte > 0.5) for scene in scenes]
     assert np.median(shares) > 0.6
     untouched = [not find_shadow(scene.free).any() for scene in scenes]
-    assert sum(untouched) >= 6
+    assert sum(untouched) >= 4
 
 
 def test_the_answer_is_a_mask_of_the_picture_s_size_and_always_the_same() -> None:
