@@ -81,8 +81,7 @@ def fit_under_prior(
         speed = _INERTIA * speed + (1 - _INERTIA) * slope
         change = change - _RATE * speed.clamp(-_STEEPEST, _STEEPEST)
     nodes = node_weights(matte, matte.shape)
-    by_slope = (1 + field.slope)[:, None, None]  # of the gain at lit light in the offset: 1 / this
-    return ShadowField(field.offset + by_slope * spread(change, nodes), field.slope, field.pivot)
+    return ShadowField(field.offset + spread(change, nodes), field.slope, field.pivot)
 
 
 def residual(
