@@ -16,6 +16,7 @@ from torch import Tensor
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.images import read_picture, resize, write_picture
 from guided_diffusion.operators import Nothing
 from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, space_timesteps
 from guided_diffusion.samplers import ILVR, Problem, Sampler, Step, walk
@@ -103,9 +104,13 @@ def test_it_walks_every_step_once() -> None:
     assert list(ILVR(down_n=2, range_t=4).times(process(5))) == [4, 3, 2, 1, 0, -1]
 
 
-def test_the_saved_picture_has_its_reference_s_block_means(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_saved_picture_has_its_reference_s_block_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
-    few = ["timestep_respacing='10'", "data.gt_path=data/samples/shadow/scene_pavement.png"]
+    small = tmp_path / "small.png"
+    write_picture(small, resize(read_picture("data/samples/shadow/scene_pavement.png"), (64, 64)))
+    few = ["timestep_respacing='10'", f"data.gt_path={small}"]
     [result] = Engine(load_config("confs/shadow_ilvr.yml", few))()
     assert result.filled is not None and result.gt is not None and result.evaluations == 10
     blocks, wanted = (each.astype(float).reshape(8, 8, 8, 8, 3) for each in (result.filled, result.gt))

@@ -14,7 +14,7 @@ from PIL import Image
 from guided_diffusion import log_folder
 from guided_diffusion.log_folder import LIFTED_COLUMNS, LogFolder
 from guided_diffusion.results import Lifted, Result
-from tests.conftest import Outcome, keep_mask, picture
+from tests.conftest import Negative, Outcome, keep_mask, picture
 from tests.test_results import columns, digests, overview, spot
 
 Cli = Callable[..., Outcome]
@@ -40,7 +40,7 @@ def relit(project: Project, count: int, **data: str) -> Path:
     return project(count=count, method="relight", data=folders)
 
 
-def test_the_overview_of_relight_has_six_columns(project: Project, cli: Cli) -> None:
+def test_the_overview_of_relight_has_six_columns(project: Project, cli: Cli, negative: Negative) -> None:
     conf = relit(project, 2, free_path=truths(1))
     assert cli("--conf_path", conf).code == 0
     sheet = overview()

@@ -68,7 +68,7 @@ def test_the_command_runs(command: str, checkout: Path) -> None:
     if words is None:
         assert (ROOT / command.split()[1]).stat().st_mode & 0o111
         return
-    done = subprocess.run(words, cwd=checkout, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, cwd=checkout, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -79,7 +79,7 @@ def test_the_python_example_runs(checkout: Path) -> None:
     )
     assert short != code
     done = subprocess.run(
-        [sys.executable, "-c", short], cwd=checkout, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", short], cwd=checkout, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert (checkout / "filled.png").exists()
