@@ -85,7 +85,7 @@ def imresize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Keys' kernel (1981) with a = -0.5, widened by the factor of reduction; beyond the frame the picture is
     mirrored (Pillow, with the same kernel, cuts the kernel there instead).
     """
-    for axis, (old, new) in enumerate(zip(array.shape, size, strict=False)):
+    for axis, (old, new) in enumerate(zip(array.shape[:2], size, strict=True)):
         if old != new:
             array = np.moveaxis(np.tensordot(_resizing(old, new), array, (1, axis)), 0, axis)
     return np.asarray(array, dtype=float)

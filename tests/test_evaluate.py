@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,7 @@ import pytest
 from PIL import Image
 
 from guided_diffusion import evaluate
-from guided_diffusion.datasets import DatasetError
 from guided_diffusion.region_metrics import bootstrap_by_scene
-from guided_diffusion.region_table import Judged, Row, differences, estimate, mean_of, table
-from guided_diffusion.shadow_sets import dataset_folders, match, read_scenes, scene_of
 from tests.conftest import Outcome, picture
 
 MASK = np.hypot(*(np.indices((32, 40)) - 16.0)) < 10  # True = shadow
@@ -217,156 +213,9 @@ def test_a_csv_that_cannot_be_written(triplets: Path, call: Callable[..., Outcom
     assert told.err.startswith("error: --csv ") and told.err.endswith("; choose another place\n")
 
 
-# layouts
-
-
-def lay_out(root: Path, *files: str) -> None:
-    for file in files:
-        path = root / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-
-
-@pytest.mark.parametrize(
-    ("files", "split", "expected"),
-    [
-        (  # ISTD
-            ("test/test_A/1-1.png", "test/test_B/1-1.png", "test/test_C/1-1.png", "train/train_C/2-1.png"),
-            "test",
-            {"shadow": "test/test_A", "mask": "test/test_B", "free": "test/test_C"},
-        ),
-        (  # ISTD+
-            ("train/train_B/1-1.png", "train/train_C/1-1.png", "train/train_C_fixed_official/1-1.png"),
-            "train",
-            {"mask": "train/train_B", "free": "train/train_C_fixed_official"},
-        ),
-        (("test_B/1-1.png", "test_C/1-1.png"), "test", {"mask": "test_B", "free": "test_C"}),
-        (  # SRD as downloaded
-            ("SRD_Test/shadow/IMG_1.jpg", "SRD_Test/shadow_free/IMG_1_free.jpg"),
-            "test",
-            {"shadow": "SRD_Test/shadow", "free": "SRD_Test/shadow_free"},
-        ),
-        (
-            ("mask/a.png", "shadow/a.png", "free/a.png"),
-            "test",
-            {"mask": "mask", "shadow": "shadow", "free": "free"},
-        ),
-    ],
-)
-def test_sets_are_read_as_they_come(
-    tmp_path: Path, files: Sequence[str], split: str, expected: dict[str, str]
-) -> None:
-    lay_out(tmp_path, *files)
-    found = dataset_folders(str(tmp_path), split)
-    assert found == {role: str(tmp_path / folder) for role, folder in expected.items()}
-
-
 def test_a_set_without_masks_asks_for_them(triplets: Path, call: Callable[..., Outcome]) -> None:
     (triplets / "mask").rename(triplets / "elsewhere")
     arguments = ["--pred", triplets / "pred", "--dataset", triplets]
     assert "--mask: --dataset" in refused(call(*arguments))
     told = call(*arguments, "--mask", triplets / "elsewhere")
     assert told.code == 0 and "| measure | prediction | identity |" in told.out
-
-
-def test_srd_names_match(tmp_path: Path) -> None:
-    lay_out(
-        tmp_path,
-        *("pred/IMG_1.png", "pred/IMG_2.png", "pred/IMG_3_free.png"),
-        *("free/IMG_1_free.jpg", "free/IMG_2_no_shadow.jpg", "free/IMG_3_free.jpg", "free/IMG_4_free.jpg"),
-        *("mask/IMG_1.jpg", "mask/IMG_2.jpg", "mask/IMG_3_mask.png"),
-    )
-    items, lacking = match({role: str(tmp_path / role) for role in ("pred", "free", "mask")})
-    assert {item.name: {Path(path).name for path in item.files.values()} for item in items} == {
-        "IMG_1": {"IMG_1.png", "IMG_1_free.jpg", "IMG_1.jpg"},
-        "IMG_2": {"IMG_2.png", "IMG_2_no_shadow.jpg", "IMG_2.jpg"},
-        "IMG_3_free": {"IMG_3_free.png", "IMG_3_free.jpg", "IMG_3_mask.png"},
-    }
-    assert lacking == {"pred": ["IMG_4_free"]}
-
-
-def test_a_name_itself_goes_before_one_with_a_suffix(tmp_path: Path) -> None:
-    lay_out(tmp_path, "pred/a.png", "free/a.png", "free/a_free.png")
-    items, _ = match({role: str(tmp_path / role) for role in ("pred", "free")})
-    assert Path(items[0].files["free"]).name == "a.png"
-
-
-# scenes
-
-
-@pytest.mark.parametrize(
-    ("name", "scene"),
-    [
-        ("100-1", "100"),
-        ("uiuc_p1_2", "uiuc_p1"),
-        ("IMG_6456", "IMG_6456"),
-        ("IMG_6456_free", "IMG_6456_free"),
-        ("day2/100-12", "day2/100"),
-        ("day2/a-12", "day2/a-12"),
-        ("7", "7"),
-    ],
-)
-def test_scenes_that_names_tell(name: str, scene: str) -> None:
-    assert scene_of(name) == scene
-
-
-def test_scenes_from_a_manifest(tmp_path: Path) -> None:
-    path = tmp_path / "manifest.csv"
-    path.write_text("\ufeffname,width,scene\na.png,3,one\nb,3,one\nv1.5,3,two\n", encoding="utf-8")
-    assert read_scenes(str(path), ["b", "a", "v1.5"]) == ["one", "one", "two"]
-    with pytest.raises(DatasetError, match=r"no scene for 1 of 2 pictures \(c\); add rows"):
-        read_scenes(str(path), ["a", "c"])
-    for content in ("", "name,place\na,b\n"):
-        path.write_text(content)
-        with pytest.raises(DatasetError, match="lacks the columns name and scene"):
-            read_scenes(str(path), ["a"])
-    path.write_bytes(b"name,scene\n\xff\xfe,b\n")
-    with pytest.raises(DatasetError, match="cannot be read as CSV"):
-        read_scenes(str(path), ["a"])
-
-
-# the table
-
-
-def judged(*told: tuple[str, dict[str, float], dict[str, float]]) -> list[Judged]:
-    return [
-        Judged(f"{scene}-{i}", scene, {"pred": ours, "against": theirs})
-        for i, (scene, ours, theirs) in enumerate(told)
-    ]
-
-
-def test_means_leave_out_what_is_undefined() -> None:
-    assert estimate([1.0, math.nan, 3.0], ["a", "b", "c"])[0] == 2
-    assert all(map(math.isnan, estimate([math.nan], ["a"])))
-    mean = mean_of(
-        judged(("1", {"lab_s": 1, "pixels_s": 30}, {}), ("2", {"lab_s": math.nan, "pixels_s": 0}, {})),
-        "pred",
-        Row("", "lab_s", pixels="pixels_s"),
-    )
-    assert mean[0] == 1
-
-
-def test_differences_are_paired_and_scenes_are_drawn_whole() -> None:
-    keys = ("lab_s", "lab_s_true", "lab_band", "psnr_s_true")
-    told = judged(
-        ("1", dict.fromkeys(keys, 10.0), dict.fromkeys(keys, 11.0)),
-        ("1", dict.fromkeys(keys, 50.0), dict.fromkeys(keys, 51.0)),
-        ("2", dict.fromkeys(keys, 3.0), dict.fromkeys(keys, 2.0)),
-        ("2", dict.fromkeys(keys, math.inf), dict.fromkeys(keys, math.inf)),
-        ("2", dict.fromkeys(keys, math.nan), dict.fromkeys(keys, math.nan)),
-    )
-    line = differences(told)[0]
-    assert line.startswith("- LAB, shadow (S), prediction less the other: -0.25 [-1.00, 0.50]")
-    assert line.endswith("; includes 0")
-    assert differences(judged(("1", dict.fromkeys(keys, math.nan), dict.fromkeys(keys, 1.0)))) == []
-
-
-def test_the_table_leaves_out_what_nothing_is_known_of() -> None:
-    scores = {"lab_s": 1.25, "pixels_s": 4.0, "pixels_ns": 4.0, "texture": math.nan}
-    lines = table([Judged("a", "a", {"pred": scores})])
-    assert lines == [
-        "| measure | prediction |",
-        "| --- | --- |",
-        "| LAB, shadow (S) | 1.25 |",
-        "| LAB, S, over pixels (PP) | 1.25 |",
-    ]

@@ -58,9 +58,9 @@ class ShadowField:
         return 1 - matte * (1 - torch.exp(-gain))
 
     def grey(self) -> ShadowField:
-        """The channels' mean, in each channel: it keeps a grey picture grey."""
+        """The channels' mean, one channel that stands for any number: it keeps a grey picture grey."""
         parts = (self.offset, self.slope, self.pivot)
-        return ShadowField(*(part.mean(dim=0, keepdim=True).expand_as(part) for part in parts))
+        return ShadowField(*(part.mean(dim=0, keepdim=True) for part in parts))
 
     def resized(self, size: tuple[int, int]) -> ShadowField:
         """The same field over a picture of another size (height, width)."""

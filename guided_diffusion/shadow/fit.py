@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guided_diffusion.shadow.field import STEEPEST, ShadowField
-from guided_diffusion.shadow.light import blur
+from guided_diffusion.shadow.light import local_mean
 from guided_diffusion.shadow.pairs import Pairs, edge_pairs, spread_out
 from guided_diffusion.shadow.palette import AXES, Palette
 
@@ -46,14 +46,12 @@ class Observed:
 
 def observe(log: Tensor, distance: Tensor) -> Observed:
     """From logarithmic light (3, H, W) and the distance (H, W) to the shadow's edge, positive inside."""
-    soft = blur(log, 0.7) / blur(torch.ones_like(distance), 0.7)
+    soft = local_mean(log, torch.ones_like(distance), 0.7)
     within = distance > min(GAP, float(distance.max()) / 2)
     rows, columns = torch.nonzero(within, as_tuple=True)
     some = spread_out(len(rows), _PIXELS)
     place = torch.stack([rows[some], columns[some]], dim=1).float()
-    pairs = edge_pairs(log, distance)
-    few = spread_out(len(pairs), _PAIRS)
-    pairs = Pairs(pairs.dark[few], pairs.lit[few], pairs.place[few])
+    pairs = edge_pairs(log, distance).at_most(_PAIRS)
     umbra = soft[:, rows[some], columns[some]].T
     size = distance.shape
     palette = Palette.of(soft, distance, GAP)

@@ -47,7 +47,6 @@ class Edge:
 
     def resized(self, size: tuple[int, int], scale: float) -> Edge:
         """The same edge over a picture of another size, `scale` times as large."""
-
         planes = torch.stack([scale * self.width, scale * self.shift, self.correction])
         return Edge(*F.interpolate(planes[None], size=size, mode="bilinear", align_corners=False)[0])
 
@@ -55,8 +54,8 @@ class Edge:
 def fit_edge(light: Tensor, distance: Tensor, field: ShadowField) -> Edge:
     """The penumbra of the picture `light` (3, H, W), linear, whose umbra `field` describes."""
     band = (distance.abs() <= BAND).float()
-    cost = _costs(light, distance, field, band)  # (W, S, h, w)
     weight = F.avg_pool2d(band[None, None], _POOL, ceil_mode=True)[0, 0]
+    cost = _costs(light, distance, field, band) / weight.clamp_min(1e-6)  # (W, S, h, w)
     whole = (cost * weight).sum(dim=(2, 3)) / weight.sum().clamp_min(1e-6)
     best = divmod(int(whole.argmin()), len(SHIFTS))
     around = blur(cost * weight, _AROUND / _POOL) / (blur(weight, _AROUND / _POOL) + 1e-4)
@@ -72,20 +71,18 @@ def fit_edge(light: Tensor, distance: Tensor, field: ShadowField) -> Edge:
 
 
 def _costs(light: Tensor, distance: Tensor, field: ShadowField, band: Tensor) -> Tensor:
-    """Mean edge that is left for each width and shift, within squares of _POOL: (W, S, h, w).
+    """The edge that is left for each width and shift, its mean over squares of _POOL: (W, S, h, w).
 
     Of luminance alone, with the channels' mean field.
     """
-    mean = ShadowField(field.offset.mean(0, True), field.slope.mean(0, True), field.pivot.mean(0, True))
-    grey = light.mean(dim=0, keepdim=True)
-    weight = F.avg_pool2d(band[None, None], _POOL, ceil_mode=True)[0, 0].clamp_min(1e-6)
+    mean, grey = field.grey(), light.mean(dim=0, keepdim=True)
     costs = []
     for width in WIDTHS:
         matte = torch.special.ndtr((distance - SHIFTS[:, None, None]) / width)  # (S, H, W)
         lit = log_light(grey / mean.transmission(grey, matte))
         down, right = torch.gradient(lit, dim=(1, 2))
         edges = torch.hypot(down, right).clamp_max(_STRONGEST) * band
-        costs.append(F.avg_pool2d(edges[:, None], _POOL, ceil_mode=True)[:, 0] / weight)
+        costs.append(F.avg_pool2d(edges[:, None], _POOL, ceil_mode=True)[:, 0])
     return torch.stack(costs)
 
 

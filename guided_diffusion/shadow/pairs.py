@@ -31,6 +31,11 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.dark)
 
+    def at_most(self, number: int) -> Pairs:
+        """So many of them, evenly chosen."""
+        some = spread_out(len(self), number)
+        return Pairs(self.dark[some], self.lit[some], self.place[some])
+
 
 def edge_pairs(log: Tensor, distance: Tensor) -> Pairs:
     """Pairs from the logarithmic light (3, H, W) and the distance (H, W) to the edge, positive in the shadow.
@@ -53,9 +58,7 @@ def edge_pairs(log: Tensor, distance: Tensor) -> Pairs:
         dark.append(soft[:, inside[apart, 0], inside[apart, 1]].T)
         lit.append(soft[:, outside[apart, 0], outside[apart, 1]].T)
         place.append(edge[whole][apart].float())
-    found = Pairs(torch.cat(dark), torch.cat(lit), torch.cat(place))
-    some = spread_out(len(found), _MOST)
-    return Pairs(found.dark[some], found.lit[some], found.place[some])
+    return Pairs(torch.cat(dark), torch.cat(lit), torch.cat(place)).at_most(_MOST)
 
 
 def spread_out(total: int, most: int) -> Tensor:
