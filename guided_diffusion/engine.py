@@ -73,7 +73,7 @@ class Engine:
     @property
     def outputs(self) -> dict[str, int]:
         """What is to be made of each picture, and of how many evaluations of the network."""
-        costs = {"inpainted": self.painter.evaluations, "shadow_free": self.config.relight.evaluations}
+        costs = {"inpainted": self.painter.evaluations, "shadow_free": self.relighter.evaluations}
         wanted = self.config.outputs if self.config.method == "relight" else ("inpainted",)
         return {output: cost for output, cost in costs.items() if output in wanted}
 
@@ -84,7 +84,7 @@ class Engine:
 
     @property
     def _needs_network(self) -> bool:
-        return "inpainted" in self.outputs or self.config.relight.prior != "none"
+        return any(self.outputs.values())
 
     def _sampler(self) -> Any:
         cls = SAMPLERS["repaint" if self.config.method == "relight" else self.config.method]
@@ -134,7 +134,7 @@ class Engine:
     @cached_property
     def lift_fingerprint(self) -> str:
         """Of everything that decides what lies beneath a shadow, but the pictures themselves."""
-        prior = self.networks.identity if self.config.relight.prior != "none" else None
+        prior = self.networks.identity if self.config.relight.uses_network else None
         return configuration.relight_fingerprint(self.config, prior)
 
     @property

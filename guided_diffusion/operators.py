@@ -6,6 +6,7 @@ Contract: A A^+ A = A. Tensors are (B, C, H, W) in model space; nothing here dra
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,6 +65,37 @@ class LowPass:
 
     def pinv(self, y: Tensor) -> Tensor:
         return self.forward(y)
+
+
+@dataclass(frozen=True)
+class Shade:
+    """A shadow lies on the picture: of each pixel's light the share `transmission` arrives.
+
+    transmission: T in (0, 1], (B, C, H, W). variance: of the light observed, how far T may be wrong included;
+    (B, 1, H, W) or (B, C, H, W), 0 = exact, inf = tells nothing. to_light, from_light: model space to linear
+    light and back; observation and picture are both in model space.
+    """
+
+    transmission: Tensor
+    variance: Tensor
+    to_light: Callable[[Tensor], Tensor]
+    from_light: Callable[[Tensor], Tensor]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.from_light(self.transmission * self.to_light(x))
+
+    def pinv(self, y: Tensor) -> Tensor:
+        return self.from_light(self.to_light(y) / self.transmission)
+
+    def posterior_mean(self, x0: Tensor, y: Tensor, variance: float) -> Tensor:
+        """The picture's mean given y, where its light is N(that of x0, variance) before y is seen.
+
+        In light (T y + gamma x0) / (T^2 + gamma), gamma = own variance / `variance`: Wiener's filter, the
+        data consistency of ShadowDiffusion (Guo et al. 2023, arXiv 2212.04711) with a gamma per pixel.
+        """
+        power = self.transmission**2
+        seen = power / (power + self.variance / max(variance, 1e-12))  # in [0, 1]; 0 where blind
+        return self.from_light(torch.lerp(self.to_light(x0), self.to_light(y) / self.transmission, seen))
 
 
 @dataclass(frozen=True)

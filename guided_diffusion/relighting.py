@@ -17,7 +17,7 @@ from guided_diffusion.images import PictureError, eight_bits
 from guided_diffusion.jobs import generator, picture_key
 from guided_diffusion.masks import dilate
 from guided_diffusion.results import Lifted, Progress
-from guided_diffusion.shadow.relight import Prior, relight
+from guided_diffusion.shadow.relight import Prior, Relit, evaluations, relight, untouched
 from guided_diffusion.shadow.settings import RelightConfig
 
 NONE_FOUND = "no shadow found: the picture was left as it was"
@@ -44,7 +44,7 @@ class Shaded:
 class Relighter:
     """Lifts shadows as `settings` say.
 
-    denoiser: name -> what denoises its picture, on `device`; it is asked only if there is a prior.
+    denoiser: name -> what denoises its picture, on `device`; it is asked only if the settings say so.
     seed: with a picture's name it decides its draws. side, multiple: the model's training size, and of what
     any other size must be a multiple.
     """
@@ -56,6 +56,11 @@ class Relighter:
     seed: int
     side: int
     multiple: int
+
+    @property
+    def evaluations(self) -> int:
+        """Of the network, for each picture."""
+        return evaluations(self.settings, self.process)
 
     def shade(self, fingerprint: str, name: str, picture: np.ndarray, shadow: np.ndarray | None) -> Shaded:
         """A picture uint8 or uint16 (H, W, 3) with its shadow, bool (H, W), True = shadow; None: it is found.
@@ -75,23 +80,20 @@ class Relighter:
         """The picture without its shadow comes last. Raises PictureError if that cannot be done."""
         picture, begin = shaded.picture, time.monotonic()
         if shaded.note:
-            lit = np.ones(picture.shape, np.float32)
-            yield Lifted(shaded.key, picture, 1 - lit[..., 0], lit, note=shaded.note)
+            yield _lifted(shaded.key, untouched(picture, shaded.note), begin)
             return
-        prior = None if self.settings.prior == "none" else self.prior(shaded.name)
+        prior = self.prior(shaded.name) if self.settings.uses_network else None
         try:
             with threads(1):
                 relit = relight(picture, shaded.shadow, self.settings, prior)
         except torch.OutOfMemoryError:
             raise PictureError(
                 f"out of memory on {self.device} with a picture of {picture.shape[1]}x{picture.shape[0]}; "
-                "shrink it, or set relight.prior: none"
+                "shrink it, or set relight.prior: none and relight.refine: false"
             ) from None
         if relit.evaluations:
             yield Progress((shaded.name,), relit.evaluations, relit.evaluations)
-        free = np.where(shaded.keep[..., None], picture, relit.free)
-        seconds = time.monotonic() - begin
-        yield Lifted(shaded.key, free, relit.matte, relit.field, relit.evaluations, seconds, relit.note)
+        yield _lifted(shaded.key, relit, begin)
 
     def prior(self, name: str) -> Prior:
         """The diffusion model for one picture; its network has all of torch's threads."""
@@ -103,6 +105,11 @@ class Relighter:
 
         draws = generator(self.seed, "relight", name, self.device)
         return Prior(evaluate, self.process, self.side, self.multiple, draws)
+
+
+def _lifted(key: str, relit: Relit, begin: float) -> Lifted:
+    seconds = time.monotonic() - begin
+    return Lifted(key, relit.free, relit.matte, relit.field, relit.evaluations, seconds, relit.note)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def choose_window(mask: np.ndarray, size: int, multiple: int) -> Window:
     height, width = mask.shape
     if (height, width) == (size, size):
         return Window(0, 0, size, size, size, size)
-    top, bottom, left, right = _hole_box(mask)
+    top, bottom, left, right = hole_box(mask)
     short = min(height, width)
     longest = max(bottom - top, right - left)
     if longest <= short:
@@ -53,17 +53,18 @@ def choose_window(mask: np.ndarray, size: int, multiple: int) -> Window:
         high, wide, rows, cols = (length, short, shape, size)
         if width > height:
             high, wide, rows, cols = (short, length, size, shape)
-    return Window(_place(top, bottom, high, height), _place(left, right, wide, width), high, wide, rows, cols)
+    return Window(place(top, bottom, high, height), place(left, right, wide, width), high, wide, rows, cols)
 
 
-def _hole_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+def hole_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) of the unknown pixels, ends excluded; the whole mask's with none unknown."""
     rows, columns = np.flatnonzero(~mask.all(axis=1)), np.flatnonzero(~mask.all(axis=0))
     if rows.size == 0:
         return 0, mask.shape[0], 0, mask.shape[1]
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 
 
-def _place(start: int, stop: int, side: int, limit: int) -> int:
+def place(start: int, stop: int, side: int, limit: int) -> int:
     """Where `side` pixels begin that are centred on start..stop and lie within 0..limit."""
     return min(max((start + stop - side) // 2, 0), limit - side)
 

@@ -18,6 +18,7 @@ from guided_diffusion import relighting
 from guided_diffusion.assembly import build_network
 from guided_diffusion.config import ModelConfig
 from guided_diffusion.construct import ConfigError
+from guided_diffusion.masks import dilate
 from guided_diffusion.shadow.relight import Prior, Relit
 
 MODEL = {
@@ -154,7 +155,8 @@ for shift in ((0, 1), (0, -1), (1, 0), (-1, 0)):
 
 
 class Negative:
-    """In place of `relight`: the picture's negative, with a prior mixed with noise; remembers its calls."""
+    """In place of `relight`: the negative of what the shadow reaches, mixed with noise if there is a prior;
+    remembers its calls."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
@@ -166,6 +168,7 @@ class Negative:
             noise = torch.randint(0, 50, shadow.shape, generator=prior.generator).numpy()[..., None]
             free = free - noise.astype(picture.dtype)
             evaluations = len([prior.denoise(torch.zeros(1, 3, 16, 16), t) for t in range(3)])
+        free = np.where(dilate(shadow, settings.reach(*shadow.shape))[..., None], free, picture)
         matte = shadow.astype(np.float32) * np.float32(0.4)
         return Relit(free, matte, np.full(picture.shape, 0.2, np.float32), "", evaluations)
 

@@ -45,6 +45,8 @@ def test_one_word_is_a_list_of_one(word: str) -> None:
             "unknown key 'relight.pryor'; the nearest known key is 'relight.prior'",
         ),
         ({"relight": {"prior": "gan"}}, "relight.prior: 'gan' is not one of 'none'"),
+        ({"relight": {"refine": "yes please"}}, "relight.refine: 'yes please' is not true or false"),
+        ({"relight": {"noise": -2}}, "relight.noise: -2 is not a number of at least 0"),
         ({"relight": {"dilate": -1}}, "relight.dilate: -1 is not a number of at least 0"),
         ({"relight": "none"}, "relight: 'none' is not a mapping"),
         ({"data": {"mask_is": "white"}}, "data.mask_is: 'white' is not one of 'keep', 'shadow'"),

@@ -13,8 +13,15 @@ from guided_diffusion.respace import get_named_beta_schedule
 from guided_diffusion.shadow.field import ShadowField
 from guided_diffusion.shadow.light import log_light, to_srgb
 from guided_diffusion.shadow.palette import AXES
-from guided_diffusion.shadow.prior_fit import GRID, fit_under_prior, node_weights, residual, shrink, spread
-from guided_diffusion.shadow.settings import EVALUATIONS
+from guided_diffusion.shadow.prior_fit import (
+    EVALUATIONS,
+    GRID,
+    fit_under_prior,
+    node_weights,
+    residual,
+    shrink,
+    spread,
+)
 
 PROCESS = GaussianDiffusion(get_named_beta_schedule("cosine", 100))
 SIZE, SEEN = (48, 64), (24, 32)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import types
 import warnings
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from guided_diffusion.denoiser import Prediction
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.masks import dilate, edge_distance
 from guided_diffusion.metrics import srgb_to_lab
@@ -21,7 +20,7 @@ from guided_diffusion.shadow import fit
 from guided_diffusion.shadow import relight as relighting
 from guided_diffusion.shadow.field import ShadowField
 from guided_diffusion.shadow.light import to_linear, to_srgb
-from guided_diffusion.shadow.relight import Prior, Relit, relight, signed_distance
+from guided_diffusion.shadow.relight import Prior, Relit, relight
 from guided_diffusion.shadow.settings import RelightConfig
 
 SIZE = (72, 96)
@@ -30,19 +29,20 @@ SIZE = (72, 96)
 class Restless:
     """In place of a diffusion model: a denoiser that makes everything greener and less even."""
 
-    def __call__(self, x_t: torch.Tensor, t: int) -> Any:
-        return types.SimpleNamespace(x0=(x_t + torch.tensor([-0.3, 0.5, -0.3])[:, None, None]).clamp(-1, 1))
+    def __call__(self, x_t: torch.Tensor, t: int) -> Prediction:
+        x0 = (x_t + torch.tensor([-0.3, 0.5, -0.3])[:, None, None]).clamp(-1, 1)
+        return Prediction(x0, x_t - x0, torch.zeros_like(x0))
 
 
-def prior() -> Prior:
+def restless() -> Prior:
     process = GaussianDiffusion(np.linspace(1e-4, 0.02, 10))
     return Prior(Restless(), process, 32, 8, torch.Generator().manual_seed(0))
 
 
-def lifted(picture: np.ndarray, shadow: np.ndarray, prior: Prior | None = None, **keys: object) -> Relit:
+def lifted(picture: np.ndarray, shadow: np.ndarray, model: Prior | None = None, **keys: object) -> Relit:
     """The result, after looking whether it is one: no NaN, in range, as deep and large as the picture."""
     before = picture.copy()
-    found = relight(picture, shadow, RelightConfig(**keys), prior)  # type: ignore[arg-type]
+    found = relight(picture, shadow, RelightConfig(**keys), model)  # type: ignore[arg-type]
     assert np.array_equal(picture, before)
     assert found.free.shape == picture.shape and found.free.dtype == picture.dtype
     assert found.matte.shape == shadow.shape and found.field.shape == picture.shape
@@ -114,6 +114,16 @@ def test_light_that_was_divided_out_is_the_field_s() -> None:
     assert np.abs(255 * encoded - found.free).max() < 0.51
 
 
+def test_what_is_asked_of_the_model_is_told_and_changes_the_result() -> None:
+    costs, pictures = [], []
+    for prior, refine in (("none", False), ("diffusion", False), ("none", True), ("diffusion", True)):
+        found = lifted(LITTLE.shadow, LITTLE.mask, restless(), prior=prior, refine=refine)
+        costs.append(found.evaluations)
+        pictures.append(found.free.tobytes())
+    assert costs == [0, 40, 2, 42]  # the process has 10 steps, a fifth of which are 2
+    assert len(set(pictures)) == 4
+
+
 # the same picture in another form
 
 
@@ -168,39 +178,26 @@ def test_strips_are_parts_of_the_whole() -> None:
     assert np.abs(free - expected).max() < 0.501
 
 
-# distances
+# a shadow in a far larger picture
 
 
-def from_truth(shadow: np.ndarray) -> np.ndarray:
-    """Distance to the border between pixels, positive inside, by comparing all pixels."""
-    at = np.argwhere(np.ones_like(shadow))
-    apart = np.sqrt(((at[:, None] - at) ** 2).sum(axis=2))
-    apart[shadow.ravel()[:, None] == shadow.ravel()] = np.inf
-    return (np.where(shadow, 1, -1).ravel() * (apart.min(axis=1) - 0.5)).reshape(shadow.shape)
-
-
-def test_signed_distance_is_the_nearest_of_all_pixels() -> None:
-    rows, columns = np.indices((36, 44))
-    shadow = (np.hypot(rows - 12, columns - 14) < 9) | ((rows > 20) & (columns > 30))
-    truth, found = from_truth(shadow), signed_distance(shadow, 100.0).numpy()
-    assert np.abs(found - truth).max() < 0.8  # near the edge its stairs are smoothed
-    far = np.abs(truth) > 16
-    assert far.any() and np.abs(found - truth)[far].max() < 0.1
-    assert (found[np.abs(truth) > 1] * truth[np.abs(truth) > 1] > 0).all()
-
-
-def test_signed_distance_of_a_slanted_edge_is_smoother_than_its_stairs() -> None:
-    rows, columns = np.indices((40, 40))
-    line = (columns - 0.37 * rows - 12.3) / np.hypot(1, 0.37)
-    near = np.abs(line) < 3
-    near[:4], near[-4:] = False, False
-    off = [(d - line)[near].std() for d in (signed_distance(line > 0, 50.0).numpy(), from_truth(line > 0))]
-    assert off[0] < 0.75 * off[1]
-
-
-def test_signed_distance_stays_within_reach() -> None:
-    for mask, expected in ((np.ones((9, 9), bool), 7.0), (np.zeros((9, 9), bool), -7.0)):
-        assert np.allclose(signed_distance(mask, 7.0), expected)
+def test_a_small_shadow_is_seen_from_near() -> None:
+    truth = scene(1)
+    edges = [(2 * side, 5 * side) for side in SIZE]
+    picture = np.pad(truth.free, [*edges, (0, 0)], mode="reflect")
+    shadow = np.pad(truth.mask, edges)
+    place = tuple(slice(2 * side, 3 * side) for side in SIZE)
+    picture[place] = truth.shadow
+    found = lifted(picture, shadow)
+    before = lab_off(picture[place], truth.free, truth.mask)
+    assert lab_off(found.free[place], truth.free, truth.mask) < 0.35 * before
+    reach = RelightConfig().reach(*shadow.shape)
+    window = relighting.surroundings(shadow, reach)
+    small = shadow[window]
+    assert small.size < shadow.size / 2
+    near = lifted(picture[window], small, dilate=reach / min(small.shape))
+    for whole, part in ((found.free, near.free), (found.matte, near.matte), (found.field, near.field)):
+        assert np.array_equal(whole[window], part)
 
 
 # bad input
@@ -261,7 +258,7 @@ def test_odd_pictures_give_a_result_or_a_reason(quick: None, picture: str) -> No
         assert np.array_equal(found.free, PICTURES[picture])
     if picture == "grey":
         assert not np.ptp(found.free, axis=2).any() and (found.free > PICTURES["grey"]).any()
-        found = lifted(PICTURES["grey"], LITTLE.mask, prior())
+        found = lifted(PICTURES["grey"], LITTLE.mask, restless(), prior="diffusion", refine=True)
         assert not np.ptp(found.free, axis=2).any()
     if picture == "black shadow":
         assert "too dark to hold texture" in found.note
@@ -296,11 +293,12 @@ def test_tiny_pictures_give_a_result_or_a_reason(quick: None, size: tuple[int, i
     st.floats(0, 1),
     st.sampled_from(["palette", "palette", "ring", "gain"]),
     st.sampled_from([0.0, 0.03, 0.5, 5.0]),
+    st.sampled_from(["none", "diffusion"]),
     st.booleans(),
 )
-@example((2, 24), 0, 0.5, "palette", 0.0, True)
+@example((2, 24), 0, 0.5, "palette", 0.0, "diffusion", False)
 def test_random_pictures_and_masks_never_break_it(
-    size: tuple[int, int], seed: int, share: float, how: str, dilate: float, corrected: bool
+    size: tuple[int, int], seed: int, share: float, how: str, dilate: float, prior: str, refine: bool
 ) -> None:
     rng = np.random.default_rng(seed)
     blocks = rng.integers(1, 6)  # coarse or fine
@@ -312,4 +310,4 @@ def test_random_pictures_and_masks_never_break_it(
         warnings.simplefilter("error")
         patch.setattr(relighting, "SIDE", 48)
         patch.setattr(fit, "_ROUNDS", 4)
-        lifted(picture, shadow, prior() if corrected else None, fit=how, dilate=dilate)
+        lifted(picture, shadow, restless(), fit=how, dilate=dilate, prior=prior, refine=refine)

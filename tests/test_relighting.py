@@ -111,7 +111,9 @@ def test_without_prior_and_painting_no_checkpoint_is_needed(shaded: Project, cli
     assert "0 network evaluations a picture (0 for shadow_free)" in plan.out
     assert cli("--conf_path", conf).code == 0
     assert "missing: absent.pt" in cli("--conf_path", conf, "--set", "outputs=inpainted", "--dry_run").out
-    assert "absent.pt" in cli("--conf_path", conf, "--set", "relight.prior=diffusion").err
+    for key, cost in (("relight.prior=diffusion", 40), ("relight.refine=true", 1)):
+        assert f"{cost} network evaluations" in cli("--conf_path", conf, "--set", key, "--dry_run").out
+        assert "absent.pt" in cli("--conf_path", conf, "--set", key).err
 
 
 def test_a_prior_gets_the_denoiser_and_its_cost_is_told(shaded: Project, negative: Negative) -> None:

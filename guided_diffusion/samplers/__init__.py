@@ -6,6 +6,7 @@ from guided_diffusion.samplers.ddnm import DDNM
 from guided_diffusion.samplers.ddpm import DDPM
 from guided_diffusion.samplers.ilvr import ILVR
 from guided_diffusion.samplers.intermediate import Intermediate
+from guided_diffusion.samplers.refine import Refine
 from guided_diffusion.samplers.repaint import RePaint
 
 SAMPLERS: dict[str, type] = {
@@ -27,6 +28,7 @@ __all__ = [
     "Noise",
     "Problem",
     "RePaint",
+    "Refine",
     "Sampler",
     "Step",
     "walk",

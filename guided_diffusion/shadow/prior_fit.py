@@ -21,11 +21,12 @@ from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.shadow.field import ShadowField
 from guided_diffusion.shadow.light import log_light, to_srgb
 from guided_diffusion.shadow.palette import AXES
-from guided_diffusion.shadow.settings import EVALUATIONS
 
+EVALUATIONS = 40  # of the network
 GRID = 4
 ROUNDS = EVALUATIONS // 2  # each takes two: a noise and its opposite
-_WEIGHT = 5_000.0  # of the prior, against the start
+_WEIGHT = 3_300.0  # of the prior, against the start
+_SMALLEST = 0.2  # share of the picture: a smaller shadow tells less of its light
 _SPREAD = torch.tensor([0.045, 0.04, 0.04])  # of a change of the whole, along AXES
 _GRID_SPREAD = torch.tensor([0.10, 0.03, 0.03])  # of the grid's, along AXES
 _LATEST, _EARLIEST = 0.1, 0.5  # share of the process
@@ -69,6 +70,7 @@ def fit_under_prior(
     change = torch.zeros(1 + GRID**2, 3)
     speed = torch.zeros_like(change)
     heard = (small.matte > _MARGIN).float()
+    heard = heard / heard.sum().clamp_min(_SMALLEST * heard.numel())
     for step in range(ROUNDS):
         share = _LATEST + (_EARLIEST - _LATEST) * ((step + 0.5) * _GOLDEN % 1)
         t = int(share * process.num_timesteps)
@@ -76,7 +78,7 @@ def fit_under_prior(
             free = change.clone().requires_grad_()
             z = small.seen(free)
             pull = residual(z.detach(), t, denoise, process, generator)
-            loss = _WEIGHT * (heard * pull * z).sum() / heard.sum().clamp_min(1) + 0.5 * free.square().sum()
+            loss = _WEIGHT * (heard * pull * z).sum() + 0.5 * free.square().sum()
             (slope,) = torch.autograd.grad(loss, free)
         speed = _INERTIA * speed + (1 - _INERTIA) * slope
         change = change - _RATE * speed.clamp(-_STEEPEST, _STEEPEST)

@@ -1,13 +1,14 @@
 """Relight: divide a shadow out of a picture, so that what lies beneath it stays as it is.
 
-The light is fitted at a working size of 256 x 256 pixels in area; field and penumbra are then carried over to
-the picture's own size, where its distance to the mask's edge is measured anew.
+Only the shadow's surroundings are looked at: its box and as much again on every side. Their light is fitted
+at a working size of 256 x 256 pixels in area; field and penumbra are then carried over to the picture's own
+size, where the distance to the mask's edge is measured anew.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,9 +22,11 @@ from guided_diffusion.shadow.field import ShadowField
 from guided_diffusion.shadow.fit import GAP, fit_field, observe
 from guided_diffusion.shadow.light import local_mean, log_light, to_linear, to_srgb
 from guided_diffusion.shadow.matte import Edge, fit_edge
-from guided_diffusion.shadow.prior_fit import fit_under_prior
+from guided_diffusion.shadow.prior_fit import EVALUATIONS, fit_under_prior
+from guided_diffusion.shadow.refine import SAMPLER, refine
 from guided_diffusion.shadow.ring import ring_field
-from guided_diffusion.shadow.settings import EVALUATIONS, RelightConfig
+from guided_diffusion.shadow.settings import RelightConfig
+from guided_diffusion.windows import hole_box, place
 
 SIDE = 256  # pixels: the working size has this many squared
 _REACH = 120.0  # pixels at the working size within which distances are measured
@@ -48,6 +51,15 @@ class Relit:
     note: str
     evaluations: int
 
+    def within(self, picture: np.ndarray, window: tuple[slice, slice]) -> Relit:
+        """The same of a whole picture (H, W, 3), of which this is the window."""
+        if self.free.shape == picture.shape:
+            return self
+        whole = untouched(picture, self.note)
+        free = picture.copy()
+        free[window], whole.matte[window], whole.field[window] = self.free, self.matte, self.field
+        return replace(whole, free=free, evaluations=self.evaluations)
+
 
 @dataclass(frozen=True)
 class View:
@@ -60,7 +72,7 @@ class View:
 
 @dataclass(frozen=True)
 class Prior:
-    """A diffusion model that may correct the light.
+    """A diffusion model that may correct the light and refine the pixels.
 
     side, multiple: the model's training size, and of what the sides of any other picture must be multiples;
     generator: of the draws, on the model's device.
@@ -81,6 +93,11 @@ class Prior:
         model = self.denoise, self.process, self.generator
         return fit_under_prior(view.light, matte, field, (height, width), *model)
 
+    def refine(self, srgb: Tensor, through: np.ndarray, matte: Tensor, noise: float) -> Tensor:
+        """The relit picture (3, H, W) without the noise that was lifted with the light."""
+        model = self.denoise, self.process, self.generator
+        return refine(srgb, torch.from_numpy(through).permute(2, 0, 1), matte, noise, self.side, *model)
+
 
 def relight(
     picture: np.ndarray,
@@ -90,26 +107,57 @@ def relight(
 ) -> Relit:
     """Lift the shadow, bool (H, W), True = shadow, off a picture uint8 or uint16 (H, W, 3).
 
-    prior: None leaves the light as its surroundings tell it. What cannot be lifted (no lit ground beside it,
-    no shadow in the mask) is left as it was, with a note.
+    prior: needed where the settings use a network. What cannot be lifted (no lit ground beside it, no shadow
+    in the mask) is left as it was, with a note.
     """
     with torch.no_grad():
-        srgb = torch.from_numpy(picture.astype(np.float32) / np.iinfo(picture.dtype).max).permute(2, 0, 1)
-        view = working_view(srgb, shadow)
-        if why := unusable(view):
-            return untouched(picture, why)
-        field = find_field(view, settings)
-        if field is None or _typical_gain(field, view) < _WEAKEST:
-            return untouched(picture, "the mask holds no shadow that its surroundings tell: left as it was")
-        edge = fit_edge(view.light, view.distance, field)
-        if prior is not None:
-            field = prior.correct(view, field, edge)
-        if (picture == picture[..., :1]).all():
-            field = field.grey()
-        matte = _full_matte(edge, shadow, settings)
-        free, through = _lift(picture, srgb, field, matte)
-        evaluations = 0 if prior is None else EVALUATIONS
-        return Relit(free, matte.numpy(), through, _darkness(srgb, shadow), evaluations)
+        reach = settings.reach(*shadow.shape)
+        window = surroundings(shadow, reach)
+        return _relight(picture[window], shadow[window], reach, settings, prior).within(picture, window)
+
+
+def evaluations(settings: RelightConfig, process: GaussianDiffusion) -> int:
+    """Of the network, for each picture with a shadow."""
+    correcting = EVALUATIONS if settings.prior != "none" else 0
+    return correcting + (len(SAMPLER.times(process)) - 1 if settings.refine else 0)
+
+
+def surroundings(shadow: np.ndarray, reach: int) -> tuple[slice, slice]:
+    """Rows and columns of a mask's box with its longer side, and no less than the reach, on every side; no
+    smaller than the working size where the picture is larger."""
+    top, bottom, left, right = hole_box(~shadow)
+    margin = max(bottom - top, right - left, reach)
+    window = []
+    for start, stop, limit in ((top, bottom, shadow.shape[0]), (left, right, shadow.shape[1])):
+        side = min(limit, max(SIDE, stop - start + 2 * margin))
+        first = place(start, stop, side, limit)
+        window.append(slice(first, first + side))
+    return window[0], window[1]
+
+
+def _relight(
+    picture: np.ndarray, shadow: np.ndarray, reach: int, settings: RelightConfig, prior: Prior | None
+) -> Relit:
+    """As `relight`, of a picture all of which is looked at; reach in pixels."""
+    srgb = torch.from_numpy(picture.astype(np.float32) / np.iinfo(picture.dtype).max).permute(2, 0, 1)
+    view = working_view(srgb, shadow)
+    if why := unusable(view):
+        return untouched(picture, why)
+    field = find_field(view, settings)
+    if field is None or _typical_gain(field, view) < _WEAKEST:
+        return untouched(picture, "the mask holds no shadow that its surroundings tell: left as it was")
+    edge = fit_edge(view.light, view.distance, field)
+    if prior is not None and settings.prior != "none":
+        field = prior.correct(view, field, edge)
+    grey = bool((picture == picture[..., :1]).all())
+    field = field.grey() if grey else field
+    matte = _full_matte(edge, shadow, reach)
+    free, through = _lift(picture, srgb, field, matte)
+    if prior is not None and settings.refine:
+        pixels = prior.refine(srgb, through, matte, settings.noise)
+        _write(free, pixels.mean(dim=0).expand_as(pixels) if grey else pixels, matte)
+    cost = 0 if prior is None else evaluations(settings, prior.process)
+    return Relit(free, matte.numpy(), through, _darkness(srgb, shadow), cost)
 
 
 def working_view(srgb: Tensor, shadow: np.ndarray) -> View:
@@ -161,10 +209,9 @@ def untouched(picture: np.ndarray, note: str) -> Relit:
     return Relit(picture, 1 - lit[..., 0], lit, note, 0)
 
 
-def _full_matte(edge: Edge, shadow: np.ndarray, settings: RelightConfig) -> Tensor:
+def _full_matte(edge: Edge, shadow: np.ndarray, reach: int) -> Tensor:
     """The matte (H, W) of a mask of any size, from the edge at the working size; 0 beyond the reach."""
     edge = edge.resized(shadow.shape, math.sqrt(shadow.size) / SIDE)
-    reach = settings.reach(*shadow.shape)
     far = max(float(reach), float((edge.shift.abs() + 4 * edge.width).max()))
     distance = signed_distance(shadow, far)
     # A wide penumbra fades out before it is cut.
@@ -177,18 +224,23 @@ def _lift(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The picture without its shadow and the transmission, float32 (H, W, 3); strip by strip, to need little
     memory. Where the matte is 0 nothing changes."""
-    field, top = field.resized(picture.shape[:2]), np.iinfo(picture.dtype).max
+    field = field.resized(picture.shape[:2])
     free, through = picture.copy(), np.ones(picture.shape, np.float32)
     for first in range(0, len(picture), _STRIP):
         rows = slice(first, first + _STRIP)
         part = ShadowField(field.offset[:, rows], field.slope, field.pivot)
         light = to_linear(srgb[:, rows])
         share = part.transmission(light, matte[rows])
-        lifted = (to_srgb(light / share) * top).round().permute(1, 2, 0).numpy()
-        changed = (matte[rows] > 0).numpy()
-        free[rows][changed] = lifted[changed]
+        _write(free[rows], to_srgb(light / share), matte[rows])
         through[rows] = share.permute(1, 2, 0).numpy()
     return free, through
+
+
+def _write(picture: np.ndarray, srgb: Tensor, matte: Tensor) -> None:
+    """Write sRGB values (3, H, W) into a picture (H, W, 3) where the matte (H, W) is not 0."""
+    changed = (matte > 0).numpy()
+    values = (srgb * np.iinfo(picture.dtype).max).round().permute(1, 2, 0).numpy()
+    picture[changed] = values[changed]
 
 
 def _darkness(srgb: Tensor, shadow: np.ndarray) -> str:

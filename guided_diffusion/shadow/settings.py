@@ -5,25 +5,25 @@ from typing import Literal
 
 from guided_diffusion.construct import NonNegative
 
-EVALUATIONS = 40  # of the diffusion prior's network
-
 
 @dataclass(frozen=True)
 class RelightConfig:
     """fit: what tells the light: palette (pairs across the edge and the scene's colours), ring (a line
     through the rings beside the edge) or gain (one number per channel). prior: whether the diffusion model
-    corrects that. dilate: how far a shadow may reach beyond its mask, as a share of the picture's short
-    side; nothing farther out changes.
+    corrects that. refine: whether it takes out the noise that is lifted with the light; noise: standard
+    deviation of the input's, in levels of 255, for that. dilate: how far a shadow may reach beyond its mask,
+    as a share of the picture's short side; nothing farther out changes.
     """
 
     fit: Literal["palette", "ring", "gain"] = "palette"
     prior: Literal["none", "diffusion"] = "none"
+    refine: bool = False
+    noise: NonNegative = 1.0
     dilate: NonNegative = 0.03
 
     @property
-    def evaluations(self) -> int:
-        """Of the network, for each picture: what is planned."""
-        return 0 if self.prior == "none" else EVALUATIONS
+    def uses_network(self) -> bool:
+        return self.prior != "none" or self.refine
 
     def reach(self, height: int, width: int) -> int:
         """`dilate` in pixels of a picture, at least 1."""

@@ -1,0 +1,50 @@
+"""Refine: a shadow was divided out of a picture; the prior takes out the noise lifted with the light.
+
+Papers: Meng et al. 2021, "SDEdit" (arXiv 2108.01073), for the start; Guo et al. 2023, "ShadowDiffusion"
+(arXiv 2212.04711), for the data consistency in linear light; Song et al. 2021, "DDIM" (arXiv 2010.02502),
+for the step. Where we differ: no network is trained for shadows; the shadow was fitted, and the operator says
+how sure it is at each pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from guided_diffusion.construct import Count, NonNegative, Share
+from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.operators import Shade
+from guided_diffusion.samplers.base import Problem, Step, renoise
+
+
+@dataclass(frozen=True)
+class Refine:
+    """Needs the operator Shade. t_start: share of the process at which the relit picture enters.
+
+    steps: evaluations of the network, at most. doubt: variance of a predicted x0's light, as a multiple of
+    (1 - alpha_bar) / alpha_bar; larger keeps to the observation. eta: DDIM's.
+    """
+
+    t_start: Share = 0.2
+    steps: Count = 10
+    doubt: NonNegative = 0.1
+    eta: Share = 1.0
+
+    def times(self, process: GaussianDiffusion) -> Sequence[int]:
+        first, last = max(0, round(self.t_start * process.num_timesteps) - 1), max(1, self.steps - 1)
+        return [*sorted({round(first * (1 - i / last)) for i in range(self.steps)}, reverse=True), -1]
+
+    def start(self, problem: Problem, t: int) -> Tensor:
+        return problem.process.q_sample(problem.operator.pinv(problem.y), t, problem.noise())
+
+    def down(self, problem: Problem, step: Step, t_next: int) -> Step:
+        operator, process = problem.operator, problem.process
+        assert isinstance(operator, Shade)
+        p, a = problem.denoise(step.x, step.t), process.alpha_bar(step.t)
+        x0 = p.x0 if p.score is None else process.guided_x0(step.x, step.t, p.x0, p.score)
+        x0 = operator.posterior_mean(x0, problem.y, self.doubt * (1 - a) / a)
+        return Step(t_next, process.ddim_step(step.x, step.t, t_next, x0, self.eta, problem.noise()), x0)
+
+    up = staticmethod(renoise)
