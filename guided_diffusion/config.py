@@ -301,7 +301,8 @@ def fingerprint(config: Config, extra: Mapping[str, Any]) -> str:
 
 def relight_fingerprint(config: Config, extra: Mapping[str, Any] | None) -> str:
     """SHA-256 (hex) of all that changes what lies beneath a shadow; `extra` None = no network is asked."""
-    prior = None if extra is None else fingerprint(replace(config, options={}), extra)
+    own = config if config.relight.paint_black else replace(config, options={})
+    prior = None if extra is None else fingerprint(own, extra)
     return digest([asdict(config.relight), config.seed, prior])
 
 

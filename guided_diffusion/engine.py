@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
@@ -22,7 +23,7 @@ from guided_diffusion.jobs import Job
 from guided_diffusion.masks import mask_from_pil
 from guided_diffusion.networks import Networks
 from guided_diffusion.painter import Painter
-from guided_diffusion.relighting import Relighter
+from guided_diffusion.relighting import Relighter, Shaded
 from guided_diffusion.results import Lifted, Progress, Result
 from guided_diffusion.samplers import SAMPLERS
 from guided_diffusion.shadow.settings import RelightConfig
@@ -242,7 +243,7 @@ class Engine:
         if "shadow_free" in self.outputs and done(name, "shadow_free", shaded.key):
             lifted = Lifted(shaded.key)
         elif "shadow_free" in self.outputs:
-            for event in self.relighter.lift(shaded):
+            for event in self._lift(shaded):
                 if isinstance(event, Progress):
                     yield event
                 else:
@@ -255,6 +256,30 @@ class Engine:
             yield replace(job.unfilled, lifted=lifted, filled=gt, note=shaded.note)
         else:
             yield replace(job, lifted=lifted)
+
+    def _lift(self, shaded: Shaded) -> Iterator[Progress | Lifted]:
+        """As the relighter's; what is too dark to be lifted is painted if that is asked for."""
+        for event in self.relighter.lift(shaded):
+            if isinstance(event, Lifted) and self.config.relight.paint_black:
+                event = self._painted(shaded.name, event)
+            yield event
+
+    def _painted(self, name: str, lifted: Lifted) -> Lifted:
+        """With its black painted by the sampler, in the light of what is around."""
+        free, black = lifted.free, lifted.black
+        assert free is not None and black is not None
+        if not black.any():
+            return lifted
+        begin = time.monotonic()
+        painted = self._filled(name, eight_bits(free), ~black).astype(free.dtype)
+        painted *= np.iinfo(free.dtype).max // 255
+        return replace(
+            lifted,
+            free=np.where(black[..., None], painted, free),
+            evaluations=lifted.evaluations + self.painter.evaluations,
+            seconds=lifted.seconds + time.monotonic() - begin,
+            note=f"{black.sum():,} pixels of the shadow were too dark to hold texture and were painted",
+        )
 
     def fill(
         self, names: Sequence[str], pictures: Sequence[np.ndarray], keeps: Sequence[np.ndarray]
@@ -273,10 +298,13 @@ class Engine:
         gt, keep = self._from_pil(picture, mask)
         if keep is None and self.config.method in MASKED_METHODS:
             raise PictureError(f"method {self.config.method} needs a mask; give one, 255 = keep")
+        return Image.fromarray(self._filled(name, gt, keep))
+
+    def _filled(self, name: str, gt: np.ndarray, keep: np.ndarray | None) -> np.ndarray:
         [result] = [r for r in self.painter.paint([self.job(name, gt, keep)]) if isinstance(r, Result)]
         if result.filled is None:
             raise PictureError(result.error)
-        return Image.fromarray(result.filled)
+        return result.filled
 
     def remove_shadow(
         self, picture: Image.Image, mask: Image.Image | None = None, name: str = "picture"
@@ -289,7 +317,7 @@ class Engine:
         gt, keep = self._from_pil(picture, mask)
         shadow = None if keep is None else ~keep
         shaded = self.relighter.shade(self.lift_fingerprint, name, gt, shadow)
-        [lifted] = [event for event in self.relighter.lift(shaded) if isinstance(event, Lifted)]
+        [lifted] = [event for event in self._lift(shaded) if isinstance(event, Lifted)]
         assert lifted.free is not None
         return Image.fromarray(lifted.free)
 

@@ -82,7 +82,7 @@ class Relighter:
         if shaded.note:
             yield _lifted(shaded.key, untouched(picture, shaded.note), begin)
             return
-        prior = self.prior(shaded.name) if self.settings.uses_network else None
+        prior = self.prior(shaded.name) if self.settings.asks_prior else None
         try:
             with threads(1):
                 relit = relight(picture, shaded.shadow, self.settings, prior)
@@ -109,7 +109,8 @@ class Relighter:
 
 def _lifted(key: str, relit: Relit, begin: float) -> Lifted:
     seconds = time.monotonic() - begin
-    return Lifted(key, relit.free, relit.matte, relit.field, relit.evaluations, seconds, relit.note)
+    shares = relit.matte, relit.field, relit.black
+    return Lifted(key, relit.free, *shares, relit.evaluations, seconds, relit.note)
 
 
 @contextmanager

@@ -18,13 +18,14 @@ class Lifted:
 
     key: as the Result's; free: uint8 or uint16 (H, W, 3), as deep as the input; matte: float32 (H, W) in
     [0, 1], 1 = full shadow; field: float32 (H, W, 3) in (0, 1], the share of linear light that the shadow
-    lets through, 1 = lit.
+    lets through, 1 = lit; black: bool (H, W), where it holds no texture to lift.
     """
 
     key: str
     free: np.ndarray | None = None
     matte: np.ndarray | None = None
     field: np.ndarray | None = None
+    black: np.ndarray | None = None
     evaluations: int = 0
     seconds: float = 0.0
     note: str = ""

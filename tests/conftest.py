@@ -170,7 +170,8 @@ class Negative:
             evaluations = len([prior.denoise(torch.zeros(1, 3, 16, 16), t) for t in range(3)])
         free = np.where(dilate(shadow, settings.reach(*shadow.shape))[..., None], free, picture)
         matte = shadow.astype(np.float32) * np.float32(0.4)
-        return Relit(free, matte, np.full(picture.shape, 0.2, np.float32), "", evaluations)
+        black = shadow & (picture.max(axis=2) == 0)
+        return Relit(free, matte, np.full(picture.shape, 0.2, np.float32), black, "", evaluations)
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from PIL import Image
 
 from guided_diffusion import relighting
 from guided_diffusion.engine import Engine, load_config
-from guided_diffusion.images import PictureError, read_deep, write_picture
+from guided_diffusion.images import PictureError, eight_bits, read_deep, write_picture
 from guided_diffusion.shadow.relight import Relit
+from tests.conftest import EVALUATIONS, Negative, Outcome, keep_mask, picture
 from tests.conftest import RELIT_KEEP as KEEP
-from tests.conftest import Negative, Outcome, keep_mask, picture
 from tests.test_relighting import FREE, INPAINTED, pixels, results, stamps, told
 
 Cli = Callable[..., Outcome]
@@ -174,3 +174,33 @@ def test_pil_in_pil_out(shaded: Project, negative: Negative, monkeypatch: pytest
 def test_keys_of_relight_are_warned_of_elsewhere(shaded: Project) -> None:
     conf = shaded(0, method="repaint", outputs="inpainted", relight={"dilate": 0.5})
     assert Engine(load_config(conf)).warnings == ["keys that only method relight reads: outputs and relight"]
+
+
+@pytest.mark.parametrize("top", [255, 65535])
+def test_black_is_painted_where_that_is_asked_for(shaded: Project, negative: Negative, top: int) -> None:
+    given = picture(0).astype(np.uint16 if top > 255 else np.uint8) * (top // 255)
+    black = ~keep_mask() & (np.arange(16) < 8)
+    given[black] = 0
+    conf = shaded(1, relight={"paint_black": True})
+    write_picture("gts/p0.png", given)
+    (plain,) = [r.lifted for r in results(conf, "relight.paint_black=false").values()]
+    (painted,) = [r.lifted for r in results(conf).values()]
+    assert plain is not None and painted is not None and plain.free is not None and painted.free is not None
+    assert painted.free.dtype == plain.free.dtype == given.dtype
+    changed = (painted.free != plain.free).any(axis=2)
+    assert changed[black].mean() > 0.8 and not changed[~black].any()
+    assert not (painted.free[black] % (top // 255)).any()
+    assert (plain.evaluations, painted.evaluations) == (0, EVALUATIONS) and plain.note == ""
+    assert (
+        painted.note == f"{black.sum()} pixels of the shadow were too dark to hold texture and were painted"
+    )
+    assert painted.key != plain.key
+    engine = Engine(load_config(conf))
+    alone = engine.remove_shadow(Image.fromarray(eight_bits(given)), Image.fromarray(keep_mask()), "p0")
+    assert np.array_equal(np.array(alone)[black], eight_bits(painted.free)[black])
+
+
+def test_nothing_is_painted_without_black(shaded: Project, negative: Negative) -> None:
+    for name in ("p0", "p1"):
+        lifted = results(shaded(2, relight={"paint_black": True}))[name].lifted
+        assert lifted is not None and lifted.evaluations == 0 and lifted.note == ""

@@ -34,6 +34,8 @@ _NEAR = 12.0  # pixels: the distance to the edge is blurred up to half as far
 _FEWEST = 12  # pixels of umbra, and of lit ground
 _WEAKEST = 0.15  # log gain: 1 in 30 places without shadow seem to have more, every real shadow 0.4
 _BLACK = 0.002  # linear light: 7 of 255; under it little texture is left to lift
+_THIN = 2  # pixels: half the width of what may be black of itself
+_MUCH = 0.2  # share of a shadow that is worth a note
 _STRIP = 32  # rows of the picture at a time
 
 
@@ -42,12 +44,14 @@ class Relit:
     """A picture without its shadow.
 
     free: (H, W, 3) as deep as the input; matte: float32 (H, W) in [0, 1], 1 = full shadow; field: float32
-    (H, W, 3) in (0, 1], the share of linear light that the shadow lets through, 1 = lit; note: '' or a line.
+    (H, W, 3) in (0, 1], the share of linear light that the shadow lets through, 1 = lit; black: bool (H, W),
+    where the shadow holds no texture to lift, thin lines left out; note: '' or a line.
     """
 
     free: np.ndarray
     matte: np.ndarray
     field: np.ndarray
+    black: np.ndarray
     note: str
     evaluations: int
 
@@ -55,10 +59,10 @@ class Relit:
         """The same of a whole picture (H, W, 3), of which this is the window."""
         if self.free.shape == picture.shape:
             return self
-        whole = untouched(picture, self.note)
-        free = picture.copy()
-        free[window], whole.matte[window], whole.field[window] = self.free, self.matte, self.field
-        return replace(whole, free=free, evaluations=self.evaluations)
+        whole = untouched(picture.copy(), self.note)
+        for name in ("free", "matte", "field", "black"):
+            getattr(whole, name)[window] = getattr(self, name)
+        return replace(whole, evaluations=self.evaluations)
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def relight(
 ) -> Relit:
     """Lift the shadow, bool (H, W), True = shadow, off a picture uint8 or uint16 (H, W, 3).
 
-    prior: needed where the settings use a network. What cannot be lifted (no lit ground beside it, no shadow
+    prior: needed where the settings ask for it. What cannot be lifted (no lit ground beside it, no shadow
     in the mask) is left as it was, with a note.
     """
     with torch.no_grad():
@@ -157,7 +161,10 @@ def _relight(
         pixels = prior.refine(srgb, through, matte, settings.noise)
         _write(free, pixels.mean(dim=0).expand_as(pixels) if grey else pixels, matte)
     cost = 0 if prior is None else evaluations(settings, prior.process)
-    return Relit(free, matte.numpy(), through, _darkness(srgb, shadow), cost)
+    black = too_dark(srgb, shadow)
+    share = black.sum() / shadow.sum()
+    note = f"{share:.0%} of the shadow is too dark to hold texture; relight.paint_black: true paints it"
+    return Relit(free, matte.numpy(), through, black, note if share >= _MUCH else "", cost)
 
 
 def working_view(srgb: Tensor, shadow: np.ndarray) -> View:
@@ -206,7 +213,7 @@ def _typical_gain(field: ShadowField, view: View) -> float:
 def untouched(picture: np.ndarray, note: str) -> Relit:
     """The picture as its own result."""
     lit = np.ones(picture.shape, np.float32)
-    return Relit(picture, 1 - lit[..., 0], lit, note, 0)
+    return Relit(picture, 1 - lit[..., 0], lit, np.zeros(picture.shape[:2], bool), note, 0)
 
 
 def _full_matte(edge: Edge, shadow: np.ndarray, reach: int) -> Tensor:
@@ -243,9 +250,9 @@ def _write(picture: np.ndarray, srgb: Tensor, matte: Tensor) -> None:
     picture[changed] = values[changed]
 
 
-def _darkness(srgb: Tensor, shadow: np.ndarray) -> str:
-    brightest = to_linear(srgb.amax(dim=0)[torch.from_numpy(shadow)])
-    black = float((brightest < _BLACK).float().mean())
-    if black < 0.2:
-        return ""
-    return f"{black:.0%} of the shadow is too dark to hold texture; the inpainted picture may serve better"
+def too_dark(srgb: Tensor, shadow: np.ndarray) -> np.ndarray:
+    """Where a shadow, bool (H, W), of a picture (3, H, W) holds no texture, bool (H, W), a pixel more all
+    around. Joints and cracks may be black in the light too, so what is thinner than 5 pixels is left out."""
+    dark = shadow & (to_linear(srgb.amax(dim=0)) < _BLACK).numpy()
+    core = ~dilate(~dark, _THIN)
+    return shadow & dilate(core, _THIN + 1)

@@ -11,19 +11,26 @@ class RelightConfig:
     """fit: what tells the light: palette (pairs across the edge and the scene's colours), ring (a line
     through the rings beside the edge) or gain (one number per channel). prior: whether the diffusion model
     corrects that. refine: whether it takes out the noise that is lifted with the light; noise: standard
-    deviation of the input's, in levels of 255, for that. dilate: how far a shadow may reach beyond its mask,
-    as a share of the picture's short side; nothing farther out changes.
+    deviation of the input's, in levels of 255, for that. paint_black: whether the sampler paints what is too
+    dark to hold texture. dilate: how far a shadow may reach beyond its mask, as a share of the picture's
+    short side; nothing farther out changes.
     """
 
     fit: Literal["palette", "ring", "gain"] = "palette"
     prior: Literal["none", "diffusion"] = "none"
     refine: bool = False
     noise: NonNegative = 1.0
+    paint_black: bool = False
     dilate: NonNegative = 0.03
 
     @property
-    def uses_network(self) -> bool:
+    def asks_prior(self) -> bool:
+        """Whether lifting itself needs the network."""
         return self.prior != "none" or self.refine
+
+    @property
+    def uses_network(self) -> bool:
+        return self.asks_prior or self.paint_black
 
     def reach(self, height: int, width: int) -> int:
         """`dilate` in pixels of a picture, at least 1."""
