@@ -69,9 +69,7 @@ class Relighter:
         """
         note = NONE_MARKED
         if shadow is None:
-            from guided_diffusion.shadow.detect import find_shadow
-
-            shadow, note = find_shadow(eight_bits(picture)), NONE_FOUND
+            shadow, note = find(picture), NONE_FOUND
         keep = ~dilate(shadow, self.settings.reach(*shadow.shape))
         key = picture_key(fingerprint, name, picture, shadow)
         return Shaded(name, key, picture, shadow, keep, "" if shadow.any() else note)
@@ -85,7 +83,7 @@ class Relighter:
         prior = self.prior(shaded.name) if self.settings.asks_prior else None
         try:
             with threads(1):
-                relit = relight(picture, shaded.shadow, self.settings, prior)
+                relit = self.relit(picture, shaded.shadow, prior)
         except torch.OutOfMemoryError:
             raise PictureError(
                 f"out of memory on {self.device} with a picture of {picture.shape[1]}x{picture.shape[0]}; "
@@ -94,6 +92,14 @@ class Relighter:
         if relit.evaluations:
             yield Progress((shaded.name,), relit.evaluations, relit.evaluations)
         yield _lifted(shaded.key, relit, begin)
+
+    def relit(self, picture: np.ndarray, shadow: np.ndarray, prior: Prior | None) -> Relit:
+        """The picture without its shadow, and without a second one where two overlap."""
+        first = relight(picture, shadow, self.settings, prior)
+        if not self.settings.look_twice or not first.matte.any():
+            return first
+        rest = find(first.free, shadow)
+        return first.then(relight(first.free, rest, self.settings, prior)) if rest.any() else first
 
     def prior(self, name: str) -> Prior:
         """The diffusion model for one picture; its network has all of torch's threads."""
@@ -105,6 +111,13 @@ class Relighter:
 
         draws = generator(self.seed, "relight", name, self.device)
         return Prior(evaluate, self.process, self.side, self.multiple, draws)
+
+
+def find(picture: np.ndarray, within: np.ndarray | None = None) -> np.ndarray:
+    """The shadows of a picture uint8 or uint16 (H, W, 3), bool (H, W); within: only those left there."""
+    from guided_diffusion.shadow.detect import find_shadow
+
+    return find_shadow(eight_bits(picture), within)
 
 
 def _lifted(key: str, relit: Relit, begin: float) -> Lifted:

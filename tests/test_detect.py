@@ -1,6 +1,7 @@
 """Finding shadows: the guided filter, the evidence at a shadow's edge, and the whole."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +185,29 @@ def test_the_answer_is_a_mask_of_the_picture_s_size_and_always_the_same() -> Non
     before, found = picture.copy(), find_shadow(picture)
     assert found.dtype == bool and found.shape == (101, 150)
     assert np.array_equal(found, find_shadow(picture)) and np.array_equal(picture, before)
+
+
+def test_a_shadow_left_in_another_is_found_and_nothing_else() -> None:
+    """The first was lifted perfectly; where a second overlapped it a quarter of the light is left."""
+    y, x = np.indices((120, 160))
+    within, rest = x > 40, np.hypot(y - 60, x - 100) < 30
+    found = []
+    for i in range(4):
+        free = render(scene_rng(3000, i), (120, 160)).free
+        dark = np.where(rest[..., None], free * 0.5, free).round().astype(np.uint8)  # 0.22 of the light
+        left = find_shadow(dark, within=within)
+        assert not (left & ~within).any() and not find_shadow(free, within=within).any()
+        assert not find_shadow(dark, within=~rest).any()
+        found.append(overlap(left, rest))
+    assert sum(share > 0.9 for share in found) >= 2  # where the evidence is certain, it is whole
+
+
+def test_where_one_was_lifted_the_evidence_has_to_be_certain() -> None:
+    sure = Evidence(gain=0.8, spread=0.3, tint=0.1, pairs=1.0, left=0.1, glare=0.0)
+    assert sure.convinces and sure.is_certain
+    for doubt in ({"spread": 0.7}, {"left": 0.5}):
+        assert replace(sure, **doubt).convinces and not replace(sure, **doubt).is_certain
+    assert not replace(sure, glare=0.2).is_certain
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 2), (9, 40), (33, 33)])

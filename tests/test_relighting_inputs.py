@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from guided_diffusion import relighting
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.images import PictureError, eight_bits, read_deep, write_picture
 from guided_diffusion.shadow.relight import Relit
-from tests.conftest import EVALUATIONS, Negative, Outcome, keep_mask, picture
+from tests.conftest import EVALUATIONS, Negative, Outcome, keep_mask, nothing_left, picture
 from tests.conftest import RELIT_KEEP as KEEP
 from tests.test_relighting import FREE, INPAINTED, pixels, results, stamps, told
 
@@ -26,9 +24,12 @@ Project = Callable[..., Path]
 
 
 def find(monkeypatch: pytest.MonkeyPatch, shadow: np.ndarray) -> None:
-    """Every picture's shadow shall be found to be this one."""
-    module = types.SimpleNamespace(find_shadow=lambda picture: shadow)
-    monkeypatch.setitem(sys.modules, "guided_diffusion.shadow.detect", module)
+    """Every picture's shadow shall be found to be this one, and none left in it."""
+    monkeypatch.setattr(
+        relighting,
+        "find",
+        lambda picture, within=None: shadow if within is None else nothing_left(picture, within),
+    )
 
 
 def test_shadow_masks_may_be_bright(shaded: Project, negative: Negative) -> None:
@@ -204,3 +205,28 @@ def test_nothing_is_painted_without_black(shaded: Project, negative: Negative) -
     for name in ("p0", "p1"):
         lifted = results(shaded(2, relight={"paint_black": True}))[name].lifted
         assert lifted is not None and lifted.evaluations == 0 and lifted.note == ""
+
+
+def test_a_second_shadow_is_lifted_off_the_first_result(
+    shaded: Project, negative: Negative, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two shadows that overlap; the fields multiply, and what was done twice costs twice."""
+    rest, asked = ~keep_mask() & (np.arange(16) < 6), []
+
+    def find(picture: np.ndarray, within: np.ndarray) -> np.ndarray:
+        asked.append((picture, within))
+        return rest
+
+    monkeypatch.setattr(relighting, "find", find)
+    conf = shaded(1, relight={"prior": "diffusion"})
+    once = results(conf, "relight.look_twice=false")["p0"].lifted
+    assert once is not None and asked == [] and len(negative.calls) == 1
+    twice = results(conf)["p0"].lifted
+    assert twice is not None and twice.key != once.key
+    (first, within), (given, shadow, *_) = asked[0], negative.calls[2]
+    assert np.array_equal(first, once.free) and np.array_equal(within, ~keep_mask())
+    assert np.array_equal(given, once.free) and np.array_equal(shadow, rest)
+    assert twice.field is not None and np.allclose(twice.field, 0.2 * 0.2)
+    assert twice.matte is not None and np.array_equal(twice.matte, once.matte)
+    assert twice.free is not None and np.array_equal(twice.free[KEEP], picture(0)[KEEP])
+    assert (twice.evaluations, once.evaluations) == (6, 3)

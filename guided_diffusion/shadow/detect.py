@@ -28,9 +28,10 @@ _RADIUS, _SMOOTH = 12, 0.02  # of the guided filter, at the working size
 _REACH = 4  # pixels of the working size by which a region may grow at full size
 
 
-def find_shadow(picture: np.ndarray) -> np.ndarray:
+def find_shadow(picture: np.ndarray, within: np.ndarray | None = None) -> np.ndarray:
     """The shadows of a picture uint8 (H, W, 3), bool (H, W), True = shadow; all False when none is found.
 
+    within: bool (H, W), a place where one shadow was lifted already: what is still dark there, beyond doubt.
     Deterministic. Raises CheckpointError, with the remedy, if the network's weights are not there.
     """
     with torch.no_grad():
@@ -38,14 +39,17 @@ def find_shadow(picture: np.ndarray) -> np.ndarray:
         small = _resized(x, _WORK, 1)
         log = log_light(to_linear(small))
         filtered = guided.coefficients(log, shadow_share(x, (log.shape[1], log.shape[2])), _RADIUS, _SMOOTH)
-        regions = shadows_among(log, guided.apply(filtered, log) > 0.5)
+        dark = guided.apply(filtered, log) > 0.5
+        if within is not None:
+            dark &= F.interpolate(torch.from_numpy(within)[None, None].float(), size=dark.shape)[0, 0] > 0
+        regions = shadows_among(log, dark, certain=within is not None)
         if not regions.any():
             return np.zeros(picture.shape[:2], dtype=bool)
         side = 2 * _REACH + 1
         reach = F.max_pool2d(regions[None].float(), side, 1, _REACH)
         reach = F.interpolate(reach[None], size=picture.shape[:2], mode="nearest")[0, 0] > 0
-        fine = guided.apply(filtered, log_light(to_linear(x))) > 0.5
-        return (fine & reach).numpy()
+        fine = ((guided.apply(filtered, log_light(to_linear(x))) > 0.5) & reach).numpy()
+        return fine if within is None else fine & within
 
 
 def shadow_share(picture: Tensor, size: tuple[int, int]) -> Tensor:
@@ -63,8 +67,8 @@ def shadow_share(picture: Tensor, size: tuple[int, int]) -> Tensor:
 def _network(path: str) -> Detector:
     if not Path(path).exists():
         raise checkpoints.CheckpointError(
-            f"mask: auto needs {path}, which is not there; restore it from the repository, train it as "
-            "confs/train/shadow_detector.yml says, or mark the shadows yourself"
+            f"finding shadows needs {path}, which is not there; restore it from the repository, train it as "
+            "confs/train/shadow_detector.yml says, or mark the shadows and set relight.look_twice: false"
         )
     network = Detector()
     checkpoints.load(network, path, _SIGHT)

@@ -47,12 +47,18 @@ class Evidence:
         one_light = self.gain > 0.15 and self.spread < 0.8 and self.tint > -0.25
         return one_light and self.pairs > 0.2 and self.left < 0.6 and self.glare < 0.1
 
+    @property
+    def is_certain(self) -> bool:
+        """Whether this is a shadow even where another was just lifted, which leaves false edges."""
+        return self.convinces and self.spread < 0.6 and self.left < 0.4
 
-def shadows_among(log: Tensor, dark: Tensor) -> Tensor:
-    """The regions, bool (H, W), of the mask `dark` (H, W) that convince, from logarithmic light (3, H, W)."""
+
+def shadows_among(log: Tensor, dark: Tensor, certain: bool = False) -> Tensor:
+    """The regions, bool (H, W), of the mask `dark` (H, W) that convince, from logarithmic light (3, H, W);
+    certain: those beyond doubt alone."""
     kept = torch.zeros_like(dark)
     for region, evidence in weigh(log, dark):
-        if evidence is not None and evidence.convinces:
+        if evidence is not None and (evidence.is_certain if certain else evidence.convinces):
             kept |= region
     return kept
 

@@ -55,6 +55,17 @@ class Relit:
     note: str
     evaluations: int
 
+    def then(self, second: Relit) -> Relit:
+        """With a second shadow lifted off this result."""
+        return Relit(
+            second.free,
+            np.maximum(self.matte, second.matte),
+            self.field * second.field,
+            self.black | second.black,
+            self.note,
+            self.evaluations + second.evaluations,
+        )
+
     def within(self, picture: np.ndarray, window: tuple[slice, slice]) -> Relit:
         """The same of a whole picture (H, W, 3), of which this is the window."""
         if self.free.shape == picture.shape:

@@ -12,7 +12,8 @@ class RelightConfig:
     through the rings beside the edge) or gain (one number per channel). prior: whether the diffusion model
     corrects that. refine: whether it takes out the noise that is lifted with the light; noise: standard
     deviation of the input's, in levels of 255, for that. paint_black: whether the sampler paints what is too
-    dark to hold texture. dilate: how far a shadow may reach beyond its mask, as a share of the picture's
+    dark to hold texture. look_twice: whether a shadow that is left within the mask, since two overlap, is
+    lifted as well. dilate: how far a shadow may reach beyond its mask, as a share of the picture's
     short side; nothing farther out changes.
     """
 
@@ -21,6 +22,7 @@ class RelightConfig:
     refine: bool = False
     noise: NonNegative = 1.0
     paint_black: bool = False
+    look_twice: bool = True
     dilate: NonNegative = 0.03
 
     @property
