@@ -205,7 +205,7 @@ def test_a_shadow_left_in_another_is_found_and_nothing_else() -> None:
 def test_where_one_was_lifted_the_evidence_has_to_be_certain() -> None:
     sure = Evidence(gain=0.8, spread=0.3, tint=0.1, pairs=1.0, left=0.1, glare=0.0)
     assert sure.convinces and sure.is_certain
-    for doubt in ({"spread": 0.7}, {"left": 0.5}):
+    for doubt in ({"gain": 0.25}, {"spread": 0.7}, {"left": 0.5}):
         assert replace(sure, **doubt).convinces and not replace(sure, **doubt).is_certain
     assert not replace(sure, glare=0.2).is_certain
 

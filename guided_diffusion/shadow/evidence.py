@@ -49,8 +49,9 @@ class Evidence:
 
     @property
     def is_certain(self) -> bool:
-        """Whether this is a shadow even where another was just lifted, which leaves false edges."""
-        return self.convinces and self.spread < 0.6 and self.left < 0.4
+        """Whether this is a shadow even where another was just lifted, which leaves false edges. Every real
+        shadow measured had a gain of 0.4 and more."""
+        return self.convinces and self.gain > 0.35 and self.spread < 0.6 and self.left < 0.4
 
 
 def shadows_among(log: Tensor, dark: Tensor, certain: bool = False) -> Tensor:
