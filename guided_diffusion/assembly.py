@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from guided_diffusion.config import ClassifierConfig, ModelConfig, ProcessConfig, channel_mults
-from guided_diffusion.config import attention_downsamples as downsamples
+from guided_diffusion.config import ClassifierConfig, ModelConfig, ProcessConfig
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.denoiser import network_times
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.levels import attention_downsamples, channel_mults
 from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, space_timesteps
 from guided_diffusion.unet import Encoder, EncoderUNetModel, UNetModel
 
@@ -51,7 +51,7 @@ def build_classifier(config: ClassifierConfig, image_size: int, channel_mult: st
         model_channels=config.classifier_width,
         num_res_blocks=config.classifier_depth,
         channel_mult=_classifier_mults(image_size, channel_mult),
-        attention_downsamples=downsamples(config.classifier_attention_resolutions, image_size),
+        attention_downsamples=attention_downsamples(config.classifier_attention_resolutions, image_size),
         num_head_channels=64,
         use_scale_shift_norm=config.classifier_use_scale_shift_norm,
         resblock_updown=config.classifier_resblock_updown,

@@ -6,7 +6,6 @@ Every mistake of the user is a ConfigError of one line that names the key, the v
 
 import hashlib
 import json
-import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,47 +26,17 @@ from guided_diffusion.construct import (
     unknown_key,
 )
 from guided_diffusion.legacy_keys import RETIRED, Translated, translate
+from guided_diffusion.levels import attention_downsamples, channel_mults
 from guided_diffusion.shadow.settings import RelightConfig
-
-
-def channel_mults(text: str, image_size: int) -> tuple[float, ...]:
-    """Channel multiplier of each resolution level, from '1,2,2,4' or, if empty, guided-diffusion's table."""
-    table = {
-        512: (0.5, 1, 1, 2, 2, 4, 4),
-        256: (1, 1, 2, 2, 4, 4),
-        128: (1, 1, 2, 3, 4),
-        64: (1, 2, 3, 4),
-    }
-    if not text and image_size not in table:
-        raise ConfigError(f"channel_mult has no default for image_size {image_size}; set it, e.g. '1,2,2,4'")
-    mults = _numbers(text, "channel_mult") or table[image_size]
-    halvings = len(mults) - 1
-    if image_size % 2**halvings:
-        raise ConfigError(
-            f"image_size {image_size} cannot be halved {halvings} times as channel_mult {mults} asks; "
-            f"use a multiple of {2**halvings} or a shorter channel_mult"
-        )
-    return mults
-
-
-def attention_downsamples(text: str, image_size: int, key: str = "attention_resolutions") -> tuple[int, ...]:
-    """Downsampling factors at which there is attention, from resolutions in pixels such as '32,16,8'."""
-    return tuple(int(image_size // resolution) for resolution in _numbers(text, key))
-
-
-def _numbers(text: str, key: str) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(part) if "." in part else int(part) for part in text.split(",") if text)
-    except ValueError:
-        numbers = (0,)
-    if not all(0 < number < math.inf for number in numbers):
-        raise ConfigError(f"{key} {text!r} is not a list of positive numbers such as '1,2,2,4'")
-    return numbers
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network, in guided-diffusion's words. Raises ConfigError if the levels do not fit image_size."""
+    """The network, in guided-diffusion's words. Raises ConfigError if the levels do not fit image_size.
+
+    per_pixel_time: it was trained, or is to be, on pictures of which a part is clean, as method td_paint
+    shows them to it.
+    """
 
     image_size: Count = 256
     num_channels: Count = 256
@@ -84,6 +53,7 @@ class ModelConfig:
     resblock_updown: bool = True
     use_new_attention_order: bool = False
     learn_sigma: bool = True
+    per_pixel_time: bool = False
 
     def __post_init__(self) -> None:
         # Both parse their text: a mistake shall come out before any work is done.
@@ -179,7 +149,9 @@ class Config:
 
     name: str
     model_path: str
-    method: Literal["repaint", "ddpm", "ddim", "ddnm", "intermediate", "ilvr", "relight"] = "repaint"
+    method: Literal["repaint", "ddpm", "ddim", "ddnm", "intermediate", "ilvr", "td_paint", "relight"] = (
+        "repaint"
+    )
     outputs: tuple[Literal["inpainted", "shadow_free"], ...] = ("inpainted", "shadow_free")
     seed: int = 0
     device: str = "auto"
@@ -210,6 +182,12 @@ class Config:
             raise ConfigError(f"device {self.device!r} is none of auto, cpu, cuda and cuda:N")
         if not self.outputs:
             raise ConfigError("outputs is empty; name inpainted, shadow_free or both")
+        guide = self.classifier
+        if self.method == "td_paint" and guide.classifier_path and guide.classifier_scale != 0:
+            raise ConfigError(
+                "method td_paint shows clean pixels beside noisy ones, which no classifier knows; set "
+                "classifier_scale: 0"
+            )
 
     @property
     def log_dir(self) -> str:
@@ -226,7 +204,13 @@ class Config:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the user should be told, one line each."""
-        return (f"keys that nothing reads: {', '.join(self.retired)}",) if self.retired else ()
+        told = [f"keys that nothing reads: {', '.join(self.retired)}"] if self.retired else []
+        if self.method == "td_paint" and not self.model.per_pixel_time:
+            told.append(
+                "method td_paint fills badly with a network that only knows pictures noisy all over; train "
+                "one with per_pixel_time: true (docs/training.md) and set it here too, or use method repaint"
+            )
+        return tuple(told)
 
 
 _FLAT = {"model": ModelConfig, "process": ProcessConfig, "classifier": ClassifierConfig}
@@ -294,7 +278,7 @@ def fingerprint(config: Config, extra: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of all that changes what a sampler makes: the Config less its places and amounts, and
     `extra` (which holds what the weights are, whatever their paths)."""
     mapping = to_mapping(config)
-    for key in (*_PLACES_AND_AMOUNTS, "relight"):
+    for key in (*_PLACES_AND_AMOUNTS, "relight", "per_pixel_time"):  # the last one tells of the weights
         del mapping[key]
     return digest([mapping, extra])
 

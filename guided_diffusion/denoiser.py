@@ -2,15 +2,15 @@
 precision.
 
 Papers: Ho et al. 2020 (eps prediction), Nichol & Dhariwal 2021 (learned variance, hybrid loss, respaced
-time).
+time), Mayet et al. 2024 (arXiv 2410.09306, "TD-Paint": clean pixels beside noisy ones, a time per pixel).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,16 @@ class Denoise(Protocol):
     """The contract samplers rely on: x (B, C, H, W), t an index of the respaced process."""
 
     def __call__(self, x: Tensor, t: int) -> Prediction: ...
+
+
+@runtime_checkable
+class DenoiseGiven(Denoise, Protocol):
+    """A Denoise that can be told which pixels are clean."""
+
+    def given(self, x: Tensor, t: int, known: Tensor) -> Prediction:
+        """x is clean where `known`, (B, 1, H, W), is 1 and at t where it is 0; there x0 = x, here it is
+        predicted."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,14 @@ class Denoiser:
         out, v = self._network(x, self.timesteps[t].expand(len(x)))
         return self._read(x, t, out, v)
 
+    @torch.no_grad()
+    def given(self, x: Tensor, t: int, known: Tensor) -> Prediction:
+        """As DenoiseGiven: the network sees time 0 at the known pixels (TD-Paint)."""
+        out, v = self._network(x, self.timesteps[t] * (1 - known))
+        p = self._read(x, t, out, v)
+        x0 = torch.where(known > 0, x, p.x0)
+        return replace(p, x0=x0, eps=torch.where(known > 0, self.process.eps_from_x0(x, t, x), p.eps))
+
     def _network(self, x: Tensor, times: Tensor) -> tuple[Tensor, Tensor | None]:
         dtype = AUTOCAST[self.precision]
         label = () if self.labels is None else (self.labels,)
@@ -84,29 +102,37 @@ class Denoiser:
             return Prediction(x0, eps, process.log_variance(x, t, large=not self.sigma_small))
         return Prediction(x0, eps, process.learned_log_variance(v, t))
 
-    def loss(self, x0: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, x0: Tensor, t: Tensor, noise: Tensor, known: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Per-picture training losses (B,), (B,): mean squared error of eps (or x0), and the bound in
         bits/dim.
 
         x0 (B, C, H, W) in [-1, 1], t (B,) indices, noise like x0. The bound's gradient reaches only the
         variance (Nichol & Dhariwal section 3.1); it is zero for networks with a fixed variance.
+        known (B, 1, H, W): where it is 1 the network sees x0 at time 0 and nothing counts; not 1 everywhere.
         """
-        x_t = self.process.q_sample(x0, t, noise)
-        out, v = self._network(x_t, self.timesteps[t])
-        simple = mean_flat(((x0 if self.predict_xstart else noise) - out) ** 2)
+        x_t, times, unknown = self.process.q_sample(x0, t, noise), self.timesteps[t], None
+        if known is not None:
+            unknown = 1 - known
+            x_t, times = torch.where(known > 0, x0, x_t), times[:, None, None, None] * unknown
+        out, v = self._network(x_t, times)
+        simple = mean_flat(((x0 if self.predict_xstart else noise) - out) ** 2, unknown)
         if v is None:
             return simple, torch.zeros_like(simple)
-        return simple, self._bound(x0, x_t, t, out.detach(), v)
+        return simple, self._bound(x0, x_t, t, out.detach(), v, unknown)
 
-    def _bound(self, x0: Tensor, x_t: Tensor, t: Tensor, out: Tensor, v: Tensor) -> Tensor:
+    def _bound(
+        self, x0: Tensor, x_t: Tensor, t: Tensor, out: Tensor, v: Tensor, unknown: Tensor | None
+    ) -> Tensor:
         process = self.process
         true_mean = process.posterior_mean(x0, x_t, t)
         true_log_variance = process.log_variance(x_t, t, large=False)
         guess = self._read(x_t, t, out, v)
         mean = process.posterior_mean(guess.x0, x_t, t)
-        kl = mean_flat(normal_kl(true_mean, true_log_variance, mean, guess.log_variance))
-        decoder = -mean_flat(discretized_gaussian_log_likelihood(x0, mean, 0.5 * guess.log_variance))
-        return nats_to_bits(torch.where(t == 0, decoder, kl))
+        kl = mean_flat(normal_kl(true_mean, true_log_variance, mean, guess.log_variance), unknown)
+        likelihood = discretized_gaussian_log_likelihood(x0, mean, 0.5 * guess.log_variance)
+        return nats_to_bits(torch.where(t == 0, -mean_flat(likelihood, unknown), kl))
 
 
 def network_times(timesteps: Sequence[int], diffusion_steps: int, rescale: bool) -> Tensor:

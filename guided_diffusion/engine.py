@@ -30,7 +30,7 @@ from guided_diffusion.shadow.settings import RelightConfig
 
 # Name -> type: errors can then name keys inside a type too.
 SAMPLER_KEYS = {key: hint for cls in SAMPLERS.values() for key, hint in get_type_hints(cls).items()}
-MASKED_METHODS = ("repaint", "ddnm", "relight")  # without a mask these have nothing to do
+MASKED_METHODS = ("repaint", "ddnm", "td_paint", "relight")  # without a mask these have nothing to do
 GENERATORS = ("ddpm", "ddim")  # these can do without a picture
 AUTO = "auto"  # the data.mask_path of those who have no masks
 Done = Callable[[str, str, str], bool]  # (name, output, key) -> that output needs no computing

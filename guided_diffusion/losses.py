@@ -30,9 +30,15 @@ def discretized_gaussian_log_likelihood(x: Tensor, means: Tensor, log_scales: Te
     return (upper - lower).clamp(min=1e-12).log()
 
 
-def mean_flat(x: Tensor) -> Tensor:
-    """Mean over everything but the batch: (B, ...) -> (B,)."""
-    return x.flatten(1).mean(1)
+def mean_flat(x: Tensor, where: Tensor | None = None) -> Tensor:
+    """Mean over everything but the batch: (B, ...) -> (B,); over the pixels where `where` is 1, if given.
+
+    where: (B, 1, H, W) for x (B, C, H, W), 0 or 1, at least one 1 in each picture.
+    """
+    if where is None:
+        return x.flatten(1).mean(1)
+    where = where.expand_as(x)
+    return torch.where(where > 0, x, 0).flatten(1).sum(1) / where.flatten(1).sum(1)
 
 
 def nats_to_bits(x: Tensor) -> Tensor:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Embedding: TypeAlias = "Tensor | dict[int, Tensor]"
+"""What residual blocks are told of the time: (B, E); or, where it differs from place to place, for each
+height h that features have a (B, h, w, E), after the blocks' SiLU, which is taken once for all of them."""
 
 
 class GroupNorm32(nn.GroupNorm):
@@ -30,6 +36,28 @@ def zero_module(module: nn.Module) -> nn.Module:
     return module
 
 
+class Upsample(nn.Module):
+    """Nearest x2, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+class Downsample(nn.Module):
+    """A 3x3 convolution of stride 2."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
 def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
     """layer(x), in float32 where autocast has made x half as wide."""
     if x.dtype not in (torch.float16, torch.bfloat16):
@@ -41,11 +69,32 @@ def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
     """Sinusoidal embedding of (possibly fractional) timesteps (Vaswani et al. 2017, section 3.5).
 
-    t: (B,), any numeric dtype. Returns (B, dim) float32: cosines first, then sines, a zero if dim is odd.
+    t: any shape, any numeric dtype. Returns (*shape, dim) float32: cosines first, then sines, a zero if dim
+    is odd.
     """
     half = dim // 2
     steps = torch.arange(half, dtype=torch.float32, device=t.device)
     frequencies = torch.exp(-math.log(max_period) * steps / half)
-    angles = t[:, None].float() * frequencies[None]
+    angles = t[..., None].float() * frequencies
     embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
     return F.pad(embedding, (0, dim % 2))
+
+
+def embed_places(embed: Callable[[Tensor], Tensor], times: Tensor, levels: int) -> Embedding:
+    """The Embedding of a time per pixel, (B, 1, H, W): each coarser level sees the mean of 2 x 2 times.
+
+    embed: times (B, h, w) -> (B, h, w, E); levels: how often the features are halved, plus one.
+    """
+    maps = [times]
+    for _ in range(levels - 1):
+        maps.append(F.avg_pool2d(maps[-1], 2))
+    return {each.shape[2]: F.silu(embed(each[:, 0])) for each in maps}
+
+
+def project_embedding(layers: nn.Sequential, emb: Embedding, height: int) -> Tensor:
+    """What `layers`, a SiLU and a Linear, make of the embedding for features of this height: (B, out, 1, 1),
+    or (B, out, h, w)."""
+    if isinstance(emb, Tensor):
+        return layers(emb)[:, :, None, None]
+    _, linear = layers
+    return linear(emb[height]).permute(0, 3, 1, 2)

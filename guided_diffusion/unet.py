@@ -18,7 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from guided_diffusion.nn import in_float32, normalization, timestep_embedding, zero_module
+from guided_diffusion.nn import (
+    Downsample,
+    Embedding,
+    Upsample,
+    embed_places,
+    in_float32,
+    normalization,
+    project_embedding,
+    timestep_embedding,
+    zero_module,
+)
 
 
 @dataclass(frozen=True)
@@ -66,32 +76,10 @@ class Encoder:
 class EmbeddedSequential(nn.Sequential):
     """A Sequential that hands the time embedding to the layers that want it."""
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, emb: Embedding) -> Tensor:  # type: ignore[override]
         for layer in self:
             x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
         return x
-
-
-class Upsample(nn.Module):
-    """Nearest x2, then a 3x3 convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
-
-
-class Downsample(nn.Module):
-    """A 3x3 convolution of stride 2."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.op(x)
 
 
 class ResBlock(nn.Module):
@@ -120,16 +108,16 @@ class ResBlock(nn.Module):
             return F.interpolate(x, scale_factor=2, mode="nearest")
         return F.avg_pool2d(x, 2) if self.resample == "down" else x
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Embedding) -> Tensor:
         if self.use_checkpoint and torch.is_grad_enabled():
             return checkpoint(self._forward, x, emb, use_reentrant=False)
         return self._forward(x, emb)
 
-    def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def _forward(self, x: Tensor, emb: Embedding) -> Tensor:
         norm, activation, conv = self.in_layers
         h = conv(self._resampled(activation(norm(x))))  # (B, out, H', W')
         x = self._resampled(x)  # (B, C, H', W')
-        e = self.emb_layers(emb)[:, :, None, None]  # (B, out or 2 out, 1, 1)
+        e = project_embedding(self.emb_layers, emb, h.shape[2])  # (B, out or 2 out, 1 or H', 1 or W')
         if self.use_scale_shift_norm:
             scale, shift = e.chunk(2, dim=1)
             h = self.out_layers[0](h) * (1 + scale) + shift
@@ -251,14 +239,25 @@ class UNetModel(nn.Module):
         """Height and width must be multiples of this."""
         return 2 ** (len(self.spec.channel_mult) - 1)
 
+    def _embed(self, t: Tensor, y: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """t (B, ...) -> (B, ..., E), the label's embedding included."""
+        emb = self.time_embed(timestep_embedding(t, self.spec.model_channels).to(dtype))
+        if self.num_classes is None:
+            return emb
+        if y is None:
+            raise ValueError("this network is class-conditional: give the labels y")
+        return emb + self.label_emb(y).view(len(y), *[1] * (t.ndim - 1), -1)
+
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """x (B, C_in, H, W), t (B,) training timesteps (may be fractional), y (B,) labels or None
-        -> (B, out_channels, H, W)."""
-        emb = self.time_embed(timestep_embedding(t, self.spec.model_channels).to(x.dtype))  # (B, E)
-        if self.num_classes is not None:
-            if y is None:
-                raise ValueError("this network is class-conditional: give the labels y")
-            emb = emb + self.label_emb(y)
+        """x (B, C_in, H, W), t training timesteps (may be fractional), y (B,) labels or None
+        -> (B, out_channels, H, W).
+
+        t: (B,), or one per pixel, (B, 1, H, W), as in TD-Paint (arXiv 2410.09306).
+        """
+        if t.ndim == 1:
+            emb: Embedding = self._embed(t, y, x.dtype)
+        else:
+            emb = embed_places(lambda t: self._embed(t, y, x.dtype), t, len(self.spec.channel_mult))
         skips = []
         for block in self.input_blocks:
             x = block(x, emb)

@@ -15,14 +15,13 @@ from guided_diffusion.config import (
     ModelConfig,
     PathsConfig,
     ProcessConfig,
-    attention_downsamples,
-    channel_mults,
     fingerprint,
     from_mapping,
     load,
     to_mapping,
 )
 from guided_diffusion.construct import construct
+from guided_diffusion.levels import attention_downsamples, channel_mults
 from guided_diffusion.scheduler import JumpSchedule, count_evaluations
 from tests.conftest import refusal
 
@@ -271,6 +270,7 @@ configs = st.builds(
         channel_mult=st.sampled_from(["", "1,2", "0.5,1,1"]),
         dropout=st.floats(0, 1),
         learn_sigma=st.booleans(),
+        per_pixel_time=st.booleans(),
     ),
     process=st.builds(
         ProcessConfig,
@@ -309,7 +309,7 @@ PICTURE_CHANGES = [
 ]
 OTHER_CHANGES = {
     **{"name": "y", "model_path": "other.pt", "device": "cpu", "show_progress": False, "generate": 4},
-    "retired": ("num_samples",),
+    **{"retired": ("num_samples",), "model": ModelConfig(per_pixel_time=True)},
     **{"data": DataConfig("a", "b", 4, 10, 2), "paths": PathsConfig("a")},
 }
 

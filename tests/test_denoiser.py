@@ -12,7 +12,7 @@ from torch.distributions import Normal, kl_divergence
 
 from guided_diffusion.assembly import build_process
 from guided_diffusion.config import ProcessConfig
-from guided_diffusion.denoiser import Denoiser, Prediction, network_times
+from guided_diffusion.denoiser import DenoiseGiven, Denoiser, Prediction, network_times
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.losses import discretized_gaussian_log_likelihood
 from tests import stored
@@ -235,3 +235,82 @@ def test_times_and_process_agree_in_length() -> None:
     process, times = build_process(ProcessConfig(timestep_respacing="10,15,25"))
     assert isinstance(process, GaussianDiffusion)
     assert len(times) == process.num_timesteps == 50
+
+
+# clean pixels beside noisy ones
+
+
+KNOWN = torch.zeros(2, 1, 8, 8)
+KNOWN[0, :, :, :3] = KNOWN[1, :, 5:] = 1
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+def test_the_network_sees_time_0_at_known_pixels_and_training_time_elsewhere(rescale: bool) -> None:
+    config = ProcessConfig(diffusion_steps=400, timestep_respacing="4", rescale_timesteps=rescale)
+    process, times = build_process(config)
+    network = Recorder(draw(1, 6))
+    Denoiser(network, process, times, labels=torch.tensor([5, 6])).given(draw(0), 2, KNOWN)
+    [(seen, labels)] = network.calls
+    expected = (665.0 if rescale else 266.0) * (1 - KNOWN)
+    assert torch.equal(seen, expected) and labels.tolist() == [5, 6]
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_known_pixels_are_predicted_as_they_are_and_the_others_as_ever(clip: bool) -> None:
+    denoiser, x = Denoiser(Recorder(2 * draw(1, 6)), PROCESS, TIMES, clip=clip), draw(0)
+    plain, p = denoiser(x, 30), denoiser.given(x, 30, KNOWN)
+    known = KNOWN.bool().expand_as(x)
+    assert torch.equal(p.x0[known], x[known]) and torch.equal(p.x0[~known], plain.x0[~known])
+    assert torch.equal(p.eps[~known], plain.eps[~known])
+    assert torch.equal(p.log_variance, plain.log_variance) and p.score is None
+    assert torch.allclose(PROCESS.q_sample(p.x0, 30, p.eps), x, atol=1e-5)
+    assert isinstance(denoiser, DenoiseGiven)
+
+
+class Listening(nn.Module):
+    """Answers eps and v from what it sees and remembers it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        self.seen.append((x, t))
+        return torch.cat([0.3 * x, 0.1 * x], dim=1)
+
+
+def test_training_shows_the_known_pixels_clean_at_time_0() -> None:
+    network, t = Listening(), torch.tensor([0, 17])
+    x0, noise = draw(0).clamp(-1, 1), draw(1)
+    Denoiser(network, PROCESS, TIMES, clip=False).loss(x0, t, noise, KNOWN)
+    [(x, times)] = network.seen
+    assert torch.equal(x, torch.where(KNOWN.bool(), x0, PROCESS.q_sample(x0, t, noise)))
+    assert torch.equal(times, torch.where(KNOWN.bool(), 0.0, TIMES[t][:, None, None, None].float()))
+
+
+def test_the_loss_is_the_mean_over_unknown_pixels_alone() -> None:
+    """Whatever is wanted at the known pixels, or answered there, nothing changes; elsewhere it does."""
+    t, x0, noise = torch.tensor([0, 17]), draw(0).clamp(-1, 1), draw(1)
+    known = KNOWN.bool().expand_as(x0)
+
+    def losses(x0: Tensor, noise: Tensor, out: Tensor) -> Tensor:
+        return torch.stack(Denoiser(Recorder(out), PROCESS, TIMES, clip=False).loss(x0, t, noise, KNOWN))
+
+    out, other = draw(2, 6), torch.where(known, draw(3), noise)
+    once = losses(x0, noise, out)
+    assert torch.equal(losses(torch.where(known, draw(4).clamp(-1, 1), x0), noise, out), once)
+    assert torch.equal(losses(x0, other, out), once)
+    assert torch.equal(losses(x0, noise, torch.where(known.repeat(1, 2, 1, 1), draw(5, 6), out)), once)
+    assert (losses(x0, torch.where(known, noise, draw(3)), out) - once).abs().min() > 1e-3
+    for i in range(2):
+        error = ((noise - out[:, :3]) ** 2)[i][~known[i]]
+        assert once[0, i].item() == pytest.approx(float(error.mean()), rel=1e-5)
+
+
+def test_the_loss_of_a_picture_of_which_nothing_is_known_is_the_plain_one() -> None:
+    t, x0, noise = torch.tensor([0, 17]), draw(0).clamp(-1, 1), draw(1)
+    denoiser = Denoiser(Halves(), PROCESS, TIMES, clip=False)
+    for plain, masked in zip(
+        denoiser.loss(x0, t, noise), denoiser.loss(x0, t, noise, torch.zeros(2, 1, 8, 8)), strict=True
+    ):
+        assert torch.allclose(plain, masked, rtol=1e-5)

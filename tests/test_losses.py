@@ -62,3 +62,12 @@ def test_mean_flat_keeps_the_batch() -> None:
     x = torch.arange(24.0).view(2, 3, 2, 2)
     assert mean_flat(x).tolist() == [5.5, 17.5]
     assert nats_to_bits(torch.tensor(math.log(8))).item() == pytest.approx(3)
+
+
+def test_a_mean_over_some_pixels_ignores_the_others() -> None:
+    x, where = torch.arange(24.0).view(2, 3, 2, 2), torch.zeros(2, 1, 2, 2)
+    where[0, 0, 0, 1] = where[1, 0, 0] = 1
+    x[0, :, 1, 1] = math.nan
+    assert mean_flat(x, where).tolist() == [5.0, 16.5]  # of 1, 5, 9 and of 12, 13, 16, 17, 20, 21
+    whole = torch.arange(24.0).view(2, 3, 2, 2)
+    assert mean_flat(whole, torch.ones(2, 1, 2, 2)).tolist() == mean_flat(whole).tolist()

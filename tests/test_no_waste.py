@@ -17,7 +17,18 @@ from guided_diffusion import assembly
 from guided_diffusion.config import ModelConfig, ProcessConfig
 from guided_diffusion.denoiser import Denoiser
 from guided_diffusion.operators import Mask
-from guided_diffusion.samplers import DDIM, DDNM, DDPM, ILVR, Intermediate, Problem, RePaint, Sampler, walk
+from guided_diffusion.samplers import (
+    DDIM,
+    DDNM,
+    DDPM,
+    ILVR,
+    Intermediate,
+    Problem,
+    RePaint,
+    Sampler,
+    TDPaint,
+    walk,
+)
 from guided_diffusion.scheduler import JumpSchedule
 from tests.conftest import MODEL
 
@@ -45,6 +56,7 @@ SAMPLERS = [
     DDNM(),
     Intermediate(t_start=3),
     ILVR(down_n=3),
+    TDPaint(),
 ]
 
 

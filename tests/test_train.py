@@ -163,6 +163,16 @@ def test_slices_make_the_same_run(whole: Path, tmp_path: Path) -> None:
     assert_same_run(tmp_path, whole)
 
 
+def test_slices_with_clean_pixels_make_the_same_run(whole: Path, tmp_path: Path) -> None:
+    keys = {"per_pixel_time": True, "start_from": str(whole / "out" / "tiny.pt"), "iterations": 3}
+    assert run(tmp_path / "at_once", **keys) == 0
+    for _ in range(3):
+        assert run(tmp_path / "sliced", "--minutes", "0", **keys) == 0
+    assert_same_run(tmp_path / "at_once", tmp_path / "sliced")
+    assert run(tmp_path / "noisy", **{**keys, "per_pixel_time": False}) == 0
+    assert losses(tmp_path / "noisy") != losses(tmp_path / "at_once")
+
+
 def test_stop_asks_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(train.time, "monotonic", lambda: now)

@@ -107,17 +107,19 @@ def test_the_average_follows_its_recursion(tmp_path: Path) -> None:
 
 
 def test_draws_depend_on_seed_step_and_rank_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def draws(step: int, rank: int = 0, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        run = trainer(tmp_path, seed=seed)
+    def draws(step: int, rank: int = 0, seed: int = 0, mixed: bool = True) -> tuple[Tensor | None, ...]:
+        run = trainer(tmp_path, seed=seed, per_pixel_time=mixed)
         run.step = step
         monkeypatch.setattr(distributed, "rank", lambda: rank)
         torch.rand(3)  # torch's own generator must not matter
-        return run._draws(torch.zeros(4, 3, 16, 16))
+        return run._draws(torch.zeros(16, 3, 16, 16))
 
     once = draws(7)
     assert all(torch.equal(a, b) for a, b in zip(once, draws(7), strict=True))
     for other in (draws(8), draws(7, rank=1), draws(7, seed=1)):
-        assert not torch.equal(once[2], other[2])
+        assert not torch.equal(once[2], other[2]) and not torch.equal(once[3], other[3])
+    *plain, nothing = draws(7, mixed=False)
+    assert nothing is None and all(torch.equal(a, b) for a, b in zip(once[:3], plain, strict=True))
 
 
 def test_dropout_is_the_same_after_a_resume(tmp_path: Path) -> None:
@@ -171,6 +173,35 @@ def test_the_hybrid_loss_trains_mean_and_variance(tmp_path: Path) -> None:
     assert after[0] < 0.9 * before[0] and after[1] < 0.5 * before[1]
     rescaled, plain = (trainer(tmp_path, rescale_learned_sigmas=flag)._bound_scale for flag in (True, False))
     assert (rescaled, plain) == (4 / 1000, 1.0)
+
+
+def test_start_from_gives_the_weights_until_there_is_a_state(tmp_path: Path) -> None:
+    given = trainer(tmp_path / "given")
+    waken(given.ema)
+    given.save()
+    path = str(tmp_path / "given" / "out" / "tiny.pt")
+    run = trainer(tmp_path / "run", start_from=path, seed=1)
+    run.restore()
+    for network in (run.network, run.ema):
+        for own, wanted in zip(network.parameters(), given.ema.parameters(), strict=True):
+            assert torch.equal(own, wanted.half().float())
+    assert all(p.requires_grad for p in run.network.parameters()) and run.network.training
+    assert not any(p.requires_grad for p in run.ema.parameters())
+    run.train_step(run.network, pictures(2))
+    run.save()
+    again = trainer(tmp_path / "run", start_from="gone.pt")
+    again.restore()
+    assert again.step == 1
+    for own, wanted in zip(again.network.parameters(), run.network.parameters(), strict=True):
+        assert torch.equal(own, wanted)
+
+
+def test_weights_that_cannot_be_started_from_are_refused(tmp_path: Path) -> None:
+    trainer(tmp_path / "given").save()
+    path = str(tmp_path / "given" / "out" / "tiny.pt")
+    told = refusal(tmp_path / "run", start_from=path, num_channels=64)
+    assert told.startswith("start_from: ") and "num_channels: 32" in told
+    assert "gone.pt is not there" in refusal(tmp_path / "run", start_from="gone.pt")
 
 
 def test_a_fixed_variance_has_no_bound(tmp_path: Path) -> None:

@@ -60,6 +60,9 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     assert "timestep_respacing has no place" in refused(tmp_path, timestep_respacing="2")
     assert "class_cond" in refused(tmp_path, class_cond=True)
     assert "use_kl" in refused(tmp_path, use_kl=True)
+    assert "image_size 4: per_pixel_time needs 8" in refused(
+        tmp_path, image_size=4, attention_resolutions="", per_pixel_time=True
+    )
     told = refused(tmp_path, lr_anneal_steps=99, iterations=100)
     assert "lr_anneal_steps 99" in told and "iterations 100" in told
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from guided_diffusion.assembly import build_classifier, build_network
 from guided_diffusion.config import ClassifierConfig, ModelConfig
-from guided_diffusion.nn import GroupNorm32, timestep_embedding
+from guided_diffusion.nn import GroupNorm32, embed_places, timestep_embedding
 from guided_diffusion.unet import Encoder, EncoderUNetModel, UNetModel
 from tests import stored
 
@@ -173,6 +173,58 @@ def test_unknown_pool_names_the_choices() -> None:
     spec = Encoder(3, 32, 1, (1,), (), num_head_channels=32)
     with pytest.raises(ValueError, match="'max' is unknown; choose one of adaptive, attention"):
         EncoderUNetModel(spec, 16, 10, "max")
+
+
+# a time per pixel
+
+
+def with_map(network: UNetModel, x: Tensor, times: Tensor) -> Tensor:
+    with torch.no_grad():
+        return network(x, times, LABELS) if network.num_classes else network(x, times)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_map_that_is_the_same_everywhere_is_that_time(name: str) -> None:
+    network, x = variant(name), stored.formula_picture(2, 24)[:, :, :16]
+    times = TIMES.float()[:, None, None, None].expand(2, 1, 16, 24)
+    assert (with_map(network, x, times) - evaluate(network, x)).abs().max() < 1e-5
+
+
+def test_every_level_is_told_the_mean_time_of_its_places() -> None:
+    """Three levels, four tiles of 4x4 pixels: what a level's places are told, by hand."""
+    tiles = torch.tensor([[0.0, 700.0], [3.0, 90.0]])
+    pixels = tiles.repeat_interleave(4, 0).repeat_interleave(4, 1).clone()
+    pixels[0, 0] = 80.0
+    table = embed_places(lambda t: timestep_embedding(t, 8), pixels[None, None], 3)
+    assert isinstance(table, dict)
+    assert [(height, *each.shape) for height, each in table.items()] == [(h, 1, h, h, 8) for h in (8, 4, 2)]
+    for height, first in ((8, 80.0), (4, 20.0), (2, 5.0)):
+        told = torch.tensor([first, 700.0, 3.0, 90.0])
+        corners = table[height][0, :: height // 2, :: height // 2].reshape(4, 8)
+        assert torch.allclose(corners, nn.functional.silu(timestep_embedding(told, 8)), atol=1e-5)
+
+
+def test_the_time_of_a_pixel_reaches_its_neighbourhood_first() -> None:
+    """Without attention only the normalisations look farther than the convolutions, so sizes tell."""
+    network, x = variant("convresample", attention_resolutions=""), stored.formula_picture(1, 64)
+    times = torch.full((1, 1, 64, 64), 700.0)
+    changed = times.clone()
+    changed[..., :8, :8] = 0
+    gap = (with_map(network, x, times) - with_map(network, x, changed)).abs().mean(1)[0]
+    assert gap[:8, :8].mean() > 20 * gap[32:, 32:].mean() > 0
+
+
+def test_gradients_of_a_map_reach_all_weights_with_and_without_checkpointing() -> None:
+    x, times = stored.formula_picture(2, 16), 500 + 400 * stored.formula_picture(2, 16)[:, :1]
+
+    def gradients(use_checkpoint: bool) -> list[Tensor]:
+        network = variant("plain", use_checkpoint=use_checkpoint).train()
+        network(x, times).square().mean().backward()
+        return [p.grad for p in network.parameters() if p.grad is not None]
+
+    plain, checkpointed = gradients(False), gradients(True)
+    assert len(plain) == len(list(variant("plain").parameters()))
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(plain, checkpointed, strict=True))
 
 
 def test_timestep_embedding_is_a_table_of_waves() -> None:

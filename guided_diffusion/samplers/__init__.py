@@ -8,6 +8,7 @@ from guided_diffusion.samplers.ilvr import ILVR
 from guided_diffusion.samplers.intermediate import Intermediate
 from guided_diffusion.samplers.refine import Refine
 from guided_diffusion.samplers.repaint import RePaint
+from guided_diffusion.samplers.td_paint import TDPaint
 
 SAMPLERS: dict[str, type] = {
     "repaint": RePaint,
@@ -16,6 +17,7 @@ SAMPLERS: dict[str, type] = {
     "ddnm": DDNM,
     "intermediate": Intermediate,
     "ilvr": ILVR,
+    "td_paint": TDPaint,
 }
 
 __all__ = [
@@ -31,5 +33,6 @@ __all__ = [
     "Refine",
     "Sampler",
     "Step",
+    "TDPaint",
     "walk",
 ]

@@ -12,6 +12,7 @@ from guided_diffusion.config import ModelConfig, ProcessConfig
 from guided_diffusion.config_file import merge, parse_override, read_yaml
 from guided_diffusion.construct import AtLeast, ConfigError, Count, Index, NonNegative, construct, unknown_key
 from guided_diffusion.shadow.detector import MULTIPLE
+from guided_diffusion.training.known import SMALLEST
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class TrainConfig:
 
     task: a prior to paint with, or the network that detects shadows. data_dir: 'scenes' is the endless
     procedural stream, anything else a folder of pictures. out: state, weights, losses and samples; default
-    runs/<name>. microbatch: pictures per backward pass, 0 = batch_size (the batch of one rank).
+    runs/<name>. start_from: weights to begin with; else they are drawn. microbatch: pictures per backward
+    pass, 0 = batch_size (the batch of one rank).
     lr_anneal_steps: the step at which the learning rate, falling linearly, is zero; 0 = it stays.
     bf16: autocast to bfloat16 where the device has it.
     """
@@ -28,6 +30,7 @@ class TrainConfig:
     name: str
     task: Literal["prior", "detect"] = "prior"
     out: str = ""
+    start_from: str | None = None
     data_dir: str = "scenes"
     random_crop: bool = False
     random_flip: bool = False
@@ -68,6 +71,10 @@ class TrainConfig:
             raise ConfigError("class_cond: training knows no labels; leave it out")
         if self.process.use_kl:
             raise ConfigError("use_kl: training is on the simple loss plus the bound; leave it out")
+        if self.model.per_pixel_time and self.model.image_size < SMALLEST:
+            raise ConfigError(
+                f"image_size {self.model.image_size}: per_pixel_time needs {SMALLEST} pixels for its strokes"
+            )
         if self.task == "detect" and self.data_dir != "scenes":
             raise ConfigError(f"data_dir {self.data_dir!r}: task: detect needs mattes; use scenes")
         if self.task == "detect" and self.model.image_size % MULTIPLE:

@@ -1,9 +1,9 @@
 """One training run: the network, its average, the optimiser, where it stands, and the step.
 
 Papers: Ho et al. 2020 (arXiv 2006.11239; simple loss), Nichol & Dhariwal 2021 (arXiv 2102.09672; learned
-variance, hybrid loss).
-Where we differ: the average (EMA) has a warm-up, and a step's times and noises hang on (seed, step, rank)
-alone, so that a run that was killed ends with the same weights as one that was not.
+variance, hybrid loss), Mayet et al. 2024 (arXiv 2410.09306; clean pixels beside noisy ones, per_pixel_time).
+Where we differ: the average (EMA) has a warm-up, and a step's times, noises and clean pixels hang on (seed,
+step, rank) alone, so that a run that was killed ends with the same weights as one that was not.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from guided_diffusion import distributed
 from guided_diffusion.assembly import build_network, build_process
-from guided_diffusion.checkpoints import CheckpointError, State, infer_config
+from guided_diffusion.checkpoints import CheckpointError, State, infer_config, load
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.denoiser import Denoiser
 from guided_diffusion.files import write_bytes
 from guided_diffusion.training import resample
 from guided_diffusion.training.config import TrainConfig
+from guided_diffusion.training.known import draw_known
 
 Losses: TypeAlias = "Callable[[slice], tuple[Tensor, Tensor, Tensor]]"
 """Piece of the batch -> (what is minimised, its two parts), each (B,)."""
@@ -107,8 +108,12 @@ class Trainer:
         _save(state, self.state_path)
 
     def restore(self) -> None:
-        """Go on from the last saved state, if there is one. Raises CheckpointError if it cannot be used."""
+        """Go on from the last saved state; if there is none, begin with the weights of `start_from`.
+
+        Raises CheckpointError if they cannot be used.
+        """
         if not self.state_path.exists():
+            self._begin_with(self.config.start_from)
             return
         state = self._read_state()
         try:
@@ -125,6 +130,15 @@ class Trainer:
         self.step, self._begin = state["step"], time.monotonic() - state["seconds"]
         self.totals = state.get("totals", self.totals).to(self.device)
         self.counted = state.get("counted", 0)
+
+    def _begin_with(self, path: str | None) -> None:
+        if path is not None:
+            try:
+                weights = load(self.build(), path, self.config.model.image_size).state_dict()
+            except CheckpointError as error:
+                raise CheckpointError(f"start_from: {error}") from None
+            self.network.load_state_dict(weights)
+            self.ema.load_state_dict(weights)
 
     def _read_state(self) -> dict[str, Any]:
         try:
@@ -170,26 +184,39 @@ class Trainer:
 
     def _learn(self, model: nn.Module, x0: Tensor) -> None:
         """Gradients of the step's loss."""
-        t, weights, noise = self._draws(x0)
-        self.t_sampler.update(t, self.accumulate(model, x0, t, weights, noise))
+        t, weights, noise, known = self._draws(x0)
+        self.t_sampler.update(t, self.accumulate(model, x0, t, weights, noise, known))
 
-    def _draws(self, x0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Times (B,), weights (B,) and noise (B, 3, H, W), which depend on (seed, step, rank) alone."""
+    def _draws(self, x0: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Times (B,), weights (B,), noise (B, 3, H, W), and with per_pixel_time what is clean (B, 1, H, W);
+        they depend on (seed, step, rank) alone."""
         rng = np.random.default_rng([self.config.seed, self.step, distributed.rank()])
         t, weights = self.t_sampler.sample(len(x0), rng)
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
         torch.manual_seed(int(rng.integers(2**62)))  # dropout draws from torch's own generators
         noise = torch.randn(x0.shape, generator=generator, device=self.device)
-        return t.to(self.device), weights.to(self.device), noise
+        known = None
+        if self.config.model.per_pixel_time:
+            known = torch.from_numpy(draw_known(len(x0), x0.shape[-1], rng)).float().to(self.device)
+        return t.to(self.device), weights.to(self.device), noise, known
 
-    def accumulate(self, model: nn.Module, x0: Tensor, t: Tensor, weights: Tensor, noise: Tensor) -> Tensor:
+    def accumulate(
+        self,
+        model: nn.Module,
+        x0: Tensor,
+        t: Tensor,
+        weights: Tensor,
+        noise: Tensor,
+        known: Tensor | None = None,
+    ) -> Tensor:
         """Add to the gradients those of the mean weighted loss, `microbatch` pictures at a time.
 
-        Returns the losses (B,) without weights.
+        Returns the losses (B,) without weights. The arguments are those of Denoiser.loss.
         """
 
         def losses(piece: slice) -> tuple[Tensor, Tensor, Tensor]:
-            simple, bound = self.denoiser(model).loss(x0[piece], t[piece], noise[piece])
+            clean = None if known is None else known[piece]
+            simple, bound = self.denoiser(model).loss(x0[piece], t[piece], noise[piece], clean)
             return simple + self._bound_scale * bound, simple, bound
 
         return self.backward(model, weights, losses)
