@@ -283,11 +283,12 @@ def fingerprint(config: Config, extra: Mapping[str, Any]) -> str:
     return digest([mapping, extra])
 
 
-def relight_fingerprint(config: Config, extra: Mapping[str, Any] | None) -> str:
-    """SHA-256 (hex) of all that changes what lies beneath a shadow; `extra` None = no network is asked."""
+def relight_fingerprint(config: Config, extra: Mapping[str, Any] | None, finder: str | None = None) -> str:
+    """SHA-256 (hex) of all that changes what lies beneath a shadow; `extra` None = no network is asked;
+    finder: of the weights that look for a second shadow."""
     own = config if config.relight.paint_black else replace(config, options={})
     prior = None if extra is None else fingerprint(own, extra)
-    return digest([asdict(config.relight), config.seed, prior])
+    return digest([asdict(config.relight), config.seed, prior, finder])
 
 
 def digest(values: Any) -> str:

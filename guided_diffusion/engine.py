@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 import numpy as np
 from PIL import Image
 
-from guided_diffusion import assembly, distributed, jobs
+from guided_diffusion import assembly, checkpoints, distributed, jobs
 from guided_diffusion import config as configuration
 from guided_diffusion.config import Config
 from guided_diffusion.construct import ConfigError, construct
@@ -23,9 +23,10 @@ from guided_diffusion.jobs import Job
 from guided_diffusion.masks import mask_from_pil
 from guided_diffusion.networks import Networks
 from guided_diffusion.painter import Painter
-from guided_diffusion.relighting import Relighter, Shaded
+from guided_diffusion.relighting import Relighter, Shaded, with_black
 from guided_diffusion.results import Lifted, Progress, Result
 from guided_diffusion.samplers import SAMPLERS
+from guided_diffusion.shadow import detect
 from guided_diffusion.shadow.settings import RelightConfig
 
 # Name -> type: errors can then name keys inside a type too.
@@ -85,7 +86,15 @@ class Engine:
 
     @property
     def _needs_network(self) -> bool:
-        return any(self.outputs.values())
+        lifting = "shadow_free" in self.outputs and self.config.relight.uses_network
+        return "inpainted" in self.outputs or lifting
+
+    @property
+    def _finds_shadows(self) -> bool:
+        if self.config.method != "relight":
+            return False
+        again = "shadow_free" in self.outputs and self.config.relight.look_twice
+        return again or self.config.data.mask_path == AUTO
 
     def _sampler(self) -> Any:
         cls = SAMPLERS["repaint" if self.config.method == "relight" else self.config.method]
@@ -136,7 +145,8 @@ class Engine:
     def lift_fingerprint(self) -> str:
         """Of everything that decides what lies beneath a shadow, but the pictures themselves."""
         prior = self.networks.identity if self.config.relight.uses_network else None
-        return configuration.relight_fingerprint(self.config, prior)
+        finder = checkpoints.digest(detect.weights()) if self.config.relight.look_twice else None
+        return configuration.relight_fingerprint(self.config, prior, finder)
 
     @property
     def run_fingerprint(self) -> str:
@@ -152,6 +162,7 @@ class Engine:
         return [
             *(path for path in (data.gt_path, masks, data.free_path) if path and _kind(path) == "missing"),
             *(path for path in self.networks.paths if self._needs_network and _kind(path) != "file"),
+            *([str(detect.WEIGHTS)] if self._finds_shadows and not detect.WEIGHTS.exists() else []),
         ]
 
     # pictures
@@ -265,21 +276,19 @@ class Engine:
             yield event
 
     def _painted(self, name: str, lifted: Lifted) -> Lifted:
-        """With its black painted by the sampler, in the light of what is around."""
+        """With its black painted by the sampler, in the light of what is around, if that can be done."""
         free, black = lifted.free, lifted.black
         assert free is not None and black is not None
         if not black.any():
             return lifted
         begin = time.monotonic()
-        painted = self._filled(name, eight_bits(free), ~black).astype(free.dtype)
-        painted *= np.iinfo(free.dtype).max // 255
-        return replace(
-            lifted,
-            free=np.where(black[..., None], painted, free),
-            evaluations=lifted.evaluations + self.painter.evaluations,
-            seconds=lifted.seconds + time.monotonic() - begin,
-            note=f"{black.sum():,} pixels of the shadow were too dark to hold texture and were painted",
-        )
+        try:
+            filled = self._filled(name, eight_bits(free), ~black)
+        except PictureError as error:
+            return replace(lifted, note=f"what is black was not painted: {error}")
+        seconds = lifted.seconds + time.monotonic() - begin
+        cost = lifted.evaluations + self.painter.evaluations
+        return replace(with_black(lifted, filled), evaluations=cost, seconds=seconds)
 
     def fill(
         self, names: Sequence[str], pictures: Sequence[np.ndarray], keeps: Sequence[np.ndarray]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from guided_diffusion.images import PictureError, eight_bits
 from guided_diffusion.jobs import generator, picture_key
 from guided_diffusion.masks import dilate
 from guided_diffusion.results import Lifted, Progress
-from guided_diffusion.shadow.relight import Prior, Relit, evaluations, relight, untouched
+from guided_diffusion.shadow.detect import find_shadow
+from guided_diffusion.shadow.relight import Prior, Relit, evaluations, is_grey, relight, untouched
 from guided_diffusion.shadow.settings import RelightConfig
 
 NONE_FOUND = "no shadow found: the picture was left as it was"
@@ -83,7 +84,8 @@ class Relighter:
         prior = self.prior(shaded.name) if self.settings.asks_prior else None
         try:
             with threads(1):
-                relit = self.relit(picture, shaded.shadow, prior)
+                again = find if self.settings.look_twice else None
+                relit = relight(picture, shaded.shadow, self.settings, prior, again)
         except torch.OutOfMemoryError:
             raise PictureError(
                 f"out of memory on {self.device} with a picture of {picture.shape[1]}x{picture.shape[0]}; "
@@ -92,14 +94,6 @@ class Relighter:
         if relit.evaluations:
             yield Progress((shaded.name,), relit.evaluations, relit.evaluations)
         yield _lifted(shaded.key, relit, begin)
-
-    def relit(self, picture: np.ndarray, shadow: np.ndarray, prior: Prior | None) -> Relit:
-        """The picture without its shadow, and without a second one where two overlap."""
-        first = relight(picture, shadow, self.settings, prior)
-        if not self.settings.look_twice or not first.matte.any():
-            return first
-        rest = find(first.free, shadow)
-        return first.then(relight(first.free, rest, self.settings, prior)) if rest.any() else first
 
     def prior(self, name: str) -> Prior:
         """The diffusion model for one picture; its network has all of torch's threads."""
@@ -113,10 +107,18 @@ class Relighter:
         return Prior(evaluate, self.process, self.side, self.multiple, draws)
 
 
+def with_black(lifted: Lifted, filled: np.ndarray) -> Lifted:
+    """What is black of a result comes from the picture `filled`, uint8 (H, W, 3); grey stays grey."""
+    free, black = lifted.free, lifted.black
+    assert free is not None and black is not None
+    values = filled.mean(axis=2, keepdims=True) if is_grey(free) else filled
+    values = np.rint(values * (np.iinfo(free.dtype).max / 255)).astype(free.dtype)
+    note = f"{black.sum():,} pixels of the shadow were too dark to hold texture and were painted"
+    return replace(lifted, free=np.where(black[..., None], values, free), note=note)
+
+
 def find(picture: np.ndarray, within: np.ndarray | None = None) -> np.ndarray:
     """The shadows of a picture uint8 or uint16 (H, W, 3), bool (H, W); within: only those left there."""
-    from guided_diffusion.shadow.detect import find_shadow
-
     return find_shadow(eight_bits(picture), within)
 
 

@@ -161,8 +161,10 @@ class Negative:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
 
-    def __call__(self, picture: np.ndarray, shadow: np.ndarray, settings: Any, prior: Prior | None) -> Relit:
-        self.calls.append((picture, shadow, settings, prior))
+    def __call__(
+        self, picture: np.ndarray, shadow: np.ndarray, settings: Any, prior: Prior | None, find: Any
+    ) -> Relit:
+        self.calls.append((picture, shadow, settings, prior, find))
         free, evaluations = np.iinfo(picture.dtype).max - picture // 2, 0
         if prior is not None:
             noise = torch.randint(0, 50, shadow.shape, generator=prior.generator).numpy()[..., None]
@@ -174,15 +176,10 @@ class Negative:
         return Relit(free, matte, np.full(picture.shape, 0.2, np.float32), black, "", evaluations)
 
 
-def nothing_left(picture: np.ndarray, within: np.ndarray) -> np.ndarray:
-    return np.zeros_like(within)
-
-
 @pytest.fixture
 def negative(monkeypatch: pytest.MonkeyPatch) -> Negative:
     stand_in = Negative()
     monkeypatch.setattr(relighting, "relight", stand_in)
-    monkeypatch.setattr(relighting, "find", nothing_left)
     return stand_in
 
 

@@ -127,12 +127,49 @@ def test_what_is_asked_of_the_model_is_told_and_changes_the_result() -> None:
 def test_thin_black_lines_are_no_darkness() -> None:
     picture, shadow = np.full((60, 60, 3), 60, np.uint8), np.zeros((60, 60), bool)
     shadow[:, :50] = True
-    picture[10:14] = picture[30:38, 4:30] = picture[:, 52:] = 5
-    found = relighting.too_dark(torch.from_numpy(picture / 255).permute(2, 0, 1), shadow)
+    picture[10:14] = picture[20:50, 4:40] = picture[:, 52:] = 5
+
+    def black(picture: np.ndarray, shadow: np.ndarray) -> np.ndarray:
+        return relighting.too_dark(torch.from_numpy(picture / 255).permute(2, 0, 1), shadow)
+
     expected = np.zeros_like(shadow)
-    expected[29:39, 3:31] = True
+    expected[19:51, 3:41] = True
+    found = black(picture, shadow)
     assert np.array_equal(found | expected, expected)  # the corners are rounded
     assert found.sum() >= expected.sum() - 4 * 5
+    large = np.full((1024, 1024, 3), 60, np.uint8)  # where a thin line is a dozen pixels wide
+    large[100:112] = large[300:800, 100:900] = 5
+    found = black(large, np.ones((1024, 1024), bool))
+    assert not found[:250].any() and found[320:780, 120:880].all()
+    large[340:] = 60
+    assert not black(large, np.ones((1024, 1024), bool)).any()  # little of the shadow
+
+
+def test_a_second_shadow_is_lifted_off_the_first_result() -> None:
+    """The fields multiply; what is refined is the input, once."""
+    rest, asked = LITTLE.mask & (np.arange(LITTLE.mask.shape[1]) < 24), []
+
+    def find(picture: np.ndarray, within: np.ndarray) -> np.ndarray:
+        asked.append((picture, within))
+        return rest
+
+    dark = LITTLE.shadow.copy()
+    dark[rest] = np.rint(0.55 * dark[rest])
+    options = RelightConfig(prior="diffusion", refine=True)
+    plain = RelightConfig(prior="diffusion")
+    once = relight(dark, LITTLE.mask, plain, restless())
+    twice = relight(dark, LITTLE.mask, plain, restless(), find)
+    assert np.array_equal(asked[0][0], once.free) and np.array_equal(asked[0][1], LITTLE.mask)
+    assert (twice.field[rest] < once.field[rest]).mean() > 0.8 and (twice.matte >= once.matte).all()
+    away = ~dilate(rest, plain.reach(*rest.shape))
+    assert np.array_equal(twice.field[away], once.field[away])
+    before, after = (lab_off(found.free, LITTLE.free, rest) for found in (once, twice))
+    assert after < before
+    fine = relight(dark, LITTLE.mask, options, restless(), find)
+    assert (once.evaluations, twice.evaluations, fine.evaluations) == (40, 80, 82)
+    assert np.array_equal(fine.field, twice.field) and not np.array_equal(fine.free, twice.free)
+    nothing = relight(dark, LITTLE.mask, plain, restless(), lambda picture, within: np.zeros_like(within))
+    assert np.array_equal(nothing.free, once.free) and nothing.evaluations == 40
 
 
 # the same picture in another form
@@ -182,7 +219,7 @@ def test_strips_are_parts_of_the_whole() -> None:
     matte, offset = (torch.from_numpy(rng.random(size)).float() for size in ((150, 40), (3, 150, 40)))
     field = ShadowField(offset, torch.tensor([-0.2, 0.1, 0.0]), torch.zeros(3))
     srgb = torch.from_numpy(picture / 255).float().permute(2, 0, 1)
-    free, through = relighting._lift(picture, srgb, field, matte)
+    free, through = relighting._divide(picture, srgb, field, matte)
     whole = field.transmission(to_linear(srgb), matte)
     assert np.allclose(through, whole.permute(1, 2, 0), atol=1e-6)
     expected = 255 * to_srgb(to_linear(srgb) / whole).permute(1, 2, 0).numpy()

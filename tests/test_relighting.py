@@ -69,7 +69,7 @@ def test_the_stand_in_gets_what_the_interface_says(shaded: Project, negative: Ne
     conf = shaded(1)
     results(conf)
     results(conf, "relight.prior=diffusion")
-    [(given, shadow, settings, nothing), (*_, prior)] = negative.calls
+    [(given, shadow, settings, nothing, _), (*_, prior, _)] = negative.calls
     assert np.array_equal(given, picture(0)) and given.dtype == np.uint8
     assert shadow.dtype == bool and np.array_equal(shadow, ~keep_mask())
     assert settings == load_config(conf).relight and nothing is None

@@ -14,8 +14,9 @@ from PIL import Image
 from guided_diffusion import relighting
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.images import PictureError, eight_bits, read_deep, write_picture
+from guided_diffusion.shadow import detect
 from guided_diffusion.shadow.relight import Relit
-from tests.conftest import EVALUATIONS, Negative, Outcome, keep_mask, nothing_left, picture
+from tests.conftest import EVALUATIONS, Negative, Outcome, keep_mask, picture
 from tests.conftest import RELIT_KEEP as KEEP
 from tests.test_relighting import FREE, INPAINTED, pixels, results, stamps, told
 
@@ -24,12 +25,8 @@ Project = Callable[..., Path]
 
 
 def find(monkeypatch: pytest.MonkeyPatch, shadow: np.ndarray) -> None:
-    """Every picture's shadow shall be found to be this one, and none left in it."""
-    monkeypatch.setattr(
-        relighting,
-        "find",
-        lambda picture, within=None: shadow if within is None else nothing_left(picture, within),
-    )
+    """Every picture's shadow shall be found to be this one."""
+    monkeypatch.setattr(relighting, "find", lambda picture: shadow)
 
 
 def test_shadow_masks_may_be_bright(shaded: Project, negative: Negative) -> None:
@@ -207,26 +204,48 @@ def test_nothing_is_painted_without_black(shaded: Project, negative: Negative) -
         assert lifted is not None and lifted.evaluations == 0 and lifted.note == ""
 
 
-def test_a_second_shadow_is_lifted_off_the_first_result(
-    shaded: Project, negative: Negative, monkeypatch: pytest.MonkeyPatch
+def test_black_that_cannot_be_painted_leaves_what_was_lifted(shaded: Project, negative: Negative) -> None:
+    """A hole too long and thin for the model to see; the rest of the picture is not lost with it."""
+    conf = shaded(1)
+    given = np.full((20, 900, 3), 90, np.uint8)
+    given[:, [*range(20, 60), *range(840, 880)]] = 0
+    Image.fromarray(given).save("gts/p0.png")
+    Image.fromarray(np.repeat(((np.arange(900) < 20) * np.uint8(255))[None], 20, 0)).save("masks/p0.png")
+    plain = results(conf, "outputs=shadow_free")["p0"].lifted
+    kept = results(conf, "outputs=shadow_free", "relight.paint_black=true")["p0"].lifted
+    assert plain is not None and kept is not None and plain.free is not None and kept.free is not None
+    assert kept.note.startswith("what is black was not painted: ") and "\n" not in kept.note
+    assert np.array_equal(kept.free, plain.free)
+
+
+def test_grey_stays_grey_where_it_is_painted(shaded: Project, negative: Negative) -> None:
+    given = picture(0)[..., :1].repeat(3, axis=2)
+    given[~keep_mask()] = 0
+    conf = shaded(1, relight={"paint_black": True})
+    write_picture("gts/p0.png", given)
+    lifted = results(conf)["p0"].lifted
+    assert lifted is not None and lifted.free is not None and "painted" in lifted.note
+    assert not np.ptp(lifted.free, axis=2).any()
+
+
+def test_a_second_look_is_asked_for_by_its_key_and_needs_the_detector(
+    shaded: Project, cli: Cli, negative: Negative, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two shadows that overlap; the fields multiply, and what was done twice costs twice."""
-    rest, asked = ~keep_mask() & (np.arange(16) < 6), []
+    conf = shaded(1, outputs="shadow_free")
+    twice, once = results(conf)["p0"], results(conf, "relight.look_twice=false")["p0"]
+    assert [call[4] for call in negative.calls] == [relighting.find, None]
+    assert twice.lifted is not None and once.lifted is not None and twice.lifted.key != once.lifted.key
+    other = Path("other.pt")
+    other.write_bytes(b"other weights")
+    monkeypatch.setattr(detect, "WEIGHTS", other)
+    changed = results(conf)["p0"].lifted
+    assert changed is not None and changed.key != twice.lifted.key
+    other.unlink()
+    assert "missing: other.pt" in cli("--conf_path", conf, "--dry_run").out
+    assert "relight.look_twice: false" in cli("--conf_path", conf).err
+    assert cli("--conf_path", conf, "--set", "relight.look_twice=false").code == 0
 
-    def find(picture: np.ndarray, within: np.ndarray) -> np.ndarray:
-        asked.append((picture, within))
-        return rest
 
-    monkeypatch.setattr(relighting, "find", find)
-    conf = shaded(1, relight={"prior": "diffusion"})
-    once = results(conf, "relight.look_twice=false")["p0"].lifted
-    assert once is not None and asked == [] and len(negative.calls) == 1
-    twice = results(conf)["p0"].lifted
-    assert twice is not None and twice.key != once.key
-    (first, within), (given, shadow, *_) = asked[0], negative.calls[2]
-    assert np.array_equal(first, once.free) and np.array_equal(within, ~keep_mask())
-    assert np.array_equal(given, once.free) and np.array_equal(shadow, rest)
-    assert twice.field is not None and np.allclose(twice.field, 0.2 * 0.2)
-    assert twice.matte is not None and np.array_equal(twice.matte, once.matte)
-    assert twice.free is not None and np.array_equal(twice.free[KEEP], picture(0)[KEEP])
-    assert (twice.evaluations, once.evaluations) == (6, 3)
+def test_painting_black_needs_the_network_from_the_start(shaded: Project, cli: Cli) -> None:
+    conf = shaded(1, outputs="shadow_free", model_path="absent.pt", relight={"paint_black": True})
+    assert "missing: absent.pt" in cli("--conf_path", conf, "--dry_run").out

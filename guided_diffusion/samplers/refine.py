@@ -21,10 +21,11 @@ from guided_diffusion.samplers.base import Problem, Step, renoise
 
 @dataclass(frozen=True)
 class Refine:
-    """Needs the operator Shade. t_start: share of the process at which the relit picture enters.
+    """Needs the operator Shade; a classifier is not heard.
 
-    steps: evaluations of the network, at most. doubt: variance of a predicted x0's light, as a multiple of
-    (1 - alpha_bar) / alpha_bar; larger keeps to the observation. eta: DDIM's.
+    t_start: share of the process at which the relit picture enters. steps: evaluations of the network, at
+    most. doubt: variance of a predicted x0's light, as a multiple of (1 - alpha_bar) / alpha_bar; larger
+    keeps to the observation. eta: DDIM's.
     """
 
     t_start: Share = 0.2
@@ -42,8 +43,7 @@ class Refine:
     def down(self, problem: Problem, step: Step, t_next: int) -> Step:
         operator, process = problem.operator, problem.process
         assert isinstance(operator, Shade)
-        p, a = problem.denoise(step.x, step.t), process.alpha_bar(step.t)
-        x0 = p.x0 if p.score is None else process.guided_x0(step.x, step.t, p.x0, p.score)
+        x0, a = problem.denoise(step.x, step.t).x0, process.alpha_bar(step.t)
         x0 = operator.posterior_mean(x0, problem.y, self.doubt * (1 - a) / a)
         return Step(t_next, process.ddim_step(step.x, step.t, t_next, x0, self.eta, problem.noise()), x0)
 

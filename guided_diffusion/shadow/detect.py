@@ -58,18 +58,23 @@ def shadow_share(picture: Tensor, size: tuple[int, int]) -> Tensor:
     The mean over the picture and its mirror image.
     """
     sight = _resized(picture, _SIGHT, MULTIPLE)[None]
-    logits = _network(str(WEIGHTS))(torch.cat([sight, sight.flip(3)]))
+    logits = _network(weights())(torch.cat([sight, sight.flip(3)]))
     share = torch.sigmoid((logits[:1] + logits[1:].flip(3)) / 2)
     return F.interpolate(share, size=size, mode="bilinear", antialias=True, align_corners=False)[0, 0]
 
 
+def weights() -> str:
+    """The path of the network's weights. Raises CheckpointError, with the remedy, if they are not there."""
+    if not WEIGHTS.exists():
+        raise checkpoints.CheckpointError(
+            f"finding shadows needs {WEIGHTS}, which is not there; restore it from the repository, train it "
+            "as confs/train/shadow_detector.yml says, or mark the shadows and set relight.look_twice: false"
+        )
+    return str(WEIGHTS)
+
+
 @cache
 def _network(path: str) -> Detector:
-    if not Path(path).exists():
-        raise checkpoints.CheckpointError(
-            f"finding shadows needs {path}, which is not there; restore it from the repository, train it as "
-            "confs/train/shadow_detector.yml says, or mark the shadows and set relight.look_twice: false"
-        )
     network = Detector()
     checkpoints.load(network, path, _SIGHT)
     return network

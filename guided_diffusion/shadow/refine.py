@@ -58,5 +58,5 @@ def light_variance(srgb: Tensor, noise: float) -> Tensor:
 
 def matte_variance(srgb: Tensor, through: Tensor, matte: Tensor) -> Tensor:
     """Of linear light, (3, H, W), where the matte (H, W) may be wrong: in the penumbra."""
-    deepest = 1 - through.amin(dim=(1, 2), keepdim=True)
-    return (to_linear(srgb) / through * deepest * _MATTE * 4 * matte * (1 - matte)) ** 2
+    wrong = _MATTE * 4 * (1 - matte) * (1 - through)  # of T = 1 - matte * depth
+    return (to_linear(srgb) / through * wrong) ** 2

@@ -8,6 +8,7 @@ size, where the distance to the mask's edge is measured anew.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,9 +34,9 @@ _REACH = 120.0  # pixels at the working size within which distances are measured
 _NEAR = 12.0  # pixels: the distance to the edge is blurred up to half as far
 _FEWEST = 12  # pixels of umbra, and of lit ground
 _WEAKEST = 0.15  # log gain: 1 in 30 places without shadow seem to have more, every real shadow 0.4
-_BLACK = 0.002  # linear light: 7 of 255; under it little texture is left to lift
-_THIN = 2  # pixels: half the width of what may be black of itself
-_MUCH = 0.2  # share of a shadow that is worth a note
+_BLACK = 0.002  # linear light: 6 of 255 and less, where little texture is left to lift
+_THIN = 2  # pixels of the working size: half the width of what may be black of itself
+_MUCH = 0.2  # share of a shadow
 _STRIP = 32  # rows of the picture at a time
 
 
@@ -119,20 +120,33 @@ def relight(
     shadow: np.ndarray,
     settings: RelightConfig,
     prior: Prior | None,
+    find: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> Relit:
     """Lift the shadow, bool (H, W), True = shadow, off a picture uint8 or uint16 (H, W, 3).
 
-    prior: needed where the settings ask for it. What cannot be lifted (no lit ground beside it, no shadow
-    in the mask) is left as it was, with a note.
+    prior: needed where the settings ask for it. find(picture, shadow): what of the shadow, bool (H, W), is
+    still dark in a relit picture, since two overlap; it is lifted as well; None: not looked for. What cannot
+    be lifted (no lit ground beside it, no shadow in the mask) is left as it was, with a note.
     """
     with torch.no_grad():
-        reach = settings.reach(*shadow.shape)
-        window = surroundings(shadow, reach)
-        return _relight(picture[window], shadow[window], reach, settings, prior).within(picture, window)
+        found = _lift(picture, shadow, settings, prior)
+        if find is not None and found.matte.any():
+            rest = find(found.free, shadow)
+            found = found.then(_lift(found.free, rest, settings, prior)) if rest.any() else found
+        if prior is not None and settings.refine and found.matte.any():
+            found = _refined(found, picture, settings.noise, prior)
+    return found
+
+
+def _lift(picture: np.ndarray, shadow: np.ndarray, settings: RelightConfig, prior: Prior | None) -> Relit:
+    """One shadow, from its surroundings alone; pixels are not refined."""
+    reach = settings.reach(*shadow.shape)
+    window = surroundings(shadow, reach)
+    return _lift_near(picture[window], shadow[window], reach, settings, prior).within(picture, window)
 
 
 def evaluations(settings: RelightConfig, process: GaussianDiffusion) -> int:
-    """Of the network, for each picture with a shadow."""
+    """Of the network, for each picture with one shadow."""
     correcting = EVALUATIONS if settings.prior != "none" else 0
     return correcting + (len(SAMPLER.times(process)) - 1 if settings.refine else 0)
 
@@ -150,11 +164,11 @@ def surroundings(shadow: np.ndarray, reach: int) -> tuple[slice, slice]:
     return window[0], window[1]
 
 
-def _relight(
+def _lift_near(
     picture: np.ndarray, shadow: np.ndarray, reach: int, settings: RelightConfig, prior: Prior | None
 ) -> Relit:
-    """As `relight`, of a picture all of which is looked at; reach in pixels."""
-    srgb = torch.from_numpy(picture.astype(np.float32) / np.iinfo(picture.dtype).max).permute(2, 0, 1)
+    """As `_lift`, of a picture all of which is looked at; reach in pixels."""
+    srgb = _planes(picture)
     view = working_view(srgb, shadow)
     if why := unusable(view):
         return untouched(picture, why)
@@ -164,18 +178,15 @@ def _relight(
     edge = fit_edge(view.light, view.distance, field)
     if prior is not None and settings.prior != "none":
         field = prior.correct(view, field, edge)
-    grey = bool((picture == picture[..., :1]).all())
-    field = field.grey() if grey else field
+    if is_grey(picture):
+        field = field.grey()
     matte = _full_matte(edge, shadow, reach)
-    free, through = _lift(picture, srgb, field, matte)
-    if prior is not None and settings.refine:
-        pixels = prior.refine(srgb, through, matte, settings.noise)
-        _write(free, pixels.mean(dim=0).expand_as(pixels) if grey else pixels, matte)
-    cost = 0 if prior is None else evaluations(settings, prior.process)
+    free, through = _divide(picture, srgb, field, matte)
+    cost = 0 if prior is None or settings.prior == "none" else EVALUATIONS
     black = too_dark(srgb, shadow)
     share = black.sum() / shadow.sum()
     note = f"{share:.0%} of the shadow is too dark to hold texture; relight.paint_black: true paints it"
-    return Relit(free, matte.numpy(), through, black, note if share >= _MUCH else "", cost)
+    return Relit(free, matte.numpy(), through, black, note if black.any() else "", cost)
 
 
 def working_view(srgb: Tensor, shadow: np.ndarray) -> View:
@@ -237,7 +248,7 @@ def _full_matte(edge: Edge, shadow: np.ndarray, reach: int) -> Tensor:
     return matte * torch.from_numpy(dilate(shadow, reach))
 
 
-def _lift(
+def _divide(
     picture: np.ndarray, srgb: Tensor, field: ShadowField, matte: Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
     """The picture without its shadow and the transmission, float32 (H, W, 3); strip by strip, to need little
@@ -263,7 +274,29 @@ def _write(picture: np.ndarray, srgb: Tensor, matte: Tensor) -> None:
 
 def too_dark(srgb: Tensor, shadow: np.ndarray) -> np.ndarray:
     """Where a shadow, bool (H, W), of a picture (3, H, W) holds no texture, bool (H, W), a pixel more all
-    around. Joints and cracks may be black in the light too, so what is thinner than 5 pixels is left out."""
+    around; nowhere if that is little of it. Joints and marks may be black in the light too: what is thinner
+    than 5 pixels of the working size is left out."""
     dark = shadow & (to_linear(srgb.amax(dim=0)) < _BLACK).numpy()
-    core = ~dilate(~dark, _THIN)
-    return shadow & dilate(core, _THIN + 1)
+    thin = max(_THIN, round(_THIN * math.sqrt(shadow.size) / SIDE))
+    black = shadow & dilate(~dilate(~dark, thin), thin + 1)
+    return black if black.sum() >= _MUCH * shadow.sum() else np.zeros_like(shadow)
+
+
+def _refined(found: Relit, picture: np.ndarray, noise: float, prior: Prior) -> Relit:
+    """The same without the noise that was lifted off the picture (H, W, 3) with the light."""
+    top, bottom, left, right = hole_box(found.matte == 0)
+    near = slice(top, bottom), slice(left, right)
+    matte, free = torch.from_numpy(found.matte[near]), found.free.copy()
+    pixels = prior.refine(_planes(picture[near]), found.field[near], matte, noise)
+    _write(free[near], pixels.mean(dim=0).expand_as(pixels) if is_grey(picture[near]) else pixels, matte)
+    return replace(found, free=free, evaluations=found.evaluations + len(SAMPLER.times(prior.process)) - 1)
+
+
+def is_grey(picture: np.ndarray) -> bool:
+    """Whether all channels of a picture (H, W, 3) are one."""
+    return bool((picture == picture[..., :1]).all())
+
+
+def _planes(picture: np.ndarray) -> Tensor:
+    """sRGB values (3, H, W) in [0, 1]."""
+    return torch.from_numpy(picture.astype(np.float32) / np.iinfo(picture.dtype).max).permute(2, 0, 1)
