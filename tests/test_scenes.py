@@ -53,6 +53,16 @@ def test_a_small_picture_is_the_reduction_of_a_large_one() -> None:
     assert min(similar) > 0.85
 
 
+def test_pictures_do_not_depend_on_how_many_points_are_drawn_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = [render_free(scene_rng(10, index), (40, 56)) for index in range(8)]
+    monkeypatch.setattr(scenes, "_CHUNK", 1000)
+    for index, picture in enumerate(whole):
+        gap = np.abs(render_free(scene_rng(10, index), (40, 56)).astype(int) - picture)
+        assert gap.max() <= 1 and (gap > 0).mean() < 0.001, "sums may round, nothing else may change"
+
+
 def test_truth_is_the_same_at_every_size() -> None:
     for index in range(4):
         large, small = render(scene_rng(1, index), 192), render(scene_rng(1, index), 64)

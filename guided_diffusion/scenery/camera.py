@@ -62,17 +62,19 @@ class Camera:
     @staticmethod
     def draw(rng: np.random.Generator) -> Camera:
         """A random camera under random daylight; `quality` 0 stands for no JPEG."""
-        warm, green = rng.normal(0.03, 0.07), rng.normal(0, 0.02)
+        tint, green = rng.normal(), rng.normal(0, 0.02)
+        # Low sun and lamps go further one way than open shade the other.
+        warm = min(0.03 + 0.18 * tint + 0.06 * tint * tint, 0.5)
         return Camera(
             balance=np.exp([warm, green, -warm]).astype(np.float32),
-            saturation=float(rng.uniform(0.55, 1.0)),
+            saturation=float(rng.uniform(0.6, 1.05)),
             level=float(np.clip(np.exp(rng.normal(np.log(0.32), 0.33)), 0.1, 0.65)),
             slope=(float(rng.normal(0, 0.18)), float(rng.normal(0, 0.18))),
             vignette=float(rng.uniform(0, 0.35)),
-            contrast=float(rng.uniform(0.0, 0.3)),
+            contrast=float(rng.uniform(0.0, 0.15)),
             dapple=Noise.draw(rng, "smooth", rng.uniform(20, 80)),
             dapple_gain=float(rng.uniform(0, 0.1)),
-            focus=float(rng.uniform(-0.13, 0.06)),
+            focus=float(rng.uniform(-0.19, 0.01)),
             read_noise=float(rng.uniform(0.5, 2.0) / 255),
             shot_noise=float(rng.uniform(0, 0.012)),
             quality=int(rng.integers(75, 99)) * int(rng.random() < 0.5),

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from guided_diffusion.scenery.materials import GROUNDS, WALLS, Material, colour
+from guided_diffusion.scenery.materials import GROUNDS, WALLS, Material, colour, tinted
 from guided_diffusion.scenery.textures import Noise, Points, edge_cover, hashed, line_cover
 
 Depth = Callable[[Points], np.ndarray]
 Cover = Callable[[Points], np.ndarray]
 Layer = tuple[Cover, Material]
+
+_SOFT = ("grass", "soil", "gravel")  # they lie over the edges of others
+_POURED = ("asphalt", "concrete", "plaster")  # their edges need not be straight
+_PAVED = (*_POURED, "slabs", "pavers", "cobbles", "bricks")  # lines and lids are at home here
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Surface:
 
     def __call__(self, p: Points) -> np.ndarray:
         """Linear albedo (N, 3); every material is computed only where it is seen."""
-        albedo = np.zeros((p.u.size, 3), np.float32)
+        albedo = np.zeros((3, p.u.size), np.float32).T
         rest = np.ones(p.u.size, np.float32)
         for cover, material in reversed(self.layers):
             share = cover(p) * rest
@@ -40,16 +44,19 @@ class Surface:
 def _add(albedo: np.ndarray, share: np.ndarray, material: Material, p: Points) -> None:
     seen = np.flatnonzero(share > 0.004)
     if seen.size == share.size:
-        albedo += share[:, None] * material(p)
+        part = material(p)
+        part *= share[:, None]
+        albedo += part
     elif seen.size:
         part = material(Points(p.u.take(seen), p.v.take(seen), p.f.take(seen)))
-        albedo[seen] += share.take(seen)[:, None] * part
+        part *= share.take(seen)[:, None]
+        albedo.T[:, seen] += part.T
 
 
 def plain(tone: np.ndarray, grain: Noise, gain: float) -> Material:
     """One colour with a little grain."""
     amount = np.float32(gain)
-    return lambda p: np.exp(np.clip(grain(p) * amount, -1, 1))[:, None] * tone
+    return lambda p: tinted(np.exp(np.clip(grain(p) * amount, -1, 1)), tone)
 
 
 def half_plane(rng: np.random.Generator, reach: float, rough: float, axis: float | None = None) -> Depth:
@@ -85,6 +92,12 @@ def _band(depth: Depth, reach: float) -> Depth:
     return lambda p: half - np.abs(depth(p))
 
 
+def _frayed(rng: np.random.Generator, depth: Depth) -> Depth:
+    """`depth` with the blades, crumbs or stones of one side lying over the other."""
+    crumbs, reach = Noise.draw(rng, "rough", rng.uniform(150, 400)), np.float32(rng.uniform(0.004, 0.012))
+    return lambda p: depth(p) + reach * crumbs(p)
+
+
 def _filled(depth: Depth) -> Cover:
     return lambda p: edge_cover(depth(p), p.f)
 
@@ -96,7 +109,7 @@ def _stripe(depth: Depth, width: float, worn: Noise | None = None, wear: float =
     def cover(p: Points) -> np.ndarray:
         share = line_cover(np.abs(depth(p)), width, p.f)
         if worn is not None:
-            share *= np.clip(1.6 - level + worn(p), 0, 1)
+            share *= np.clip(1.6 - level + 0.7 * worn(p), 0, 1)
         return share
 
     return cover
@@ -123,7 +136,7 @@ def _crack(rng: np.random.Generator) -> Cover:
 def _blotch(rng: np.random.Generator) -> Cover:
     field = Noise.draw(rng, "cloud", rng.uniform(60, 220))
     level, strength = np.float32(rng.uniform(0.6, 1.5)), np.float32(rng.uniform(0.1, 0.4))
-    return lambda p: 1 - strength * np.clip((field(p) - level) * 2.5, 0, 1)
+    return lambda p: 1 - strength * np.clip((field(p) - level) * 1.2, 0, 1)
 
 
 def _scatter(rng: np.random.Generator) -> tuple[Cover, Material]:
@@ -143,14 +156,19 @@ def _scatter(rng: np.random.Generator) -> tuple[Cover, Material]:
         x, y, i, j = place(p)
         a, b = hashed(i, j, seed)
         present, turn = hashed(i, j, seed + 1)
+        grown, bend = hashed(i, j, seed + 3)
         dx, dy = (x - (0.3 + 0.4 * a)) * cell, (y - (0.3 + 0.4 * b)) * cell
         c, s = np.cos(turn * 6.3), np.sin(turn * 6.3)
-        along, across = c * dx + s * dy, 2 * (c * dy - s * dx)
-        return edge_cover(size - np.sqrt(along * along + across * across), p.f) * (present < share)
+        reach = size * (0.5 + 0.5 * grown)
+        along = c * dx + s * dy
+        taper = along * along / reach
+        across = c * dy - s * dx + (bend - 0.5) * taper
+        return edge_cover(0.45 * (reach - taper) - np.abs(across), p.f) * (present < share)
 
     def tint(p: Points) -> np.ndarray:
         _, _, i, j = place(p)
-        return palette[(hashed(i, j, seed + 2)[0] * 4).astype(np.int32)]
+        kind, tone = hashed(i, j, seed + 2)
+        return palette[(kind * 4).astype(np.int32)] * (0.6 + 0.7 * tone)[:, None]
 
     return cover, tint
 
@@ -166,7 +184,7 @@ def _markings(rng: np.random.Generator) -> list[Layer]:
     """One painted line, sometimes with a second that meets it at a right angle."""
     tone = colour(rng, [(235, 232, 225), (230, 190, 80), (225, 175, 60), (240, 240, 235)])
     coat = plain(tone, Noise.draw(rng, "rough", 200), 0.08)
-    worn = Noise.draw(rng, "rough", rng.uniform(80, 250))
+    worn = Noise.draw(rng, "rough", rng.uniform(150, 400))
     wear, width = rng.uniform(0.2, 1.4), rng.uniform(0.03, 0.13)
     angle = rng.uniform(0, np.pi)
     line = half_plane(rng, 0.35, 0.0, angle)
@@ -181,14 +199,15 @@ def _markings(rng: np.random.Generator) -> list[Layer]:
 def _second(rng: np.random.Generator, name: str, wall: bool) -> tuple[list[Layer], list[Cover]]:
     """A second material on the surface: half of it or a path, with kerb and contact line."""
     other, material = _pick(rng, wall)
-    soft = other in ("grass", "soil", "gravel") or name in ("grass", "soil", "gravel")
-    rough = rng.uniform(0.0, 0.03) if soft else rng.choice([0.0, 0.0, 0.05]) * rng.random()
+    soft = other in _SOFT or name in _SOFT
+    rough = rng.uniform(0.0, 0.03) if soft else 0.05 * rng.random() * (other in _POURED or name in _POURED)
     axis = rng.choice([np.pi / 2, np.pi / 2, 0.0]) if wall else None
     kerbed = rng.random() < 0.35
     depth = half_plane(rng, 0.3, 0.0 if kerbed else rough, axis)
     if rng.random() < 0.3:
         depth = _band(depth, rng.uniform(0.15, 0.4))
-
+    if soft and not kerbed:
+        depth = _frayed(rng, depth)
     layers = [(_filled(depth), material)]
     if kerbed:
         kerb = colour(rng, [(180, 176, 170), (150, 146, 142), (170, 120, 100), (205, 198, 188)])
@@ -199,15 +218,15 @@ def _second(rng: np.random.Generator, name: str, wall: bool) -> tuple[list[Layer
     return layers, [_contact(depth, rng.uniform(0.006, 0.025), rng.uniform(0.0, 0.8))]
 
 
-def _object(rng: np.random.Generator, wall: bool) -> tuple[list[Layer], list[Cover]]:
-    """A cover, a mat, a patch or a frame lying on (or in) the surface."""
+def _object(rng: np.random.Generator, name: str, wall: bool) -> tuple[list[Layer], list[Cover]]:
+    """A cover, a mat or a patch on (or in) the surface, or only the gap around a lid of the same."""
     depth = ring_box(rng, rng.uniform(0.2, 0.55), not wall and rng.random() < 0.4)
-    tones = [(90, 86, 84), (130, 124, 118), (70, 70, 74), (150, 90, 70), (190, 180, 165), (96, 110, 120)]
-    tone = colour(rng, tones, 16)
+    tones = [(90, 86, 84), (130, 124, 118), (70, 70, 74), (118, 96, 84), (170, 162, 150), (100, 106, 110)]
+    tone = colour(rng, tones)
     fill = plain(tone, Noise.draw(rng, "rough", rng.uniform(100, 300)), rng.uniform(0.05, 0.2))
     rim = _contact(depth, rng.uniform(0.008, 0.02), rng.uniform(0.3, 0.8))
-    if rng.random() < 0.3:
-        return [(_stripe(depth, rng.uniform(0.012, 0.03)), fill)], []
+    if name in _PAVED and rng.random() < 0.4:
+        return [], [rim]
     return [(_filled(depth), fill)], [rim]
 
 
@@ -218,15 +237,15 @@ def draw_surface(rng: np.random.Generator, wall: bool) -> Surface:
     shades: list[Cover] = []
     if rng.random() < 0.62:
         layers, shades = _second(rng, name, wall)
-    if rng.random() < (0.1 if wall or name in ("grass", "soil", "gravel") else 0.3):
-        layers += _markings(rng)
-    if rng.random() < 0.22:
-        more, rims = _object(rng, wall)
+    if name in _PAVED and rng.random() < (0.1 if wall else 0.35):
+        layers = _markings(rng) + layers  # what adjoins lies over the paint
+    if rng.random() < 0.14:
+        more, rims = _object(rng, name, wall)
         layers, shades = layers + more, shades + rims
     if rng.random() < (0.05 if wall else 0.2):
         layers.append(_scatter(rng))
     if rng.random() < 0.35:
         shades.append(_blotch(rng))
-    if rng.random() < 0.22:
+    if name in _PAVED and rng.random() < 0.3:
         shades.append(_crack(rng))
     return Surface(base, tuple(layers), tuple(shades))

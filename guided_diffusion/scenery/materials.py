@@ -31,9 +31,18 @@ def colour(
     return to_linear(np.clip(moved, 8, 250) / 255).astype(np.float32)
 
 
+def tinted(light: np.ndarray, tone: np.ndarray) -> np.ndarray:
+    """Colour (N, 3): `light` (N,) times one `tone` (3,)."""
+    return np.multiply.outer(tone, light).T
+
+
 def paint(light: np.ndarray, base: np.ndarray, mix: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Colour (N, 3): `light` times a blend from `base` to `other` by `mix`, light and mix of shape (N,)."""
-    blend = base + mix[:, None] * (other - base)
+    """Colour (N, 3): `light` times a blend from `base` to `other` by `mix`, light and mix of shape (N,).
+
+    As all colours here it lies in memory plane by plane, which is several times faster.
+    """
+    blend = tinted(mix, other - base)
+    blend += base
     blend *= light[:, None]
     return blend
 
@@ -61,9 +70,9 @@ def _blocks(
     joints = np.float32(1 - (1 - width / extent[0]) * (1 - width / extent[1]))
     seed = int(rng.integers(2**31))
     dirt = Noise.draw(rng, "cloud", rng.uniform(60, 200))
-    grain = Noise.draw(rng, "rough", rng.uniform(150, 400))
+    grain = Noise.draw(rng, "grain", rng.uniform(150, 400))
     bend = Noise.draw(rng, "cloud", 40 / cell)
-    dirt_gain, grain_gain = np.float32(rng.uniform(0.03, 0.16)), np.float32(rng.uniform(0.03, 0.16))
+    dirt_gain, grain_gain = np.float32(rng.uniform(0.02, 0.1)), np.float32(rng.uniform(0.03, 0.13))
     odd, bevel = rng.uniform(0.0, 0.12), np.float32(rng.uniform(0, 0.25))
     tint = np.float32(rng.uniform(0.2, 1.0))
 
@@ -81,7 +90,7 @@ def _blocks(
         light -= bevel * np.clip(1 - gap / np.float32(max(3 * width, 0.06 * cell)), 0, 1)
         brick = paint(_soft_exp(light), base, hue * tint * fade + (1 - fade) * 0.5 * tint, other)
         cover = line_cover(gap, width, p.f) * fade + joints * (1 - fade)
-        mortar = _soft_exp(stain * dirt_gain)[:, None] * joint
+        mortar = tinted(_soft_exp(stain * dirt_gain), joint)
         brick += cover[:, None] * (mortar - brick)
         return brick
 
@@ -92,10 +101,19 @@ _STONES = [
     (170, 160, 148),
     (150, 148, 145),
     (190, 172, 150),
-    (205, 182, 152),
-    (160, 140, 128),
+    (208, 178, 142),
+    (168, 140, 120),
     (128, 126, 124),
 ]
+_CONCRETE = [
+    (186, 174, 158),
+    (170, 166, 160),
+    (200, 176, 150),
+    (214, 184, 156),
+    (150, 148, 146),
+    (204, 166, 138),
+]
+_MORTAR = [(190, 182, 170), (165, 155, 145), (120, 112, 105), (205, 195, 180)]
 _CLAY = [(160, 82, 66), (150, 72, 58), (176, 104, 80), (132, 70, 60), (186, 124, 92)]
 
 
@@ -104,7 +122,7 @@ def slabs(rng: np.random.Generator) -> Material:
     w = rng.uniform(0.22, 0.7)
     h = w * rng.choice([1.0, 1.0, 0.66, 0.5])
     base, other = colour(rng, _STONES), colour(rng, _STONES)
-    joint = base * rng.choice([0.25, 0.4, 0.55, 1.35], p=[0.35, 0.3, 0.2, 0.15]).astype(np.float32)
+    joint = base * rng.choice([0.35, 0.5, 0.65, 1.3], p=[0.35, 0.3, 0.2, 0.15]).astype(np.float32)
     pattern = grid_pattern(rng, w, h, rng.choice([0.0, 0.0, 0.5, 0.37]))
     mix = base + (other - base) * np.float32(rng.uniform(0, 0.5))
     return _blocks(rng, pattern, (w, h), base, joint, rng.uniform(0.008, 0.022), rng.uniform(0.02, 0.14), mix)
@@ -114,7 +132,7 @@ def pavers(rng: np.random.Generator) -> Material:
     """Small concrete or clay pavers: herringbone, hexagons, running bond or stack bond."""
     side = rng.uniform(0.07, 0.2)
     base, other = (colour(rng, _STONES + _CLAY) for _ in range(2))
-    joint = base * np.float32(rng.uniform(0.25, 0.6))
+    joint = base * np.float32(rng.uniform(0.5, 0.85))
     style, extent = rng.integers(4), (2 * side, side)
     if style == 0:
         pattern = herringbone_pattern(rng, side)
@@ -127,7 +145,7 @@ def pavers(rng: np.random.Generator) -> Material:
         pattern = grid_pattern(rng, *extent, 0.5 if style == 2 else 0.0)
     mix = base + (other - base) * np.float32(rng.uniform(0, 0.5))
     return _blocks(
-        rng, pattern, extent, base, joint, side * rng.uniform(0.07, 0.14), rng.uniform(0.06, 0.2), mix
+        rng, pattern, extent, base, joint, side * rng.uniform(0.06, 0.13), rng.uniform(0.04, 0.15), mix
     )
 
 
@@ -136,12 +154,12 @@ def cobbles(rng: np.random.Generator) -> Material:
     side = rng.uniform(0.08, 0.18)
     base = colour(rng, [(120, 116, 112), (140, 130, 120), (105, 105, 110), (150, 138, 122)])
     other = colour(rng, [(150, 130, 110), (100, 100, 108), (140, 140, 140)])
-    joint = base * np.float32(rng.uniform(0.2, 0.45))
+    joint = base * np.float32(rng.uniform(0.5, 0.75))
     extent = (side * rng.uniform(1.0, 1.4), side)
     pattern = grid_pattern(rng, *extent, rng.uniform(0.3, 0.6))
-    width = side * rng.uniform(0.14, 0.24)
+    width = side * rng.uniform(0.12, 0.22)
     return _blocks(
-        rng, pattern, extent, base, joint, width, rng.uniform(0.1, 0.22), other, rng.uniform(0.04, 0.1)
+        rng, pattern, extent, base, joint, width, rng.uniform(0.06, 0.16), other, rng.uniform(0.04, 0.1)
     )
 
 
@@ -167,10 +185,10 @@ def bricks(rng: np.random.Generator) -> Material:
     w = h * rng.uniform(2.2, 3.4)
     base = colour(rng, _CLAY + [(190, 160, 130)])
     other = colour(rng, _CLAY + [(120, 80, 70), (200, 150, 110)])
-    joint = colour(rng, [(190, 182, 170), (165, 155, 145), (120, 112, 105), (205, 195, 180)])
+    joint = base + np.float32(0.65) * (colour(rng, _MORTAR) - base)
     pattern = grid_pattern(rng, w, h, rng.choice([0.5, 0.5, 0.5, 0.33]))
     return _blocks(
-        rng, pattern, (w, h), base, joint, h * rng.uniform(0.1, 0.2), rng.uniform(0.06, 0.25), other
+        rng, pattern, (w, h), base, joint, h * rng.uniform(0.09, 0.17), rng.uniform(0.04, 0.18), other
     )
 
 
@@ -182,10 +200,10 @@ def planks(rng: np.random.Generator) -> Material:
     extent = (rng.uniform(1.0, 3.0), h)
     pattern = grid_pattern(rng, *extent, 0.37)
     boards = _blocks(
-        rng, pattern, extent, base, base * np.float32(0.2), h * rng.uniform(0.03, 0.1), 0.15, other
+        rng, pattern, extent, base, base * np.float32(0.25), h * rng.uniform(0.03, 0.08), 0.08, other
     )
     grain = Noise.draw(rng, "rough", rng.uniform(10, 25), rng.uniform(200, 400))
-    gain = np.float32(rng.uniform(0.08, 0.2))
+    gain = np.float32(rng.uniform(0.03, 0.11))
     return lambda p: boards(p) * _soft_exp(grain(p) * gain)[:, None]
 
 
@@ -212,11 +230,11 @@ def _speckled(
 
 def grass(rng: np.random.Generator) -> Material:
     """Lawn: blades, tufts and dry or bare patches."""
-    base = colour(rng, [(66, 88, 36), (80, 102, 48), (52, 76, 34), (98, 108, 56)])
-    other = colour(rng, [(128, 118, 72), (96, 106, 50), (60, 84, 38), (140, 124, 88)])
-    scale = rng.uniform(130, 330)
+    base = colour(rng, [(72, 86, 46), (86, 100, 58), (60, 76, 44), (100, 106, 66)])
+    other = colour(rng, [(128, 118, 80), (98, 104, 62), (66, 82, 48), (140, 124, 92)])
+    scale = rng.uniform(200, 450)
     layers = [
-        ("blades", scale, rng.uniform(0.3, 0.6)),
+        ("blades", scale, rng.uniform(0.2, 0.4)),
         ("cloud", rng.uniform(80, 200), rng.uniform(0.05, 0.25)),
     ]
     return _speckled(
@@ -228,8 +246,12 @@ def gravel(rng: np.random.Generator) -> Material:
     """Pebbles of several sizes."""
     base = colour(rng, [(150, 142, 132), (170, 156, 136), (128, 124, 120)])
     other = colour(rng, [(120, 108, 98), (186, 172, 150), (140, 130, 126)])
-    scale = rng.uniform(110, 380)
-    layers = [("pebbles", scale, rng.uniform(0.2, 0.38)), ("pebbles", 1.9 * scale, 0.15), ("rough", 100, 0.1)]
+    scale = rng.uniform(200, 520)
+    layers = [
+        ("pebbles", scale, rng.uniform(0.1, 0.22)),
+        ("pebbles", 1.9 * scale, 0.15),
+        ("rough", 100, 0.1),
+    ]
     return _speckled(rng, base, other, layers, rng.uniform(0.3, 1.0))
 
 
@@ -238,22 +260,22 @@ def asphalt(rng: np.random.Generator) -> Material:
     base = colour(rng, [(96, 96, 98), (118, 116, 116), (80, 82, 86), (134, 130, 128)])
     other = colour(rng, [(120, 116, 112), (96, 94, 96)])
     layers = [
-        ("grain", rng.uniform(180, 420), rng.uniform(0.12, 0.35)),
-        ("cloud", rng.uniform(40, 150), 0.08),
+        ("grain", rng.uniform(180, 420), rng.uniform(0.16, 0.4)),
+        ("cloud", rng.uniform(40, 150), 0.05),
     ]
-    return _speckled(rng, base, other, layers, rng.uniform(0.2, 0.8))
+    return _speckled(rng, base, other, layers, rng.uniform(0.1, 0.5))
 
 
 def concrete(rng: np.random.Generator) -> Material:
     """Concrete: pale, with faint clouds and pores."""
-    base = colour(rng, [(186, 178, 166), (170, 166, 160), (196, 180, 160), (210, 186, 162), (150, 148, 146)])
-    other = base * (1 + rng.normal(0, 0.12, 3)).astype(np.float32)
+    base = colour(rng, _CONCRETE)
+    other = base * (1 + rng.normal(0, 0.09) + rng.normal(0, 0.03, 3)).astype(np.float32)
     layers = [
-        ("cloud", rng.uniform(50, 200), rng.uniform(0.03, 0.14)),
-        ("grain", rng.uniform(150, 420), rng.uniform(0.05, 0.22)),
+        ("cloud", rng.uniform(50, 200), rng.uniform(0.02, 0.08)),
+        ("grain", rng.uniform(150, 420), rng.uniform(0.08, 0.25)),
         ("rough", rng.uniform(80, 300), rng.uniform(0.02, 0.08)),
     ]
-    return _speckled(rng, base, other, layers, rng.uniform(0.3, 1.0))
+    return _speckled(rng, base, other, layers, rng.uniform(0.2, 0.7))
 
 
 def soil(rng: np.random.Generator) -> Material:
@@ -261,11 +283,11 @@ def soil(rng: np.random.Generator) -> Material:
     base = colour(rng, [(140, 112, 84), (112, 90, 70), (186, 160, 124), (200, 178, 142)])
     other = colour(rng, [(120, 100, 76), (170, 146, 112)])
     layers = [
-        ("rough", rng.uniform(100, 300), rng.uniform(0.1, 0.25)),
-        ("cloud", 100, rng.uniform(0.05, 0.2)),
+        ("rough", rng.uniform(100, 300), rng.uniform(0.08, 0.2)),
+        ("cloud", 100, rng.uniform(0.03, 0.12)),
     ]
     return _speckled(
-        rng, base, other, [*layers, ("pebbles", rng.uniform(200, 400), 0.1)], rng.uniform(0.3, 1.0)
+        rng, base, other, [*layers, ("pebbles", rng.uniform(200, 400), 0.15)], rng.uniform(0.2, 0.8)
     )
 
 
@@ -279,7 +301,7 @@ def plaster(rng: np.random.Generator) -> Material:
         rng,
         base,
         other,
-        [("cloud", rng.uniform(40, 150), rng.uniform(0.02, 0.1)), ("rough", rng.uniform(150, 400), 0.04)],
+        [("cloud", rng.uniform(40, 150), rng.uniform(0.02, 0.07)), ("grain", rng.uniform(150, 400), 0.08)],
         rng.uniform(0.1, 0.8),
     )
     runs = Noise.draw(rng, "cloud", rng.uniform(120, 240), rng.uniform(10, 30))

@@ -44,6 +44,13 @@ def _smooth(rng: np.random.Generator, length: float = 32.0) -> np.ndarray:
     return np.fft.irfft2(np.fft.rfft2(rng.standard_normal((TILE, TILE))) * decay, s=(TILE, TILE))
 
 
+def _grain(rng: np.random.Generator) -> np.ndarray:
+    """Aggregate and sand: almost white noise, and one texel in forty a pale stone or a dark pit."""
+    fine = _coloured(rng, 0.1)
+    odd = rng.standard_normal((TILE, TILE)) * (rng.random((TILE, TILE)) < 1 / 40)
+    return fine / fine.std() + 4 * odd
+
+
 def _blades(rng: np.random.Generator) -> np.ndarray:
     """Grass: the upper envelope of four fields of streaks that lie in different directions."""
     layers = []
@@ -54,9 +61,9 @@ def _blades(rng: np.random.Generator) -> np.ndarray:
 
 
 def _pebbles(rng: np.random.Generator, cells: int = 48) -> np.ndarray:
-    """Rounded stones: a periodic Voronoi pattern, bright in the middle of a cell, dark in the gaps."""
+    """Rounded stones: a periodic Voronoi pattern, of a tone each, darker in the gaps."""
     points = rng.random((cells, cells, 2))
-    tone = rng.standard_normal((cells, cells)) * 0.35
+    tone = rng.standard_normal((cells, cells)) * 0.4
     y, x = np.meshgrid(*(np.arange(TILE) * (cells / TILE),) * 2, indexing="ij")
     iy, ix = y.astype(int), x.astype(int)
     near = np.full((TILE, TILE), np.inf)
@@ -69,18 +76,22 @@ def _pebbles(rng: np.random.Generator, cells: int = 48) -> np.ndarray:
             second = np.where(closer, near, np.minimum(second, distance))
             shade = np.where(closer, tone[jy, jx], shade)
             near = np.where(closer, distance, near)
-    return np.minimum((second - near) * 3.0, 1.0) + shade
+    return 0.7 * np.minimum((second - near) * 2.5, 1.0) ** 0.7 + shade
 
 
 @cache
 def _pyramid(kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """All levels of tile `kind` in one flat array, and where each level begins."""
+    """All levels of tile `kind` in one array, and where each level begins.
+
+    The array is float32 (N, 4): a texel with its neighbours to the right, below and across, so that one
+    look-up finds all that lies between them.
+    """
     rng = np.random.default_rng([20240229, *kind.encode()])
     makers = {
         "smooth": lambda: _smooth(rng),
         "cloud": lambda: _coloured(rng, 1.6),
         "rough": lambda: _coloured(rng, 0.9),
-        "grain": lambda: _coloured(rng, 0.25),
+        "grain": lambda: _grain(rng),
         "blades": lambda: _blades(rng),
         "pebbles": lambda: _pebbles(rng),
     }
@@ -88,7 +99,9 @@ def _pyramid(kind: str) -> tuple[np.ndarray, np.ndarray]:
     tile = ((tile - tile.mean()) / tile.std()).astype(np.float32)
     levels, starts = [], [0]
     for _ in range(_LEVELS):
-        levels.append(tile.ravel())
+        right = np.roll(tile, -1, axis=1)
+        four = [tile, right, np.roll(tile, -1, axis=0), np.roll(right, -1, axis=0)]
+        levels.append(np.stack(four, axis=-1).reshape(-1, 4))
         starts.append(starts[-1] + tile.size)
         side = tile.shape[0] // 2
         tile = tile.reshape(side, 2, side, 2).mean(axis=(1, 3))
@@ -96,24 +109,25 @@ def _pyramid(kind: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bilinear(
-    flat: np.ndarray, start: np.ndarray, x: np.ndarray, y: np.ndarray, shift: np.ndarray | np.int32
+    squares: np.ndarray, start: np.ndarray, x: np.ndarray, y: np.ndarray, shift: np.ndarray | np.int32
 ) -> np.ndarray:
     """Look up level `shift` at tile coordinates x, y (in texels of that level); all arguments broadcast."""
     ix, iy = np.floor(x), np.floor(y)
     fx, fy = x - ix, y - iy
     side = np.int32(TILE) >> shift
     wrap = side - np.int32(1)
-    left = ix.astype(np.int32)
-    top = iy.astype(np.int32)
-    right = (left + np.int32(1)) & wrap
-    left &= wrap
-    below = ((top + np.int32(1)) & wrap) * side + start
-    top = (top & wrap) * side + start
-    a, c = flat.take(top + left), flat.take(below + left)
-    a += fx * (flat.take(top + right) - a)
-    c += fx * (flat.take(below + right) - c)
-    a += fy * (c - a)
-    return a
+    at = iy.astype(np.int32)
+    at &= wrap
+    at *= side
+    at += start
+    at += ix.astype(np.int32) & wrap
+    here, right, below, across = squares.take(at, axis=0).T
+    upper = here + fx * (right - here)
+    lower = below + fx * (across - below)
+    lower -= upper
+    lower *= fy
+    upper += lower
+    return upper
 
 
 @dataclass(frozen=True)
@@ -134,7 +148,7 @@ class Noise:
 
     def __call__(self, p: Points) -> np.ndarray:
         """Values (N,), about N(0, 1) before the averaging over pixel footprints."""
-        flat, starts = _pyramid(self.kind)
+        squares, starts = _pyramid(self.kind)
         footprint = p.f * np.float32(max(self.su, self.sv))
         extremes = np.clip(np.rint(np.log2([footprint.min(), footprint.max()])), 0, _LEVELS - 1)
         low, high = (int(e) for e in extremes)
@@ -142,10 +156,10 @@ class Noise:
         y = p.v * np.float32(self.sv) + np.float32(self.ov)
         if low == high:
             step = np.float32(0.5**low)
-            return _bilinear(flat, starts[low], x * step, y * step, np.int32(low))
+            return _bilinear(squares, starts[low], x * step, y * step, np.int32(low))
         level = np.clip(np.rint(np.log2(footprint)), low, high).astype(np.int32)
         scale = np.exp2(-level).astype(np.float32)
-        return _bilinear(flat, starts.take(level), x * scale, y * scale, level)
+        return _bilinear(squares, starts.take(level), x * scale, y * scale, level)
 
 
 def hashed(i: np.ndarray, j: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
