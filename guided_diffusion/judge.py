@@ -1,34 +1,34 @@
 """Judging a prior: `python -m guided_diffusion.judge --conf_path confs/shadow.yml`.
 
-Fresh procedural scenes get holes, every method fills them, and a table says how the fills compare with the
-truth and with two fills that know nothing (nearest pixel, membrane). Its seeds are never those of training.
+Fresh procedural pictures, or windows of photographs, get holes; every method fills them, and a table says how
+the fills compare with the truth and with two fills that know nothing (nearest pixel, membrane). Its seeds are
+never those of training.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from guided_diffusion import checkpoints, metrics
+from guided_diffusion import checkpoints
 from guided_diffusion.checkpoints import CheckpointError
 from guided_diffusion.construct import ConfigError
+from guided_diffusion.datasets import DatasetError
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.files import write_bytes
 from guided_diffusion.fills import membrane_fill, nearest_fill
-from guided_diffusion.images import PictureError, contact_sheet, write_picture
-from guided_diffusion.masks import MASK_KINDS, make_mask
+from guided_diffusion.images import PictureError, write_picture
+from guided_diffusion.masks import MASK_KINDS
+from guided_diffusion.places import Place, cut_places, draw_places
+from guided_diffusion.prior_table import Answer, Block, report, score, sheet, to_csv
 from guided_diffusion.results import Progress, Result
-from guided_diffusion.scenes import render_free, scene_rng
 
 FIRST_SEED = 1000  # seeds below are for training
 METHODS = "nearest,membrane,repaint-1,repaint-5,repaint-10,ddpm,ddim,ddnm"
@@ -37,78 +37,15 @@ BASELINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "membrane": membrane_fill,
 }
 JUMP_LENGTH = 10
-ON_SHEET = ("nearest", "membrane", "repaint-1", "repaint-10")
-SHEET_ROWS = 8
-TEXTURE = (0.7, 1.4)  # where the hole's texture energy, relative to its surroundings', should lie
-
-
-@dataclass(frozen=True)
-class Place:
-    """A scene, uint8 (S, S, 3), and what is known of it, bool (S, S)."""
-
-    name: str
-    truth: np.ndarray
-    keep: np.ndarray
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one method made of all places; seconds and network evaluations are per picture."""
-
-    method: str
-    pictures: list[np.ndarray]
-    seconds: float
-    evaluations: int = 0
-
-
-@dataclass(frozen=True)
-class Column:
-    """A measure of (filled, place), how it is averaged over places, and its decimals."""
-
-    key: str
-    title: str
-    measure: Callable[[np.ndarray, Place], float]
-    statistic: Callable[..., np.ndarray] = np.mean
-    decimals: int = 2
-
-    def cell(self, values: Sequence[float]) -> str:
-        told = (float(self.statistic(values)), *metrics.bootstrap(values, self.statistic))
-        return "{} [{}, {}]".format(*(f"{value:.{self.decimals}f}" for value in told))
-
-
-COLUMNS = (
-    Column("ring", "ring mismatch", lambda x, p: metrics.ring_gradient_mismatch(x, p.truth, p.keep)),
-    Column("level", "ring level", lambda x, p: metrics.ring_level_mismatch(x, p.truth, p.keep)),
-    Column("seam", "seam ratio", lambda x, p: metrics.seam_ratio(x, p.keep), np.median),
-    Column("texture", "texture, hole / outside", lambda x, p: metrics.texture_ratio(x, p.keep), np.median),
-    Column(
-        "texture_truth",
-        "texture, hole / truth",
-        lambda x, p: metrics.texture_ratio_to_truth(x, p.truth, p.keep),
-        np.median,
-    ),
-    Column("ring_error", "ring error", lambda x, p: metrics.ring_gradient_error(x, p.truth, p.keep)),
-    Column("lab", "LAB error", lambda x, p: metrics.lab_error(x, p.truth, ~p.keep), decimals=1),
-    Column("psnr", "PSNR", lambda x, p: metrics.psnr(x, p.truth, ~p.keep), decimals=1),
-)
-
-
-def draw_places(n: int, size: int, kind: str, seed: int) -> list[Place]:
-    """`n` scenes with masks; place i depends on (seed, i) alone."""
-    places = []
-    for i in range(n):
-        rng = scene_rng(seed, i)
-        truth = render_free(rng, size)
-        places.append(Place(f"{seed}-{i:04d}", truth, make_mask(kind, (size, size), rng)))
-    return places
 
 
 def overrides_of(method: str, steps: int) -> list[str]:
     """The config keys of a method such as repaint-10 (jump_n_sample 10), ddnm-5, ddim. Raises ConfigError."""
-    match = re.fullmatch(r"(repaint|ddnm)-([1-9][0-9]*)|ddpm|ddim|ddnm", method)
+    match = re.fullmatch(r"(repaint|ddnm)-([1-9][0-9]*)|ddpm|ddim|ddnm|td_paint", method)
     if match is None:
         raise ConfigError(
-            f"method {method!r} is unknown; choose among {METHODS}, repaint-N and ddnm-N resample N times"
+            f"method {method!r} is unknown; choose among {METHODS}, td_paint; "
+            "repaint-N and ddnm-N resample N times"
         )
     keys = [f"method={match[1] or method}", f"timestep_respacing='{steps}'"]
     if method.startswith(("repaint", "ddnm")):
@@ -143,102 +80,18 @@ def _picture(result: Result) -> np.ndarray:
     return result.filled
 
 
-Scores = dict[str, dict[str, list[float]]]  # method -> column -> one value per place
-
-
-def score(places: Sequence[Place], answers: Sequence[Answer]) -> Scores:
-    """Every measure of every fill."""
-    return {
-        a.method: {
-            column.key: [column.measure(x, place) for x, place in zip(a.pictures, places, strict=True)]
-            for column in COLUMNS
-        }
-        for a in answers
-    }
-
-
-def table(answers: Sequence[Answer], scores: Scores) -> list[str]:
-    """Markdown: a row per method; each cell is the mean or median over places and its 90 % interval."""
-    titles = [f"{c.title} ({'median' if c.statistic is np.median else 'mean'})" for c in COLUMNS]
-    head = ["method", *titles, "evaluations", "seconds / picture"]
-    lines = [_row(head), _row(["---"] * len(head))]
-    for a in answers:
-        cells = [column.cell(scores[a.method][column.key]) for column in COLUMNS]
-        lines.append(_row([a.method, *cells, str(a.evaluations), f"{a.seconds:.2g}"]))
-    return lines
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def verdicts(scores: Scores) -> list[str]:
-    """What the prior is held to, one line each, for the repaint that resamples most."""
-    resampled = sorted((m for m in scores if m.startswith("repaint-")), key=lambda m: int(m[8:]))
-    if not resampled:
-        return []
-    best = resampled[-1]
-    lines = [_compared(scores, best, other) for other in (*BASELINES, *resampled[:-1]) if other in scores]
-    ratios = scores[best]["texture"]
-    low, high = metrics.bootstrap(ratios, np.median)
-    within = "yes" if TEXTURE[0] <= np.median(ratios) <= TEXTURE[1] else "no"
-    lines.append(
-        f"- texture, hole / outside, of {best} within {TEXTURE[0]} to {TEXTURE[1]}: **{within}** "
-        f"({np.median(ratios):.2f} [{low:.2f}, {high:.2f}])"
-    )
-    return lines
-
-
-def _compared(scores: Scores, method: str, other: str) -> str:
-    """Ring mismatch of two methods, place by place: unclear if the interval of the difference holds 0."""
-    difference = np.subtract(scores[method]["ring"], scores[other]["ring"])
-    low, high = metrics.bootstrap(difference.tolist())
-    told = "yes" if high < 0 else "no" if low > 0 else "unclear"
-    share = (difference < 0).mean()
-    return (
-        f"- ring mismatch of {method} lower than of {other}: **{told}** "
-        f"({difference.mean():+.2f} [{low:+.2f}, {high:+.2f}], lower in {share:.0%} of places)"
-    )
-
-
-def to_csv(places: Sequence[Place], scores: Scores) -> bytes:
-    """A line per method and place."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "place", *(column.key for column in COLUMNS)])
-    for method, columns in scores.items():
-        for place, *values in zip((p.name for p in places), *columns.values(), strict=True):
-            writer.writerow([method, place, *(f"{value:.6g}" for value in values)])
-    return text.getvalue().encode()
-
-
-def sheet(places: Sequence[Place], answers: Sequence[Answer]) -> np.ndarray:
-    """masked | fills | truth of the first places."""
-    shown = [a for a in answers if a.method in ON_SHEET]
-    rows = [
-        [place.truth * place.keep[..., None], *(a.pictures[i] for a in shown), place.truth]
-        for i, place in enumerate(places[:SHEET_ROWS])
-    ]
-    return contact_sheet(
-        rows, ["masked", *(a.method for a in shown), "truth"], None, 2 * places[0].truth.shape[0]
-    )
-
-
-def report(title: Sequence[str], answers: Sequence[Answer], scores: Scores) -> str:
-    """The whole markdown file."""
-    return "\n".join([*title, "", *table(answers, scores), "", *verdicts(scores)]) + "\n"
-
-
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m guided_diffusion.judge", description="Judge a prior on fresh procedural scenes."
+        prog="python -m guided_diffusion.judge",
+        description="Judge a prior on fresh procedural pictures or on photographs.",
     )
     add = parser.add_argument
     add("--conf_path", required=True, help="a YAML that names the model, such as confs/shadow.yml")
-    add("--n", type=int, default=64, help="number of scenes (default 64)")
-    add("--kind", choices=sorted(MASK_KINDS), default="thick", help="kind of mask (default thick)")
-    add("--seed", type=int, default=FIRST_SEED, help=f"of scenes and masks, from {FIRST_SEED} on")
-    add("--methods", default=METHODS, help=f"separated by commas (default {METHODS})")
+    add("--n", type=int, default=64, help="number of pictures, or of windows of photographs (default 64)")
+    add("--pictures", help="a folder of photographs (default: procedural pictures)")
+    add("--masks", default="thick", help=f"separated by commas: {', '.join(MASK_KINDS)} (default thick)")
+    add("--seed", type=int, default=FIRST_SEED, help=f"of pictures, windows and masks, from {FIRST_SEED} on")
+    add("--methods", default=METHODS, help=f"separated by commas (default {METHODS}); also td_paint")
     add("--steps", type=int, default=100, help="timesteps of each walk (default 100)")
     add("--batch", type=int, default=16, help="pictures at once (default 16)")
     add("--out", default="docs/prior_table.md", help="markdown file to write")
@@ -252,6 +105,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--n {options.n} --batch {options.batch}: need at least 1 of each")
     if options.seed < FIRST_SEED:
         parser.error(f"--seed {options.seed}: seeds below {FIRST_SEED} belong to training; take a larger one")
+    unknown = [kind for kind in options.masks.split(",") if kind not in MASK_KINDS]
+    if unknown:
+        parser.error(f"--masks {unknown[0]!r} is unknown; choose among {', '.join(MASK_KINDS)}")
     return options
 
 
@@ -267,42 +123,57 @@ def open_engines(options: argparse.Namespace) -> dict[str, Engine | None]:
     return engines
 
 
-def describe(options: argparse.Namespace, engine: Engine | None, places: Sequence[Place]) -> list[str]:
+def describe(options: argparse.Namespace, engines: Mapping[str, Engine | None], size: int) -> list[str]:
     """What was judged, and on what."""
-    side, hole = places[0].truth.shape[0], 1 - np.mean([place.keep.mean() for place in places])
+    given = "procedural pictures that training never saw"
+    if options.pictures:
+        given = f"windows of the photographs in {Path(options.pictures).name}"
     lines = [
         "# The prior against fills that know nothing",
         "",
-        f"{len(places)} scenes of {side}x{side} that training never saw (seed {options.seed}), with "
-        f"{options.kind} masks that leave {hole:.0%} to fill.",
-        "Ratios are best at 1, PSNR (dB) high, all else low; `guided_diffusion/metrics.py` defines them.",
+        f"{options.n} {given}, {size}x{size}, seed {options.seed}.",
+        "Ratios are best at 1, PSNR (dB) high, all else low; `guided_diffusion/metrics.py` defines them, and "
+        "`crossing.py` what it is that structure crosses a hole.",
         "In brackets: 90 % bootstrap intervals over scenes.",
     ]
-    if engine is not None:
-        weights = checkpoints.digest(engine.config.model_path)[:12]
+    learned = [engine for engine in engines.values() if engine is not None]
+    if learned:
+        weights = checkpoints.digest(learned[0].config.model_path)[:12]
         lines.append(
-            f"Weights {Path(engine.config.model_path).name} (SHA-256 {weights}...), "
-            f"{options.steps} steps, jump_length {JUMP_LENGTH}, {engine.device.type}, {engine.precision}; "
-            "repaint-N: jump_n_sample N."
+            f"Weights {Path(learned[0].config.model_path).name} (SHA-256 {weights}...), "
+            f"{options.steps} steps, jump_length {JUMP_LENGTH}, {learned[0].device.type}, "
+            f"{learned[0].precision}; repaint-N: jump_n_sample N."
         )
+    told = engines.get("td_paint")
+    if told is not None and not told.config.model.per_pixel_time:
+        lines.append("td_paint: these weights were not trained for it (per_pixel_time).")
     return lines
 
 
 def judge(options: argparse.Namespace) -> str:
-    """Fill, score, write the files; returns the report. Raises ConfigError, CheckpointError, PictureError."""
+    """Fill, score, write the files; returns the report.
+
+    Raises ConfigError, CheckpointError, DatasetError, PictureError.
+    """
     engines = open_engines(options)
-    learned = next((engine for engine in engines.values() if engine is not None), None)
     size = load_config(options.conf_path, options.set).model.image_size
-    places = draw_places(options.n, size, options.kind, options.seed)
+    blocks = [_block(options, kind, engines, size) for kind in options.masks.split(",")]
+    text = report(describe(options, engines, size), blocks)
+    write_bytes(options.out, text.encode())
+    write_picture(options.sheet, sheet(blocks))
+    if options.csv:
+        write_bytes(options.csv, to_csv(blocks))
+    return text
+
+
+def _block(options: argparse.Namespace, kind: str, engines: Mapping[str, Engine | None], size: int) -> Block:
+    if options.pictures:
+        places = cut_places(options.pictures, options.n, size, kind, options.seed)
+    else:
+        places = draw_places(options.n, size, kind, options.seed)
     answers = [answer(method, places, engine) for method, engine in engines.items()]
     answers.append(Answer("the truth", [place.truth for place in places], 0.0))
-    scores = score(places, answers)
-    text = report(describe(options, learned, places), answers, scores)
-    write_bytes(options.out, text.encode())
-    write_picture(options.sheet, sheet(places, answers))
-    if options.csv:
-        write_bytes(options.csv, to_csv(places, scores))
-    return text
+    return Block(kind, places, answers, score(places, answers))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -310,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         print(judge(options))
-    except (ConfigError, CheckpointError, PictureError) as error:
+    except (ConfigError, CheckpointError, DatasetError, PictureError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -28,11 +28,16 @@ def luminance(picture: np.ndarray) -> np.ndarray:
 
 
 def sobel(picture: np.ndarray) -> np.ndarray:
-    """Gradient of the luminance, float64 (H, W, 2): levels per pixel down and right.
+    """Gradient of the luminance, float64 (H, W, 2): levels per pixel down and right; see `slopes`."""
+    return slopes(luminance(picture))
+
+
+def slopes(plane: np.ndarray) -> np.ndarray:
+    """Gradient of a plane (H, W), float64 (H, W, 2): its units per pixel down and right.
 
     Sobel kernels ([1 2 1] across, [-1 0 1] along) over 8, so a ramp gives its slope; the frame is repeated.
     """
-    y = np.pad(luminance(picture), 1, mode="edge")
+    y = np.pad(plane, 1, mode="edge")
     smooth_across = y[:, :-2] + 2 * y[:, 1:-1] + y[:, 2:]  # (H+2, W)
     smooth_down = y[:-2] + 2 * y[1:-1] + y[2:]  # (H, W+2)
     return (

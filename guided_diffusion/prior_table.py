@@ -1,0 +1,244 @@
+"""The judge's report: how fills compare with the truth, in markdown, CSV and one picture.
+
+Every interval draws whole scenes: windows of one photograph are alike and count for less than as many scenes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from guided_diffusion import metrics
+from guided_diffusion.images import contact_sheet
+from guided_diffusion.places import Place
+from guided_diffusion.region_metrics import bootstrap_by_scene
+
+RIVALS = ("nearest", "membrane")  # fills that know nothing
+ON_SHEET = (*RIVALS, "repaint-1", "repaint-10", "td_paint")
+SHEET_ROWS = 8
+TEXTURE = (0.7, 1.4)  # where the hole's texture energy, relative to its surroundings', should lie
+LAB = 0.75  # of the membrane's LAB error: what a prior may leave where structure crosses the hole
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one method made of all places; seconds and network evaluations are per picture."""
+
+    method: str
+    pictures: list[np.ndarray]
+    seconds: float
+    evaluations: int = 0
+
+
+@dataclass(frozen=True)
+class Column:
+    """A measure of (filled, place), its decimals, whether its median is told instead of its mean, and whether
+    only the places that structure crosses (True) or does not (False) count."""
+
+    key: str
+    title: str
+    measure: Callable[[np.ndarray, Place], float]
+    decimals: int = 2
+    median: bool = False
+    crossed: bool | None = None
+
+    @property
+    def head(self) -> str:
+        return f"{self.title} ({'median' if self.median else 'mean'})"
+
+    def cell(self, values: Sequence[float], places: Sequence[Place]) -> str:
+        """The mean or median and its interval; "-" if no place counts or the measure says nothing here.
+
+        One scene gives no interval.
+        """
+        of = [i for i, place in enumerate(places) if self.crossed in (None, place.crossed)]
+        told = [values[i] for i in of]
+        if not told or np.isnan(told).any():
+            return "-"
+        scenes = [places[i].scene for i in of]
+        low, high = (median_by_scene if self.median else bootstrap_by_scene)(told, scenes)
+        middle = np.median(told) if self.median else np.mean(told)
+        least, told_middle, most = (f"{value:.{self.decimals}f}" for value in (low, middle, high))
+        return told_middle if np.isnan(low) else f"{told_middle} [{least}, {most}]"
+
+
+def _lab(x: np.ndarray, place: Place) -> float:
+    return metrics.lab_error(x, place.truth, ~place.keep)
+
+
+COLUMNS = (
+    Column("lab", "LAB error", _lab, 1),
+    Column("lab", "LAB error, structure crosses", _lab, 1, crossed=True),
+    Column("lab", "LAB error, none crosses", _lab, 1, crossed=False),
+    Column("psnr", "PSNR", lambda x, p: metrics.psnr(x, p.truth, ~p.keep), 1),
+    Column("ring", "ring mismatch", lambda x, p: metrics.ring_gradient_mismatch(x, p.truth, p.keep)),
+    Column("level", "ring level", lambda x, p: metrics.ring_level_mismatch(x, p.truth, p.keep)),
+    Column("ring_error", "ring error", lambda x, p: metrics.ring_gradient_error(x, p.truth, p.keep)),
+    Column("seam", "seam ratio", lambda x, p: metrics.seam_ratio(x, p.keep), median=True),
+    Column("texture", "texture, hole / outside", lambda x, p: metrics.texture_ratio(x, p.keep), median=True),
+    Column(
+        "texture_truth",
+        "texture, hole / truth",
+        lambda x, p: metrics.texture_ratio_to_truth(x, p.truth, p.keep),
+        median=True,
+    ),
+)
+MEASURES = tuple(column for column in COLUMNS if column.crossed is None)
+
+
+def median_by_scene(values: Sequence[float], scenes: Sequence[str]) -> tuple[float, float]:
+    """90 % interval of the median over pictures when whole scenes are drawn; see `bootstrap_by_scene`."""
+    names, which = np.unique(np.asarray(scenes), return_inverse=True)
+    if len(names) < 2:
+        return float("nan"), float("nan")
+    order = np.argsort(values)
+    ranked, of = np.asarray(values, dtype=float)[order], which[order]
+
+    def median(drawn: np.ndarray, axis: int) -> np.ndarray:
+        drawn = drawn.astype(int)
+        copies = np.zeros((len(drawn), len(names)), dtype=int)
+        np.add.at(copies, (np.arange(len(drawn))[:, None], drawn), 1)
+        upto = copies[:, of].cumsum(axis=1)  # pictures drawn, up to each rank
+        half = upto[:, -1:] / 2
+        return (ranked[(upto >= half).argmax(axis=1)] + ranked[(upto > half).argmax(axis=1)]) / 2
+
+    return metrics.bootstrap(range(len(names)), median)
+
+
+Scores = dict[str, dict[str, list[float]]]  # method -> column -> one value per place
+
+
+@dataclass(frozen=True)
+class Block:
+    """All that was made of the places of one kind of mask, and how it scores."""
+
+    kind: str
+    places: Sequence[Place]
+    answers: Sequence[Answer]
+    scores: Scores
+
+
+def score(places: Sequence[Place], answers: Sequence[Answer]) -> Scores:
+    """Every measure of every fill."""
+    scores: Scores = {}
+    for a in answers:
+        pairs = list(zip(a.pictures, places, strict=True))
+        scores[a.method] = {c.key: [c.measure(x, p) for x, p in pairs] for c in MEASURES}
+    return scores
+
+
+def table(block: Block) -> list[str]:
+    """Markdown: a row per method; each cell is the mean or median over places and its 90 % interval."""
+    head = ["method", *(column.head for column in COLUMNS), "evaluations", "seconds / picture"]
+    lines = [_row(head), _row(["---"] * len(head))]
+    for a in block.answers:
+        cells = [column.cell(block.scores[a.method][column.key], block.places) for column in COLUMNS]
+        lines.append(_row([a.method, *cells, str(a.evaluations), f"{a.seconds:.2g}"]))
+    return lines
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def verdicts(places: Sequence[Place], scores: Scores) -> list[str]:
+    """What the prior is held to, one line each, for the repaint that resamples most."""
+    resampled = sorted((m for m in scores if m.startswith("repaint-")), key=lambda m: int(m[8:]))
+    if not resampled:
+        return []
+    best = resampled[-1]
+    lines = [_compared(places, scores, best, name, "ring") for name in RIVALS if name in scores]
+    for fewer, more in zip(resampled, resampled[1:], strict=False):
+        lines += [_compared(places, scores, more, fewer, key) for key in ("ring", "lab")]
+    if "membrane" in scores:
+        lines += [_share(places, scores, best, crossed) for crossed in (True, False)]
+    ratios = scores[best]["texture"]
+    low, high = median_by_scene(ratios, [place.scene for place in places])
+    within = "yes" if TEXTURE[0] <= np.median(ratios) <= TEXTURE[1] else "no"
+    lines.append(
+        f"- texture, hole / outside, of {best} within {TEXTURE[0]} to {TEXTURE[1]}: **{within}** "
+        f"({np.median(ratios):.2f} [{low:.2f}, {high:.2f}])"
+    )
+    return lines
+
+
+_NAMES: Mapping[str, str] = {"ring": "ring mismatch", "lab": "LAB error"}
+
+
+def _compared(places: Sequence[Place], scores: Scores, method: str, other: str, key: str) -> str:
+    """Two methods, place by place: unclear if the interval of the difference holds 0."""
+    difference = np.subtract(scores[method][key], scores[other][key])
+    low, high = bootstrap_by_scene(difference.tolist(), [place.scene for place in places])
+    lower = (difference < 0).mean()
+    return (
+        f"- {_NAMES[key]} of {method} lower than of {other}: **{_told(low, high, 0)}** "
+        f"({difference.mean():+.2f} [{low:+.2f}, {high:+.2f}], lower in {lower:.0%} of places)"
+    )
+
+
+def _share(places: Sequence[Place], scores: Scores, method: str, crossed: bool) -> str:
+    """LAB error over the membrane's, both added up over the places; the bar is for those that are crossed."""
+    of = [i for i, place in enumerate(places) if place.crossed == crossed]
+    where = "where structure crosses the hole" if crossed else "where none does"
+    if not of:
+        return f"- LAB error of {method} over membrane's {where}: no such place"
+    own, rival = (np.array(scores[name]["lab"])[of] for name in (method, "membrane"))
+    rival = np.maximum(rival, 1e-9)
+    low, high = bootstrap_by_scene((own / rival).tolist(), [places[i].scene for i in of], rival.tolist())
+    bar = f" at most {LAB}: **{_told(low, high, LAB)}**" if crossed else ":"
+    return (
+        f"- LAB error of {method} over membrane's {where}{bar} "
+        f"({own.sum() / rival.sum():.2f} [{low:.2f}, {high:.2f}], {len(of)} places)"
+    )
+
+
+def _told(low: float, high: float, limit: float) -> str:
+    return "yes" if high < limit else "no" if low > limit else "unclear"
+
+
+def to_csv(blocks: Sequence[Block]) -> bytes:
+    """A line per kind of mask, method and place."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    keys = [column.key for column in MEASURES]
+    writer.writerow(["mask", "method", "place", "scene", "crossed", *keys])
+    for block in blocks:
+        for method, columns in block.scores.items():
+            for i, p in enumerate(block.places):
+                values = [f"{columns[key][i]:.6g}" for key in keys]
+                writer.writerow([block.kind, method, p.name, p.scene, int(p.crossed), *values])
+    return text.getvalue().encode()
+
+
+def sheet(blocks: Sequence[Block]) -> np.ndarray:
+    """masked | fills | truth of the first places of each kind of mask."""
+    shown = [a.method for a in blocks[0].answers if a.method in ON_SHEET]
+    rows: list[list[np.ndarray]] = []
+    labels: list[str] = []
+    for block in blocks:
+        fills = {a.method: a.pictures for a in block.answers}
+        for i, place in enumerate(block.places[: max(1, SHEET_ROWS // len(blocks))]):
+            masked = place.truth * place.keep[..., None]
+            rows.append([masked, *(fills[method][i] for method in shown), place.truth])
+            labels.append(f"{block.kind}, {place.name}")
+    return contact_sheet(rows, ["masked", *shown, "truth"], labels, 2 * rows[0][0].shape[0])
+
+
+def report(title: Sequence[str], blocks: Sequence[Block]) -> str:
+    """The whole markdown file."""
+    lines = list(title)
+    for block in blocks:
+        hole = 1 - np.mean([place.keep.mean() for place in block.places])
+        crossed = sum(place.crossed for place in block.places)
+        lines += ["", f"## Masks `{block.kind}`", ""]
+        lines += [
+            f"{hole:.0%} is to be filled; structure crosses the hole in {crossed} of {len(block.places)}."
+        ]
+        lines += ["", *table(block)]
+        told = verdicts(block.places, block.scores)
+        lines += ["", *told] if told else []
+    return "\n".join(lines) + "\n"
