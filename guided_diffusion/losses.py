@@ -1,15 +1,21 @@
-"""Likelihood terms of the variational bound.
+"""Likelihood terms of the variational bound, and weights of the simple loss over times.
 
-Papers: Ho et al. 2020 (section 3.3, discretised decoder), Nichol & Dhariwal 2021 (section 3.1).
-All in nats, elementwise, same shape as the inputs; log-variances are natural logarithms.
+Papers: Ho et al. 2020 (section 3.3, discretised decoder), Nichol & Dhariwal 2021 (section 3.1), Hang et al.
+2023 (arXiv 2303.09556, min-SNR), Choi et al. 2022 (arXiv 2204.00227, P2).
+Where we differ: the weights have mean 1.
+Likelihoods are in nats, elementwise, same shape as the inputs; log-variances are natural logarithms.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
+
+LossWeighting: TypeAlias = Literal["none", "min_snr", "p2"]
+_MIN_SNR_GAMMA = 5.0  # Hang et al., section 3.4
 
 
 def normal_kl(mean1: Tensor, logvar1: Tensor, mean2: Tensor, logvar2: Tensor) -> Tensor:
@@ -39,6 +45,19 @@ def mean_flat(x: Tensor, where: Tensor | None = None) -> Tensor:
         return x.flatten(1).mean(1)
     where = where.expand_as(x)
     return torch.where(where > 0, x, 0).flatten(1).sum(1) / where.flatten(1).sum(1)
+
+
+def time_weights(kind: LossWeighting, alpha_bar: Tensor) -> Tensor:
+    """Weights (T,) of the squared error of eps at each time, of mean 1 over the times.
+
+    alpha_bar: (T,) in (0, 1), the signal's share of the variance, so that SNR = alpha_bar / (1 - alpha_bar).
+    none: 1. min_snr: min(SNR, 5) / SNR. p2: 1 / (k + SNR)^gamma with k = gamma = 1.
+    """
+    if kind == "none":
+        return torch.ones_like(alpha_bar)
+    snr = alpha_bar / (1 - alpha_bar)
+    weights = (_MIN_SNR_GAMMA / snr).clamp(max=1) if kind == "min_snr" else 1 / (1 + snr)
+    return weights / weights.mean()
 
 
 def nats_to_bits(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ noises it would have drawn. Under torchrun each rank draws its own share of ever
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import signal
 import sys
@@ -31,6 +32,7 @@ from guided_diffusion.codec import PixelCodec
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.datasets import DatasetError
 from guided_diffusion.denoiser import Denoiser
+from guided_diffusion.files import write_bytes
 from guided_diffusion.images import PictureError, contact_sheet, write_picture
 from guided_diffusion.operators import Nothing
 from guided_diffusion.samplers.base import Noise, Problem, walk
@@ -38,6 +40,7 @@ from guided_diffusion.samplers.ddpm import DDPM
 from guided_diffusion.training.config import TrainConfig, load_train
 from guided_diffusion.training.data import open_batches, open_source
 from guided_diffusion.training.detector_trainer import DetectorTrainer
+from guided_diffusion.training.figures import Slice, summary
 from guided_diffusion.training.loss_log import LossLog
 from guided_diffusion.training.trainer import Trainer, TrainingError
 
@@ -59,8 +62,14 @@ def train(config: TrainConfig, device: torch.device, stop: Callable[[], bool] = 
     log = (
         LossLog(config.folder / "loss.csv", trainer.step, trainer.parts) if distributed.is_leader() else None
     )
-    if trainer.step and not _grid_path(trainer).exists():
-        _draw_grid(trainer)  # the run was killed between state and grid
+    if trainer.step:  # the run may have been killed between the state and what follows it
+        _write_figures(trainer)
+        if not _grid_path(trainer).exists():
+            _draw_grid(trainer)
+    if trainer.step >= config.iterations:
+        return trainer
+    pictures, flops = config.batch_size * ranks, trainer.step_flops()
+    figures = Slice(trainer.slices, trainer.step, pictures, flops, device, trainer.precision)
     batches = open_batches(source, config, trainer.step * config.batch_size * ranks)
     told: set[str] = set()
     stopped = False
@@ -71,6 +80,7 @@ def train(config: TrainConfig, device: torch.device, stop: Callable[[], bool] = 
             trainer.train_step(model, x0.to(device, non_blocking=True))
             bar.update()
             stopped = _agreed(stop, trainer.step)
+            trainer.slices = figures.rows(trainer.step)
             _log_and_save(trainer, log, bar, stopped)
     return trainer
 
@@ -99,7 +109,7 @@ def _log_and_save(trainer: Trainer, log: LossLog | None, bar: tqdm[Any], stopped
     """Whatever is due after a step."""
     config, step = trainer.config, trainer.step
     logs = step % config.log_interval == 0
-    saves = stopped or _is_interval(trainer)
+    saves = stopped or _is_due(trainer, config.save_interval)
     if logs or saves:
         trainer.check()
     if logs:
@@ -110,11 +120,18 @@ def _log_and_save(trainer: Trainer, log: LossLog | None, bar: tqdm[Any], stopped
             bar.set_postfix_str(f"loss {means['loss']:.4f}, {rate:.3g} pictures/s")
     if saves:
         trainer.save()
-        _draw_grid(trainer)
+        _write_figures(trainer)
+    _draw_grid(trainer)
 
 
-def _is_interval(trainer: Trainer) -> bool:
-    return trainer.step % trainer.config.save_interval == 0 or trainer.step == trainer.config.iterations
+def _is_due(trainer: Trainer, interval: int) -> bool:
+    return trainer.step % interval == 0 or trainer.step == trainer.config.iterations
+
+
+def _write_figures(trainer: Trainer) -> None:
+    if distributed.is_leader():
+        text = json.dumps(summary(trainer.slices), indent=2)
+        write_bytes(trainer.config.folder / "figures.json", f"{text}\n".encode())
 
 
 def _grid_path(trainer: Trainer) -> Path:
@@ -122,7 +139,8 @@ def _grid_path(trainer: Trainer) -> Path:
 
 
 def _draw_grid(trainer: Trainer) -> None:
-    if distributed.is_leader() and _is_interval(trainer):
+    config = trainer.config
+    if distributed.is_leader() and _is_due(trainer, config.sample_interval or config.save_interval):
         grid = trainer.grid() if isinstance(trainer, DetectorTrainer) else sample_grid(trainer)
         write_picture(_grid_path(trainer), grid)
 

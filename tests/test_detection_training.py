@@ -1,5 +1,6 @@
 """What the shadow detector learns from, its loss, and its training run."""
 
+import json
 import math
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from guided_diffusion.datasets import TripletStream
 from guided_diffusion.scenes import render, scene_rng
 from guided_diffusion.shadow.detector import Detector
 from guided_diffusion.train import main
+from guided_diffusion.training import figures
 from guided_diffusion.training.config import TrainConfig, load_train
 from guided_diffusion.training.detection import detection_loss, examples
 from guided_diffusion.training.detector_trainer import DetectorTrainer
@@ -132,13 +134,17 @@ def test_it_learns(tmp_path: Path) -> None:
     assert entropies[-1] < 0.5 * entropies[0]
 
 
-def test_slices_make_the_same_run(tmp_path: Path) -> None:
+def test_slices_make_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "_RATE_SECONDS", 0.0)
     whole, slices = tmp_path / "whole", tmp_path / "slices"
     assert main(["--conf_path", str(conf(whole)), "--device", "cpu"]) == 0
     for _ in range(3):
         assert main(["--conf_path", str(conf(slices)), "--device", "cpu", "--minutes", "0"]) == 0
     for name in ("tiny.pt", "samples/000003.png"):
         assert (whole / "out" / name).read_bytes() == (slices / "out" / name).read_bytes(), name
+    told = json.loads((slices / "out" / "figures.json").read_text())["slices"]
+    assert [row["last_step"] for row in told] == [1, 2, 3]
+    assert all(row["flops_per_second"] > 0 for row in told)
     assert losses(whole) == losses(slices)
     assert list(losses(whole)[0])[2:6] == ["loss", "entropy", "dice", "grad_norm"]
     load(Detector(), str(whole / "out" / "tiny.pt"), 32)
@@ -154,7 +160,8 @@ def refused(folder: Path, **keys: object) -> str:
 def test_mistakes_are_named(tmp_path: Path) -> None:
     assert "use scenes" in refused(tmp_path, data_dir="pictures")
     assert "image_size 48" in refused(tmp_path, image_size=48)
-    for key, value in (("num_channels", 64), ("noise_schedule", "cosine"), ("random_flip", True)):
+    spare = (("num_channels", 64), ("noise_schedule", "cosine"), ("random_flip", True), ("scales", "1,2"))
+    for key, value in (*spare, ("loss_weighting", "p2")):
         assert f"{key} in " in refused(tmp_path, **{key: value})
     assert "one of 'prior', 'detect'" in refused(tmp_path, task="find", image_size=64)
 

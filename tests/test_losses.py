@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from guided_diffusion.losses import discretized_gaussian_log_likelihood, mean_flat, nats_to_bits, normal_kl
+from guided_diffusion.losses import (
+    LossWeighting,
+    discretized_gaussian_log_likelihood,
+    mean_flat,
+    nats_to_bits,
+    normal_kl,
+    time_weights,
+)
 
 LEVELS = torch.arange(256) / 127.5 - 1
 
@@ -71,3 +78,22 @@ def test_a_mean_over_some_pixels_ignores_the_others() -> None:
     assert mean_flat(x, where).tolist() == [5.0, 16.5]  # of 1, 5, 9 and of 12, 13, 16, 17, 20, 21
     whole = torch.arange(24.0).view(2, 3, 2, 2)
     assert mean_flat(whole, torch.ones(2, 1, 2, 2)).tolist() == mean_flat(whole).tolist()
+
+
+ALPHA_BAR = torch.linspace(0.999, 0.002, 50, dtype=torch.float64)
+
+
+def test_weights_over_times_follow_their_papers() -> None:
+    """Hang et al. 2023: min(SNR, 5) / SNR. Choi et al. 2022: 1 / (1 + SNR). Both relative to their mean."""
+    snr = [a / (1 - a) for a in ALPHA_BAR.tolist()]
+    papers: dict[LossWeighting, list[float]] = {
+        "none": [1.0 for _ in snr],
+        "min_snr": [min(s, 5.0) / s for s in snr],
+        "p2": [1 / (1.0 + s) ** 1.0 for s in snr],
+    }
+    for kind, wanted in papers.items():
+        mean = sum(wanted) / len(wanted)
+        found = time_weights(kind, ALPHA_BAR)
+        assert found.tolist() == pytest.approx([w / mean for w in wanted], rel=1e-12), kind
+        assert found.mean().item() == pytest.approx(1)
+    assert time_weights("none", ALPHA_BAR).eq(1).all(), "to the bit"

@@ -3,7 +3,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -12,13 +12,15 @@ import torch
 from PIL import Image
 
 from guided_diffusion import files, train
+from guided_diffusion.assembly import flops_per_evaluation
 from guided_diffusion.checkpoints import load
 from guided_diffusion.datasets import SceneStream
 from guided_diffusion.images import write_picture
 from guided_diffusion.train import Stop, main, sample_grid
+from guided_diffusion.training import figures
 from guided_diffusion.training.trainer import Trainer
 from tests.conftest import picture
-from tests.training import assert_same_run, losses, state, tiny, write_yaml
+from tests.training import assert_figures, assert_same_run, losses, state, tiny, write_yaml
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -27,6 +29,13 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 def run(folder: Path, *more: str, **keys: object) -> int:
     return main(["--conf_path", str(write_yaml(folder, **keys)), *more])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_time_for_the_matrix_rate() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "_RATE_SECONDS", 0.0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +50,7 @@ def test_a_run_leaves_what_it_promises(whole: Path) -> None:
     out = whole / "out"
     found = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
     grids = [f"samples/{step:06d}.png" for step in (2, 4, 6)]
-    assert found == ["loss.csv", *grids, "state.pt", "tiny.pt"]
+    assert found == ["figures.json", "loss.csv", *grids, "state.pt", "tiny.pt"]
     assert [(row["step"], row["pictures"]) for row in losses(whole)] == [("3", "6"), ("6", "12")]
     load(Trainer(tiny(whole), CPU).network, str(out / "tiny.pt"), 16)
     assert state(whole)["step"] == 6
@@ -58,7 +67,7 @@ class Killed(BaseException):
     """Nothing in the package may catch it."""
 
 
-@pytest.mark.parametrize("moment", range(1, 12))
+@pytest.mark.parametrize("moment", range(1, 15))
 def test_killed_while_a_file_is_written(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
@@ -77,7 +86,7 @@ def test_killed_while_a_file_is_written(
         monkeypatch.undo()
         assert run(tmp_path, log_interval=3) == 0
     else:
-        assert moment == 11, "ten files are written in all"
+        assert moment == 14, "thirteen files are written in all"
     assert_same_run(tmp_path, whole)
 
 
@@ -160,6 +169,35 @@ def test_slices_make_the_same_run(whole: Path, tmp_path: Path) -> None:
         assert run(tmp_path, "--minutes", "0", log_interval=3) == 0
         assert state(tmp_path)["step"] == done
     assert run(tmp_path, "--minutes", "0", log_interval=3) == 0
+    assert_same_run(tmp_path, whole)
+    rows = state(tmp_path)["slices"]
+    assert [(row["first_step"], row["last_step"]) for row in rows] == [(i, i + 1) for i in range(6)]
+    assert_figures(tmp_path)
+
+
+def test_the_figures_of_a_run(whole: Path) -> None:
+    assert_figures(whole)
+    [row] = state(whole)["slices"]
+    forward = flops_per_evaluation(tiny(whole).model, (2, 3, 16, 16))
+    assert 2.5 * forward < row["flops_per_step"] <= 3 * forward, "backward costs twice as much as forward"
+
+
+def test_figures_that_a_kill_left_out_are_written_by_the_next_run(whole: Path, tmp_path: Path) -> None:
+    assert run(tmp_path, iterations=2) == 0
+    path = tmp_path / "out" / "figures.json"
+    before = path.read_bytes()
+    path.unlink()
+    assert run(tmp_path, iterations=2) == 0
+    assert path.read_bytes() == before
+
+
+def test_samples_come_at_their_own_interval_and_change_nothing(whole: Path, tmp_path: Path) -> None:
+    assert run(tmp_path, log_interval=3, sample_interval=5) == 0
+    grids = tmp_path / "out" / "samples"
+    assert sorted(path.name for path in grids.iterdir()) == ["000005.png", "000006.png"]
+    for path in (whole / "out" / "samples").iterdir():
+        (grids / path.name).write_bytes(path.read_bytes()) if path.name != "000006.png" else None
+    (grids / "000005.png").unlink()
     assert_same_run(tmp_path, whole)
 
 

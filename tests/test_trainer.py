@@ -11,25 +11,9 @@ from guided_diffusion import distributed
 from guided_diffusion.checkpoints import CheckpointError
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.training.trainer import Trainer, TrainingError
-from tests.training import tiny
+from tests.training import pictures, trainer, waken
 
 CPU = torch.device("cpu")
-
-
-def trainer(folder: Path, **keys: object) -> Trainer:
-    return Trainer(tiny(folder, **keys), CPU)
-
-
-def pictures(count: int, seed: int = 0) -> Tensor:
-    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-
-
-def waken(network: nn.Module) -> None:
-    """No weight zero, so that gradients reach all of them."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
 
 
 def gradients(folder: Path, microbatch: int) -> dict[str, Tensor]:

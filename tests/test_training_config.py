@@ -29,6 +29,15 @@ def test_shipped_runs_load_and_assemble(conf: Path) -> None:
     assert process.num_timesteps == config.process.diffusion_steps == len(times)
 
 
+def test_scenes128_fits_where_it_is_to_go() -> None:
+    config = load_train(ROOT / "confs" / "train" / "scenes128.yml")
+    with torch.device("meta"):
+        weights = sum(p.numel() for p in build_network(config.model).parameters())
+    assert round(2 * weights / 1e6, 1) == 23.0  # MB in half precision, as the YAML says
+    assert config.compact_state and 10 * weights < 7 * 2**24, "seven pieces of 16 MiB"
+    assert config.factors == (1, 2) and config.model.per_pixel_time
+
+
 def test_istd256_is_shadow_diffusions_recipe() -> None:
     config = load_train(ROOT / "confs" / "train" / "istd256.yml")
     model, process = config.model, config.process
@@ -63,6 +72,11 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     assert "image_size 4: per_pixel_time needs 8" in refused(
         tmp_path, image_size=4, attention_resolutions="", per_pixel_time=True
     )
+    assert "scales '1,half' is not a list" in refused(tmp_path, scales="1,half")
+    assert "scales '0' is not a list" in refused(tmp_path, scales=0)
+    assert "use random_crop" in refused(tmp_path, scales="1,2", data_dir="pictures")
+    assert "one of 'none', 'min_snr', 'p2'" in refused(tmp_path, loss_weighting="snr")
+    assert "loss_weighting 'p2'" in refused(tmp_path, loss_weighting="p2", predict_xstart=True)
     told = refused(tmp_path, lr_anneal_steps=99, iterations=100)
     assert "lr_anneal_steps 99" in told and "iterations 100" in told
 
@@ -77,6 +91,7 @@ def test_overrides_win_and_are_blamed(tmp_path: Path) -> None:
     conf = write_yaml(tmp_path)
     config = load_train(conf, ["lr=1e-5", "channel_mult=[1, 2]", "num_head_channels=-1"])
     assert (config.lr, config.model.channel_mult, config.model.num_head_channels) == (1e-5, "1,2", -1)
+    assert load_train(conf, ["scales=[1, 2, 4]"]).factors == (1, 2, 4)
     with pytest.raises(ConfigError, match="unknown key 'learning' .in .* with --set"):
         load_train(conf, ["learning=1"])
     with pytest.raises(ConfigError, match="--conf_path confs/train/scenes64.yml"):

@@ -11,6 +11,7 @@ from guided_diffusion import distributed
 from guided_diffusion.datasets import DatasetError, PictureFolder, SceneStream
 from guided_diffusion.images import PictureError, write_picture
 from guided_diffusion.training.data import EndlessOrder, Readable, open_batches, open_source
+from guided_diffusion.training.scene_windows import SceneWindows
 from tests.conftest import picture
 from tests.training import tiny
 
@@ -93,11 +94,52 @@ def indices_of(size: int, epoch: int) -> list[int]:
 def test_batches_go_on_where_they_stood(tmp_path: Path) -> None:
     config = tiny(tmp_path, seed=3)
     source = open_source(config)
-    assert isinstance(source, SceneStream)
+    assert isinstance(source, SceneWindows)
     whole = [x for x, _ in islice(open_batches(source, config, 0), 3)]
     later = [x for x, _ in islice(open_batches(source, config, 4), 1)]
     assert torch.equal(whole[2], later[0])
     assert torch.equal(whole[1][0], source[2])
+
+
+def test_at_scale_1_windows_are_the_scenes() -> None:
+    windows, scenes = SceneWindows(16, 3, (1,)), SceneStream(16, 3)
+    assert all(torch.equal(windows[i], scenes[i]) for i in range(6))
+
+
+def place(window: torch.Tensor, frame: torch.Tensor) -> tuple[int, int] | None:
+    """Where in the frame the window lies, found by looking everywhere."""
+    side = window.shape[-1]
+    views = frame.unfold(1, side, 1).unfold(2, side, 1)
+    hits = (views == window[:, None, None]).all(dim=(0, 3, 4)).nonzero().tolist()
+    return (hits[0][0], hits[0][1]) if hits else None
+
+
+def test_windows_lie_anywhere_in_the_scene_at_one_of_the_scales() -> None:
+    windows, drawn = (
+        SceneWindows(16, 3, (1, 2, 4)),
+        list(SceneWindows(16, 3, (1, 2, 4))[i] for i in range(40)),
+    )
+    frames = {scale: SceneStream(16 * scale, 3) for scale in (1, 2, 4)}
+    found: dict[int, list[tuple[int, int]]] = {scale: [] for scale in frames}
+    for i, window in enumerate(drawn):
+        assert window.shape == (3, 16, 16) and torch.equal(window, windows[i])
+        [(scale, where)] = [(k, at) for k, f in frames.items() if (at := place(window, f[i]))]
+        found[scale].append(where)
+    assert all(len(places) >= 6 for places in found.values())
+    assert set(found[1]) == {(0, 0)}
+    for scale in (2, 4):
+        tops, lefts = zip(*found[scale], strict=True)
+        reach = 16 * (scale - 1)
+        assert all(max(side) > reach / 2 > min(side) and max(side) <= reach for side in (tops, lefts))
+
+
+def test_scales_reach_the_batches_and_go_on_where_they_stood(tmp_path: Path) -> None:
+    config = tiny(tmp_path, seed=3, scales="1,2", workers=1)
+    source, windows = open_source(config), SceneWindows(16, 3, (1, 2))
+    whole = [x for x, _ in islice(open_batches(source, config, 0), 3)]
+    later = next(open_batches(source, config, 4))[0]
+    assert torch.equal(whole[2], later)
+    assert torch.equal(torch.cat(whole), torch.stack([windows[i] for i in range(6)]))
 
 
 @pytest.mark.parametrize("kind", ["missing", "file", "empty"])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
+from torch import Tensor, nn
 
 from guided_diffusion.training.config import TrainConfig, load_train
+from guided_diffusion.training.trainer import Trainer
 from tests.conftest import MODEL
 
 TINY = {
@@ -38,6 +42,22 @@ def tiny(folder: Path, **keys: object) -> TrainConfig:
     return load_train(write_yaml(folder, **keys))
 
 
+def trainer(folder: Path, **keys: object) -> Trainer:
+    return Trainer(tiny(folder, **keys), torch.device("cpu"))
+
+
+def pictures(count: int, seed: int = 0) -> Tensor:
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def waken(network: nn.Module) -> None:
+    """No weight zero, so that gradients reach all of them."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+
+
 def state(folder: Path) -> dict:
     return torch.load(folder / "out" / "state.pt", weights_only=True)
 
@@ -47,6 +67,20 @@ def losses(folder: Path) -> list[dict[str, str]]:
     with (folder / "out" / "loss.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [{k: v for k, v in row.items() if "second" not in k} for row in rows]
+
+
+def assert_figures(folder: Path) -> None:
+    """The JSON says what the state says, and the figures fit together."""
+    told, rows = json.loads((folder / "out" / "figures.json").read_text()), state(folder)["slices"]
+    assert told["slices"] == rows and told["pictures"] == 12
+    assert told["seconds"] == pytest.approx(sum(row["seconds"] for row in rows))
+    for row in rows:
+        steps = row["last_step"] - row["first_step"]
+        assert row["pictures"] == 2 * steps
+        assert row["pictures_per_second"] == pytest.approx(row["pictures"] / row["seconds"])
+        assert row["flops_per_second"] == pytest.approx(row["flops_per_step"] * steps / row["seconds"])
+        assert row["share"] == pytest.approx(row["flops_per_second"] / row["matrix_flops_per_second"])
+        assert row["precision"] == "fp32" and "CPU" in row["device"]
 
 
 def assert_same_run(one: Path, other: Path) -> None:

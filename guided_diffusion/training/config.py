@@ -10,7 +10,17 @@ from typing import Annotated, Any, Literal
 
 from guided_diffusion.config import ModelConfig, ProcessConfig
 from guided_diffusion.config_file import merge, parse_override, read_yaml
-from guided_diffusion.construct import AtLeast, ConfigError, Count, Index, NonNegative, construct, unknown_key
+from guided_diffusion.construct import (
+    AtLeast,
+    CommaList,
+    ConfigError,
+    Count,
+    Index,
+    NonNegative,
+    construct,
+    unknown_key,
+)
+from guided_diffusion.losses import LossWeighting
 from guided_diffusion.shadow.detector import MULTIPLE
 from guided_diffusion.training.known import SMALLEST
 
@@ -20,10 +30,14 @@ class TrainConfig:
     """One training run.
 
     task: a prior to paint with, or the network that detects shadows. data_dir: 'scenes' is the endless
-    procedural stream, anything else a folder of pictures. out: state, weights, losses and samples; default
+    procedural stream, anything else a folder of pictures. scales: a procedural picture is a window of a frame
+    so many times its size, each as often as it is listed. out: state, weights, losses and samples; default
     runs/<name>. start_from: weights to begin with; else they are drawn. microbatch: pictures per backward
     pass, 0 = batch_size (the batch of one rank).
     lr_anneal_steps: the step at which the learning rate, falling linearly, is zero; 0 = it stays.
+    loss_weighting: of the simple loss over times, see losses.time_weights. sample_interval: steps between
+    grids of samples, 0 = one with every save. compact_state: the saved state holds the optimiser's moments in
+    bfloat16 and the average in half precision, 10 bytes a weight rather than 16.
     bf16: autocast to bfloat16 where the device has it.
     """
 
@@ -32,6 +46,7 @@ class TrainConfig:
     out: str = ""
     start_from: str | None = None
     data_dir: str = "scenes"
+    scales: CommaList = "1"
     random_crop: bool = False
     random_flip: bool = False
     workers: Index = 1
@@ -46,9 +61,12 @@ class TrainConfig:
     grad_clip: Annotated[float, AtLeast(1e-6)] = 1.0
     ema_rate: NonNegative = 0.9999
     schedule_sampler: Literal["uniform", "loss-aware"] = "uniform"
+    loss_weighting: LossWeighting = "none"
     bf16: bool = True
     log_interval: Count = 50
     save_interval: Count = 1000
+    sample_interval: Index = 0
+    compact_state: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
     process: ProcessConfig = field(default_factory=ProcessConfig)
 
@@ -81,6 +99,26 @@ class TrainConfig:
             raise ConfigError(
                 f"image_size {self.model.image_size}: task: detect needs a multiple of {MULTIPLE}, e.g. 128"
             )
+        self._check_prior()
+
+    def _check_prior(self) -> None:
+        if self.loss_weighting != "none" and self.process.predict_xstart:
+            raise ConfigError(
+                f"loss_weighting {self.loss_weighting!r} is for networks that predict the noise; "
+                "use none with predict_xstart"
+            )
+        if not all(part.strip().isdecimal() and int(part) for part in self.scales.split(",")):
+            raise ConfigError(f"scales {self.scales!r} is not a list of whole numbers such as '1,2,4'")
+        if self.data_dir != "scenes" and self.scales != "1":
+            raise ConfigError(
+                f"scales {self.scales!r}: only procedural pictures come in scales; use random_crop for "
+                f"the folder {self.data_dir}"
+            )
+
+    @property
+    def factors(self) -> tuple[int, ...]:
+        """`scales` as numbers: sides of a frame in sides of a picture."""
+        return tuple(int(part) for part in self.scales.split(","))
 
     @property
     def folder(self) -> Path:
@@ -93,7 +131,7 @@ _HOME = {
     **{f.name: group for group, cls in _GROUPS.items() for f in fields(cls)},
 }
 
-_PRIOR_ONLY = {"random_crop", "random_flip", "schedule_sampler"}
+_PRIOR_ONLY = {"scales", "random_crop", "random_flip", "schedule_sampler", "loss_weighting"}
 _DETECT = {key for key, group in _HOME.items() if not group} - _PRIOR_ONLY | {"image_size"}
 
 

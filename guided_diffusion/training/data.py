@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from guided_diffusion import distributed
-from guided_diffusion.datasets import DatasetError, PictureFolder, SceneStream, TripletStream
+from guided_diffusion.datasets import DatasetError, PictureFolder, TripletStream
 from guided_diffusion.files import path_kind
 from guided_diffusion.images import PictureError
 from guided_diffusion.training.config import TrainConfig
+from guided_diffusion.training.scene_windows import SceneWindows
 
-Source: TypeAlias = "SceneStream | TripletStream | PictureFolder"
+Source: TypeAlias = "SceneWindows | TripletStream | PictureFolder"
 Item: TypeAlias = tuple[Tensor, tuple[str, ...]]
 Batch: TypeAlias = tuple[Tensor, list[str]]
 
@@ -75,8 +76,9 @@ def open_source(config: TrainConfig) -> Source:
     """The scenes or the folder that `data_dir` names. Raises DatasetError if there are no pictures."""
     size = config.model.image_size
     if config.data_dir == "scenes":
-        stream = TripletStream if config.task == "detect" else SceneStream
-        return stream(size, config.seed)
+        if config.task == "detect":
+            return TripletStream(size, config.seed)
+        return SceneWindows(size, config.seed, config.factors)
     if path_kind(config.data_dir) != "folder":
         raise DatasetError(
             f"data_dir: {config.data_dir} is not a folder; name a folder of pictures, or 'scenes' for the "

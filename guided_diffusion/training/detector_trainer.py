@@ -26,6 +26,10 @@ class DetectorTrainer(Trainer):
     def build(self) -> nn.Module:
         return Detector()
 
+    def example(self) -> tuple[Tensor, ...]:
+        side = self.config.model.image_size
+        return (torch.empty(self.config.batch_size, 3, side, side),)
+
     def _learn(self, model: nn.Module, x0: Tensor) -> None:
         """Gradients on examples that depend on (seed, step, rank) and the triplets alone."""
         rng = np.random.default_rng([self.config.seed, self.step, distributed.rank()])

@@ -28,8 +28,10 @@ from guided_diffusion.checkpoints import CheckpointError, State, infer_config, l
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.denoiser import Denoiser
 from guided_diffusion.files import write_bytes
+from guided_diffusion.losses import time_weights
 from guided_diffusion.training import resample
 from guided_diffusion.training.config import TrainConfig
+from guided_diffusion.training.figures import Row, count_flops
 from guided_diffusion.training.known import draw_known
 
 Losses: TypeAlias = "Callable[[slice], tuple[Tensor, Tensor, Tensor]]"
@@ -44,7 +46,8 @@ class Trainer:
     """Everything a run holds.
 
     step: optimiser steps done; totals: sums of loss, its two parts and gradient norm over the last `counted`
-    steps, that is since the last report. Raises ConfigError for a process that cannot be.
+    steps, that is since the last report. slices: figures of the runs of the command up to this one, as
+    they are to be saved. Raises ConfigError for a process that cannot be.
     """
 
     parts: ClassVar[tuple[str, str]] = ("simple", "bound")
@@ -56,6 +59,8 @@ class Trainer:
         except ValueError as error:
             raise ConfigError(str(error)) from None
         self.times = times.to(device)
+        alpha_bar = torch.from_numpy(self.process.alphas_cumprod)
+        self.time_weights = time_weights(config.loss_weighting, alpha_bar).float().to(device)
         torch.manual_seed(config.seed)
         self.network = self.build().to(device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
@@ -66,6 +71,7 @@ class Trainer:
         )
         self.t_sampler = resample.SAMPLERS[config.schedule_sampler](self.process.num_timesteps)
         self.step, self.counted = 0, 0
+        self.slices: list[Row] = []
         self.totals = torch.zeros(4, device=device)
         self.precision = "bf16" if config.bf16 and distributed.has_bf16(device) else "fp32"
         self._begin = time.monotonic()
@@ -73,6 +79,18 @@ class Trainer:
     def build(self) -> nn.Module:
         """The network, freshly initialised."""
         return build_network(self.config.model)
+
+    def example(self) -> tuple[Tensor, ...]:
+        """What the network sees of a batch: shapes alone, on torch's default device."""
+        size, model = self.config.batch_size, self.config.model
+        side = model.image_size
+        times = torch.zeros(size, 1, side, side) if model.per_pixel_time else torch.zeros(size)
+        return torch.empty(size, 3, side, side), times
+
+    def step_flops(self) -> int:
+        """Floating-point operations of a step of this rank: its batch forward and backward."""
+        with torch.device("meta"):
+            return count_flops(self.build(), self.example())
 
     # where it stands
 
@@ -95,15 +113,17 @@ class Trainer:
             return
         half = {name: tensor.half().contiguous() for name, tensor in self.ema.state_dict().items()}
         _save(half, self.config.folder / f"{self.config.name}.pt")
+        compact, optimizer = self.config.compact_state, self.optimizer.state_dict()
         state = {
             "network": self.network.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "ema": half if compact else self.ema.state_dict(),
+            "optimizer": _rounded(optimizer) if compact else optimizer,
             "t_sampler": self.t_sampler.state(),
             "step": self.step,
             "seconds": self.seconds,
             "totals": self.totals,
             "counted": self.counted,
+            "slices": self.slices,
         }
         _save(state, self.state_path)
 
@@ -130,6 +150,7 @@ class Trainer:
         self.step, self._begin = state["step"], time.monotonic() - state["seconds"]
         self.totals = state.get("totals", self.totals).to(self.device)
         self.counted = state.get("counted", 0)
+        self.slices = state.get("slices", [])
 
     def _begin_with(self, path: str | None) -> None:
         if path is not None:
@@ -211,13 +232,14 @@ class Trainer:
     ) -> Tensor:
         """Add to the gradients those of the mean weighted loss, `microbatch` pictures at a time.
 
-        Returns the losses (B,) without weights. The arguments are those of Denoiser.loss.
+        Returns the losses (B,) without `weights`. The arguments are those of Denoiser.loss; only its simple
+        part is weighted over times, in what is minimised and not in what is reported of it.
         """
 
         def losses(piece: slice) -> tuple[Tensor, Tensor, Tensor]:
             clean = None if known is None else known[piece]
             simple, bound = self.denoiser(model).loss(x0[piece], t[piece], noise[piece], clean)
-            return simple + self._bound_scale * bound, simple, bound
+            return self.time_weights[t[piece]] * simple + self._bound_scale * bound, simple, bound
 
         return self.backward(model, weights, losses)
 
@@ -287,6 +309,15 @@ class Trainer:
         self.counted = 0
         names = ("loss", *self.parts, "grad_norm")
         return {**dict(zip(names, means, strict=True)), "lr": self.learning_rate()}
+
+
+def _rounded(optimizer: dict[str, Any]) -> dict[str, Any]:
+    """The state of an AdamW with its moments in bfloat16; loading it widens them again."""
+    moments = {
+        index: {name: value.bfloat16() if value.ndim else value for name, value in own.items()}
+        for index, own in optimizer["state"].items()
+    }
+    return {**optimizer, "state": moments}
 
 
 def _save(content: dict[str, Any], path: Path) -> None:

@@ -1,0 +1,104 @@
+"""What a training run cost: pictures, seconds, and how much of the device's arithmetic was put to use."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+Row: TypeAlias = "dict[str, str | int | float]"
+
+_RATE_SECONDS = 2.0
+
+
+class Slice:
+    """The figures of one run of the command, from its first step on; made just before it.
+
+    earlier: rows of the slices before. first: steps done when this one begins. pictures: per step, over all
+    ranks. flops: per step, of this rank. precision: fp32 | bf16.
+    """
+
+    def __init__(
+        self,
+        earlier: Sequence[Row],
+        first: int,
+        pictures: int,
+        flops: int,
+        device: torch.device,
+        precision: str,
+    ) -> None:
+        self.earlier, self.first, self.pictures, self.flops = list(earlier), first, pictures, flops
+        self.device, self.precision = device, precision
+        self.matrix_rate = measure_matrix_rate(device, precision, _RATE_SECONDS)
+        self._begin = time.monotonic()
+
+    def rows(self, step: int) -> list[Row]:
+        """One row per slice, this one, which stands at `step`, as the last.
+
+        seconds: by the clock, what is not training (saves, sample grids) included, the measurement of
+        matrix_flops_per_second not. share: of it, flops_per_second.
+        """
+        seconds, steps = time.monotonic() - self._begin, step - self.first
+        flops_per_second = self.flops * steps / seconds
+        row: Row = {
+            "device": device_name(self.device),
+            "precision": self.precision,
+            "first_step": self.first,
+            "last_step": step,
+            "pictures": steps * self.pictures,
+            "seconds": seconds,
+            "pictures_per_second": steps * self.pictures / seconds,
+            "flops_per_step": self.flops,
+            "flops_per_second": flops_per_second,
+            "matrix_flops_per_second": self.matrix_rate,
+            "share": flops_per_second / self.matrix_rate,
+        }
+        return [*self.earlier, row]
+
+
+def summary(rows: Sequence[Row]) -> dict[str, object]:
+    """Pictures and seconds of all slices together, and the slices."""
+    totals = {key: sum(float(row[key]) for row in rows) for key in ("pictures", "seconds")}
+    return {"pictures": int(totals["pictures"]), "seconds": totals["seconds"], "slices": list(rows)}
+
+
+def count_flops(network: nn.Module, inputs: Sequence[Tensor]) -> int:
+    """Floating-point operations of one pass forward and backward; all on the meta device, so nothing is done.
+
+    A step itself is not counted, since the counter changes how operations round.
+    """
+    with FlopCounterMode(display=False) as counter:
+        network(*inputs).sum().backward()
+    return counter.get_total_flops()
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name; of a CPU its architecture and the threads in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def measure_matrix_rate(device: torch.device, precision: str, seconds: float) -> float:
+    """FLOP/s of the fastest of the matrix products that fit into `seconds`, on random numbers.
+
+    precision: fp32 | bf16. Random, since constant ones switch fewer transistors and flatter a GPU.
+    """
+    side = 8192 if device.type == "cuda" else 1024
+    generator = torch.Generator(device).manual_seed(0)
+    a = torch.randn(side, side, generator=generator, device=device)
+    a = a.bfloat16() if precision == "bf16" else a
+    end, best = time.monotonic() + seconds, float("inf")
+    product = torch.empty_like(a)
+    torch.mm(a, a, out=product)  # warms up
+    while best == float("inf") or time.monotonic() < end:
+        begin = time.perf_counter()
+        torch.mm(a, a, out=product)
+        product[0, 0].item()  # waits for it
+        best = min(best, time.perf_counter() - begin)
+    return 2 * side**3 / best
