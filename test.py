@@ -141,9 +141,7 @@ def seconds_per_evaluation(engine: Engine) -> float:
     flops = flops_per_evaluation(model, shape)
     with torch.no_grad(), nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype):
         if flops > SMALL:
-            side = 1024 if device.type == "cpu" else 8192
-            rate = max(matrix_rate(device, side) for _ in range(3))  # other programs take turns with us
-            return flops / (rate * NETWORK_SHARE)
+            return flops / (matrix_rate(device, engine.precision) * NETWORK_SHARE)
         with torch.device(device):
             network, x, t = build_network(model).eval(), torch.zeros(shape), torch.zeros(1)
             label = (torch.zeros(1, dtype=torch.long),) if model.class_cond else ()

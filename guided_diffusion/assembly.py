@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from guided_diffusion.config import ClassifierConfig, ModelConfig, ProcessConfig
 from guided_diffusion.construct import ConfigError
-from guided_diffusion.denoiser import network_times
+from guided_diffusion.denoiser import AUTOCAST, network_times
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.levels import attention_downsamples, channel_mults
 from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, space_timesteps
@@ -88,12 +88,21 @@ def flops_per_evaluation(model: ModelConfig, shape: Sequence[int]) -> int:
     return counter.get_total_flops()
 
 
-def matrix_rate(device: torch.device, side: int = 1024) -> float:
-    """Floating-point operations per second of a float32 matrix product on this device, best of three."""
-    a = torch.ones(side, side, device=device)
-    best = float("inf")
-    for _ in range(4):  # the first one warms up
+def matrix_rate(device: torch.device, precision: str = "fp32", seconds: float = 0.2) -> float:
+    """FLOP/s of the fastest of the matrix products that fit into `seconds`, on random numbers.
+
+    precision: fp32 | bf16 | fp16. Random, since constant ones switch fewer transistors and flatter a GPU.
+    """
+    side = 8192 if device.type == "cuda" else 1024
+    generator = torch.Generator(device).manual_seed(0)
+    a = torch.randn(side, side, generator=generator, device=device)
+    a = a.to(AUTOCAST[precision] or a.dtype)
+    end, best = time.monotonic() + seconds, float("inf")
+    product = torch.empty_like(a)
+    torch.mm(a, a, out=product)  # warms up
+    while best == float("inf") or time.monotonic() < end:
         begin = time.perf_counter()
-        (a @ a).sum().item()
+        torch.mm(a, a, out=product)
+        product[0, 0].item()  # waits for it
         best = min(best, time.perf_counter() - begin)
     return 2 * side**3 / best

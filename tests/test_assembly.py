@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from guided_diffusion import assembly
 from guided_diffusion.assembly import (
     build_classifier,
     build_network,
@@ -117,5 +118,28 @@ def test_a_respaced_process_has_the_training_noise_at_its_times(respacing: str) 
     assert np.allclose(process.alphas_cumprod, every_step.alphas_cumprod[times], rtol=1e-12)
 
 
-def test_the_rate_of_this_machine_is_positive_and_finite() -> None:
-    assert 1e6 < matrix_rate(torch.device("cpu"), side=64) < 1e15
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_the_matrix_rate_is_of_the_precision_asked_for(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[torch.dtype] = set()
+    mm = torch.mm
+
+    def spy(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        seen.add(a.dtype)
+        return mm(a[:64, :64], b[:64, :64])
+
+    monkeypatch.setattr(assembly.torch, "mm", spy)
+    before = torch.random.get_rng_state()
+    assert matrix_rate(torch.device("cpu"), precision, 0.0) > 0
+    assert seen == {{"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]}
+    assert torch.equal(before, torch.random.get_rng_state()), "training's draws are not touched"
+
+
+def test_the_matrix_rate_is_the_best_product_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([0.0, 3.0, 3.0, 4.0, 4.0, 6.0])  # products of 3, 1 and 2 seconds
+    clock = iter([0.0, 2.0, 3.0, 9.0])
+    monkeypatch.setattr(assembly.torch, "mm", lambda *_, **__: None)
+    monkeypatch.setattr(assembly.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(assembly.time, "monotonic", lambda: next(clock))
+    assert matrix_rate(torch.device("cpu"), "fp32", 5.0) == 2 * 1024**3 / 1.0

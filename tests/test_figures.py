@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from guided_diffusion.training import figures
-from guided_diffusion.training.figures import Slice, count_flops, measure_matrix_rate, summary
+from guided_diffusion.training.figures import Slice, count_flops, summary
 
 CPU = torch.device("cpu")
 
 
 def test_a_slice_reads_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(figures, "measure_matrix_rate", lambda *_: 4096.0)
+    monkeypatch.setattr(figures, "matrix_rate", lambda *_: 4096.0)
     monkeypatch.setattr(figures.time, "monotonic", lambda: now)
     earlier = [{"pictures": 10, "seconds": 5.0}]
     cut = Slice(earlier, 7, 3, 2048, CPU, "bf16")
@@ -35,30 +35,3 @@ def test_a_pass_back_counts_as_its_products() -> None:
         flops = count_flops(network, [torch.empty(3, 8)])
     first, second = 2 * 3 * 8 * 16, 2 * 3 * 16 * 4
     assert flops == 2 * first + 3 * second
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_matrix_rate_is_of_the_precision_asked_for(
-    precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: set[torch.dtype] = set()
-    mm = torch.mm
-
-    def spy(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        seen.add(a.dtype)
-        return mm(a[:64, :64], b[:64, :64])
-
-    monkeypatch.setattr(figures.torch, "mm", spy)
-    before = torch.random.get_rng_state()
-    assert measure_matrix_rate(CPU, precision, 0.0) > 0
-    assert seen == {{"fp32": torch.float32, "bf16": torch.bfloat16}[precision]}
-    assert torch.equal(before, torch.random.get_rng_state()), "training's draws are not touched"
-
-
-def test_the_matrix_rate_is_the_best_product_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = iter([0.0, 3.0, 3.0, 4.0, 4.0, 6.0])  # products of 3, 1 and 2 seconds
-    clock = iter([0.0, 2.0, 3.0, 9.0])
-    monkeypatch.setattr(figures.torch, "mm", lambda *_, **__: None)
-    monkeypatch.setattr(figures.time, "perf_counter", lambda: next(ticks))
-    monkeypatch.setattr(figures.time, "monotonic", lambda: next(clock))
-    assert measure_matrix_rate(CPU, "fp32", 5.0) == 2 * 1024**3 / 1.0

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from guided_diffusion.assembly import matrix_rate
+
 Row: TypeAlias = "dict[str, str | int | float]"
 
 _RATE_SECONDS = 2.0
@@ -34,7 +36,7 @@ class Slice:
     ) -> None:
         self.earlier, self.first, self.pictures, self.flops = list(earlier), first, pictures, flops
         self.device, self.precision = device, precision
-        self.matrix_rate = measure_matrix_rate(device, precision, _RATE_SECONDS)
+        self.matrix_rate = matrix_rate(device, precision, _RATE_SECONDS)
         self._begin = time.monotonic()
 
     def rows(self, step: int) -> list[Row]:
@@ -82,23 +84,3 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-
-
-def measure_matrix_rate(device: torch.device, precision: str, seconds: float) -> float:
-    """FLOP/s of the fastest of the matrix products that fit into `seconds`, on random numbers.
-
-    precision: fp32 | bf16. Random, since constant ones switch fewer transistors and flatter a GPU.
-    """
-    side = 8192 if device.type == "cuda" else 1024
-    generator = torch.Generator(device).manual_seed(0)
-    a = torch.randn(side, side, generator=generator, device=device)
-    a = a.bfloat16() if precision == "bf16" else a
-    end, best = time.monotonic() + seconds, float("inf")
-    product = torch.empty_like(a)
-    torch.mm(a, a, out=product)  # warms up
-    while best == float("inf") or time.monotonic() < end:
-        begin = time.perf_counter()
-        torch.mm(a, a, out=product)
-        product[0, 0].item()  # waits for it
-        best = min(best, time.perf_counter() - begin)
-    return 2 * side**3 / best
