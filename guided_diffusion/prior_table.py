@@ -9,6 +9,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -152,7 +153,7 @@ def verdicts(places: Sequence[Place], scores: Scores) -> list[str]:
         return []
     best = resampled[-1]
     lines = [_compared(places, scores, best, name, "ring") for name in RIVALS if name in scores]
-    for fewer, more in zip(resampled, resampled[1:], strict=False):
+    for fewer, more in pairwise(resampled):
         lines += [_compared(places, scores, more, fewer, key) for key in ("ring", "lab")]
     if "membrane" in scores:
         lines += [_share(places, scores, best, crossed) for crossed in (True, False)]
