@@ -14,10 +14,8 @@ from guided_diffusion.scenery.materials import to_linear
 
 WINDOW = 8  # pixels: the side of the squares that `local_contrast` looks at
 RINGS = 12  # annuli of the spectrum that the slope is fitted to
-BAND = (
-    4.0,
-    0.25,
-)  # of the fit: from 4 cycles per picture to 0.25 cycles per pixel, where noise and JPEG begin
+# Of the fit: from 4 cycles per picture to 0.25 cycles per pixel, where noise and JPEG begin.
+BAND = (4.0, 0.25)
 
 
 def statistics(picture: np.ndarray) -> dict[str, float]:

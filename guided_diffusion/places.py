@@ -14,11 +14,8 @@ from guided_diffusion.masks import make_mask
 from guided_diffusion.scenes import render_free, scene_rng
 from guided_diffusion.shadow_sets import scene_of
 
-REACHES = (
-    1.0,
-    0.75,
-    0.5,
-)  # sides of windows, in short sides of the photograph: a procedural picture is a frame
+# Sides of windows, in short sides of the photograph: a procedural picture is a frame.
+REACHES = (1.0, 0.75, 0.5)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from guided_diffusion.denoiser import Denoise
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.operators import Shade
 from guided_diffusion.samplers import Noise, Problem, Refine, walk
+from guided_diffusion.scheduler import count_evaluations
 from guided_diffusion.shadow.light import to_linear, to_srgb
 from guided_diffusion.tiles import Tiled
 
@@ -47,6 +48,11 @@ def refine(
     problem = Problem(2 * y - 1, operator, tiled, process, Noise([generator], y.shape[1:]))
     *_, last = walk(SAMPLER, problem)
     return ((last.x[0, :, :height, :width] + 1) / 2).cpu()
+
+
+def passes(process: GaussianDiffusion) -> int:
+    """Evaluations of the network, each over all windows."""
+    return count_evaluations(SAMPLER.times(process))[0]
 
 
 def light_variance(srgb: Tensor, noise: float) -> Tensor:

@@ -24,7 +24,7 @@ from guided_diffusion.shadow.fit import GAP, fit_field, observe
 from guided_diffusion.shadow.light import local_mean, log_light, to_linear, to_srgb
 from guided_diffusion.shadow.matte import Edge, fit_edge
 from guided_diffusion.shadow.prior_fit import EVALUATIONS, fit_under_prior
-from guided_diffusion.shadow.refine import SAMPLER, refine
+from guided_diffusion.shadow.refine import passes, refine
 from guided_diffusion.shadow.ring import ring_field
 from guided_diffusion.shadow.settings import RelightConfig
 from guided_diffusion.windows import hole_box, place
@@ -148,7 +148,7 @@ def _lift(picture: np.ndarray, shadow: np.ndarray, settings: RelightConfig, prio
 def evaluations(settings: RelightConfig, process: GaussianDiffusion) -> int:
     """Of the network, for each picture with one shadow."""
     correcting = EVALUATIONS if settings.prior != "none" else 0
-    return correcting + (len(SAMPLER.times(process)) - 1 if settings.refine else 0)
+    return correcting + (passes(process) if settings.refine else 0)
 
 
 def surroundings(shadow: np.ndarray, reach: int) -> tuple[slice, slice]:
@@ -289,7 +289,7 @@ def _refined(found: Relit, picture: np.ndarray, noise: float, prior: Prior) -> R
     matte, free = torch.from_numpy(found.matte[near]), found.free.copy()
     pixels = prior.refine(_planes(picture[near]), found.field[near], matte, noise)
     _write(free[near], pixels.mean(dim=0).expand_as(pixels) if is_grey(picture[near]) else pixels, matte)
-    return replace(found, free=free, evaluations=found.evaluations + len(SAMPLER.times(prior.process)) - 1)
+    return replace(found, free=free, evaluations=found.evaluations + passes(prior.process))
 
 
 def is_grey(picture: np.ndarray) -> bool:
