@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from guided_diffusion.codec import PixelCodec
 from guided_diffusion.files import AnyPath, is_remote, join_path, path_kind
 from guided_diffusion.images import EXTENSIONS, list_pictures, read_picture, resize
-from guided_diffusion.scenes import render, render_free, scene_rng
+from guided_diffusion.scenes import render, render_free, render_labelled, scene_rng
 
 
 class DatasetError(ValueError):
@@ -188,4 +188,19 @@ class TripletStream(Dataset[torch.Tensor]):
         scene = render(scene_rng(self.seed, index), self.image_size)
         matte = np.rint(255 * scene.matte).astype(np.uint8)[..., None]
         planes = np.concatenate([scene.shadow, scene.free, matte], axis=2)
+        return torch.from_numpy(np.moveaxis(planes, 2, 0).copy())
+
+
+class LabelledStream(Dataset[torch.Tensor]):
+    """Endless procedural pictures and what their pixels show: item `i` is scene `i` of `seed`.
+
+    uint8 (4, S, S), as `scenes.render_labelled`.
+    """
+
+    def __init__(self, image_size: int, seed: int) -> None:
+        self.image_size, self.seed = image_size, seed
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        picture, kinds = render_labelled(scene_rng(self.seed, index), self.image_size)
+        planes = np.concatenate([picture, kinds[..., None]], axis=2)
         return torch.from_numpy(np.moveaxis(planes, 2, 0).copy())

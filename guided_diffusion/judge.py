@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from guided_diffusion import checkpoints
+from guided_diffusion import checkpoints, scene_classifier
 from guided_diffusion.checkpoints import CheckpointError
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.datasets import DatasetError
@@ -29,6 +29,7 @@ from guided_diffusion.masks import MASK_KINDS
 from guided_diffusion.places import Place, cut_places, draw_places
 from guided_diffusion.prior_table import Answer, Block, report, score, sheet, to_csv
 from guided_diffusion.results import Progress, Result
+from guided_diffusion.scene_kid import scene_kid
 
 FIRST_SEED = 1000  # seeds below are for training
 METHODS = "nearest,membrane,repaint-1,repaint-5,repaint-10,ddpm,ddim,ddnm"
@@ -134,6 +135,7 @@ def describe(options: argparse.Namespace, engines: Mapping[str, Engine | None], 
         f"{options.n} {given}, {size}x{size}, seed {options.seed}.",
         "Ratios are best at 1, PSNR (dB) high, all else low; `guided_diffusion/metrics.py` defines them, and "
         "`crossing.py` what it is that structure crosses a hole.",
+        "Scene-feature KID is of pictures as sets, by features learnt here, not Inception's; best at 0.",
         "In brackets: 90 % bootstrap intervals over scenes.",
     ]
     learned = [engine for engine in engines.values() if engine is not None]
@@ -155,6 +157,7 @@ def judge(options: argparse.Namespace) -> str:
 
     Raises ConfigError, CheckpointError, DatasetError, PictureError.
     """
+    scene_classifier.weights()  # rather now than after an hour of filling
     engines = open_engines(options)
     size = load_config(options.conf_path, options.set).model.image_size
     blocks = [_block(options, kind, engines, size) for kind in options.masks.split(",")]
@@ -173,7 +176,9 @@ def _block(options: argparse.Namespace, kind: str, engines: Mapping[str, Engine 
         places = draw_places(options.n, size, kind, options.seed)
     answers = [answer(method, places, engine) for method, engine in engines.items()]
     answers.append(Answer("the truth", [place.truth for place in places], 0.0))
-    return Block(kind, places, answers, score(places, answers))
+    sets = {each.method: each.pictures for each in answers}
+    kid = scene_kid(sets, [place.truth for place in places], [place.scene for place in places])
+    return Block(kind, places, answers, score(places, answers), kid)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

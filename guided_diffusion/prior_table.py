@@ -17,6 +17,7 @@ from guided_diffusion import metrics
 from guided_diffusion.images import contact_sheet
 from guided_diffusion.places import Place
 from guided_diffusion.region_metrics import bootstrap_by_scene
+from guided_diffusion.scene_kid import SceneKid
 
 RIVALS = ("nearest", "membrane")  # fills that know nothing
 ON_SHEET = (*RIVALS, "repaint-1", "repaint-10", "td_paint")
@@ -115,12 +116,13 @@ Scores = dict[str, dict[str, list[float]]]  # method -> column -> one value per 
 
 @dataclass(frozen=True)
 class Block:
-    """All that was made of the places of one kind of mask, and how it scores."""
+    """All that was made of the places of one kind of mask, and how it scores, each alone and as a set."""
 
     kind: str
     places: Sequence[Place]
     answers: Sequence[Answer]
     scores: Scores
+    kid: SceneKid
 
 
 def score(places: Sequence[Place], answers: Sequence[Answer]) -> Scores:
@@ -133,12 +135,13 @@ def score(places: Sequence[Place], answers: Sequence[Answer]) -> Scores:
 
 
 def table(block: Block) -> list[str]:
-    """Markdown: a row per method; each cell is the mean or median over places and its 90 % interval."""
-    head = ["method", *(column.head for column in COLUMNS), "evaluations", "seconds / picture"]
+    """Markdown: a row per method; each cell is the figure over all places and its 90 % interval."""
+    head = ["method", *(c.head for c in COLUMNS), block.kid.title, "evaluations", "seconds / picture"]
     lines = [_row(head), _row(["---"] * len(head))]
     for a in block.answers:
         cells = [column.cell(block.scores[a.method][column.key], block.places) for column in COLUMNS]
-        lines.append(_row([a.method, *cells, str(a.evaluations), f"{a.seconds:.2g}"]))
+        cells += [block.kid.cell(a.method), str(a.evaluations), f"{a.seconds:.2g}"]
+        lines.append(_row([a.method, *cells]))
     return lines
 
 
@@ -239,7 +242,7 @@ def report(title: Sequence[str], blocks: Sequence[Block]) -> str:
         lines += [
             f"{hole:.0%} is to be filled; structure crosses the hole in {crossed} of {len(block.places)}."
         ]
-        lines += ["", *table(block)]
+        lines += ["", *table(block), "", block.kid.chance()]
         told = verdicts(block.places, block.scores)
         lines += ["", *told] if told else []
     return "\n".join(lines) + "\n"

@@ -17,13 +17,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from guided_diffusion.scenery.camera import Camera, coordinates, jpeg
-from guided_diffusion.scenery.layouts import draw_surface
+from guided_diffusion.scenery.layouts import Surface, draw_surface
 from guided_diffusion.scenery.shadow_synthesis import cast, combine, draw_shadow, drawn_mask
 from guided_diffusion.scenery.textures import Points
 
 _SAMPLES = 2
 _CHUNK = 16384  # points at a time: their fields stay in the processor's cache
-View = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,32 @@ class Scene:
 def scene_rng(seed: int, index: int) -> np.random.Generator:
     """Independent random stream for picture `index` of `seed`."""
     return np.random.default_rng([seed, index])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What some of the camera's rays meet: their indices, None = all, the surface, where on it, and the
+    light there, as factors (scalars or (N, 1))."""
+
+    rays: np.ndarray | None
+    surface: Surface
+    points: Points
+    lights: tuple[np.ndarray | np.float32, ...] = ()
+
+    def colours(self) -> np.ndarray:
+        """Linear light (N, 3)."""
+        out = self.surface(self.points)
+        for light in self.lights:
+            out *= light
+        return out
+
+    def kinds(self) -> np.ndarray:
+        """As Surface.kinds, (N,)."""
+        return self.surface.kinds(self.points)
+
+
+_View = Callable[[np.ndarray, np.ndarray, float], list[_Part]]
+"""Rays x, y (N,) through the frame and the size of a pixel -> what they meet."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +109,7 @@ class _Pose:
         return Points(c * u - s * v, c * v + s * u, f)
 
 
-def _ground_view(rng: np.random.Generator) -> View:
+def _ground_view(rng: np.random.Generator) -> _View:
     focal = rng.uniform(0.9, 2.2)
     lowest = np.arctan(0.62 / focal)
     tilt = lowest + (np.pi / 2 - lowest) * rng.beta(1.3, 1.5)
@@ -92,14 +117,15 @@ def _ground_view(rng: np.random.Generator) -> View:
     surface = draw_surface(rng, False)
     middle = np.float32(1 / np.tan(tilt))
 
-    def view(x: np.ndarray, y: np.ndarray, pixel: float) -> np.ndarray:
+    def view(x: np.ndarray, y: np.ndarray, pixel: float) -> list[_Part]:
         side, ahead, down = pose.axes(x, y)
-        return surface(pose.place(side, ahead - middle * down, down, focal * np.sin(tilt), pixel))
+        points = pose.place(side, ahead - middle * down, down, focal * np.sin(tilt), pixel)
+        return [_Part(None, surface, points)]
 
     return view
 
 
-def _wall_view(rng: np.random.Generator) -> View:
+def _wall_view(rng: np.random.Generator) -> _View:
     focal = rng.uniform(0.9, 2.2)
     reach = min(0.75, np.arctan(focal / 0.5) * 0.75)
     pose = _Pose(
@@ -107,14 +133,14 @@ def _wall_view(rng: np.random.Generator) -> View:
     )
     roll, surface = np.float32(rng.normal(0, 0.04)), draw_surface(rng, True)
 
-    def view(x: np.ndarray, y: np.ndarray, pixel: float) -> np.ndarray:
+    def view(x: np.ndarray, y: np.ndarray, pixel: float) -> list[_Part]:
         side, ahead, down = pose.axes(x - roll * y, y + roll * x)
-        return surface(pose.place(side, down, ahead, focal, pixel))
+        return [_Part(None, surface, pose.place(side, down, ahead, focal, pixel))]
 
     return view
 
 
-def _corner_view(rng: np.random.Generator) -> View:
+def _corner_view(rng: np.random.Generator) -> _View:
     """Ground that meets a wall."""
     focal = rng.uniform(0.9, 1.8)
     pose = _Pose(focal, rng.uniform(0.15, 0.6), rng.uniform(-0.5, 0.5), 0.0, rng.uniform(0.7, 1.3))
@@ -124,19 +150,20 @@ def _corner_view(rng: np.random.Generator) -> View:
     ground, wall = draw_surface(rng, False), draw_surface(rng, True)
     light, dark = np.float32(rng.uniform(0.5, 1.0)), np.float32(rng.uniform(0.2, 0.8))
 
-    def view(x: np.ndarray, y: np.ndarray, pixel: float) -> np.ndarray:
+    def view(x: np.ndarray, y: np.ndarray, pixel: float) -> list[_Part]:
         side, ahead, down = pose.axes(x, y)
         beyond = ahead - np.float32(distance) * down
-        out = np.empty((3, x.size), np.float32).T
+        near = (1 - dark * np.exp(-np.abs(beyond) * np.float32(25)))[:, None]
         low, high = np.flatnonzero(beyond < 0), np.flatnonzero(beyond >= 0)
+        parts = []
         if low.size:
-            a, b, d = side[low], beyond[low], down[low]
-            out[low] = ground(pose.place(a, b, d, down0, pixel))
+            points = pose.place(side[low], beyond[low], down[low], down0, pixel)
+            parts.append(_Part(low, ground, points, (near[low],)))
         if high.size:
-            a, b, d = side[high], -beyond[high] / np.float32(distance), ahead[high]
-            out[high] = wall(pose.place(a, b, d, ahead0, pixel)) * light
-        out *= (1 - dark * np.exp(-np.abs(beyond) * np.float32(25)))[:, None]
-        return out
+            up = -beyond[high] / np.float32(distance)
+            points = pose.place(side[high], up, ahead[high], ahead0, pixel)
+            parts.append(_Part(high, wall, points, (light, near[high])))
+        return parts
 
     return view
 
@@ -148,17 +175,32 @@ def _frame(size: int | tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def _exposed(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, Camera]:
-    """Display-linear picture (H, W, 3) without noise, and its camera."""
+def _draw(rng: np.random.Generator) -> tuple[_View, Camera]:
     kind = rng.random()
     view = (_ground_view if kind < 0.62 else _wall_view if kind < 0.87 else _corner_view)(rng)
-    camera = Camera.draw(rng)
+    return view, Camera.draw(rng)
+
+
+def _joined(parts: Sequence[_Part], values: Sequence[np.ndarray], rays: int) -> np.ndarray:
+    """One array (rays, ...) of the parts' values."""
+    if parts[0].rays is None:
+        return values[0]
+    out = np.empty((*values[0].shape[1:], rays), values[0].dtype).T
+    for part, value in zip(parts, values, strict=True):
+        out[part.rays] = value
+    return out
+
+
+def _exposed(view: _View, camera: Camera, height: int, width: int) -> np.ndarray:
+    """Display-linear picture (H, W, 3) without noise."""
     x, y, pixel = coordinates(_SAMPLES * height, _SAMPLES * width)
-    starts = range(0, x.size, _CHUNK)
-    fine = np.concatenate([view(x[at : at + _CHUNK], y[at : at + _CHUNK], pixel) for at in starts])
-    fine = fine.reshape(height, _SAMPLES, width, _SAMPLES, 3)
+    chunks = []
+    for at in range(0, x.size, _CHUNK):
+        parts = view(x[at : at + _CHUNK], y[at : at + _CHUNK], pixel)
+        chunks.append(_joined(parts, [part.colours() for part in parts], min(_CHUNK, x.size - at)))
+    fine = np.concatenate(chunks).reshape(height, _SAMPLES, width, _SAMPLES, 3)
     light = (fine[:, 0, :, 0] + fine[:, 0, :, 1] + fine[:, 1, :, 0] + fine[:, 1, :, 1]) * np.float32(0.25)
-    return camera.expose(light), camera
+    return camera.expose(light)
 
 
 def render_free(rng: np.random.Generator, size: int | tuple[int, int]) -> np.ndarray:
@@ -167,15 +209,29 @@ def render_free(rng: np.random.Generator, size: int | tuple[int, int]) -> np.nda
     Raises `ValueError` for a side below 8. JPEG is left out below 128 pixels, where blocks would be huge.
     """
     height, width = _frame(size)
-    light, camera = _exposed(rng, height, width)
-    picture = camera.record(rng, light)
+    return _free(rng, *_draw(rng), height, width)
+
+
+def render_labelled(rng: np.random.Generator, size: int | tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """What `render_free` gives, and what its pixels show: uint8 (H, W), in layouts.KINDS or NO_KIND."""
+    height, width = _frame(size)
+    view, camera = _draw(rng)
+    x, y, pixel = coordinates(height, width)
+    parts = view(x, y, pixel)
+    kinds = _joined(parts, [part.kinds() for part in parts], x.size)
+    return _free(rng, view, camera, height, width), kinds.reshape(height, width)
+
+
+def _free(rng: np.random.Generator, view: _View, camera: Camera, height: int, width: int) -> np.ndarray:
+    picture = camera.record(rng, _exposed(view, camera, height, width))
     return jpeg(picture, camera.quality) if camera.quality and min(height, width) >= 128 else picture
 
 
 def render(rng: np.random.Generator, size: int | tuple[int, int]) -> Scene:
     """A random picture with and without a shadow, and the truth about it; errors as `render_free`."""
     height, width = _frame(size)
-    free, camera = _exposed(rng, height, width)
+    view, camera = _draw(rng)
+    free = _exposed(view, camera, height, width)
     shadows = [draw_shadow(rng) for _ in range(2 if rng.random() < 0.15 else 1)]
     slope = float(np.clip(rng.normal(0.95, 0.12), 0.65, 1.25))
     drift = np.clip(rng.normal(0, 0.04, 4), -0.05, 0.05) * (rng.random() < 0.3)

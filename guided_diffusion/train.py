@@ -1,5 +1,6 @@
 """Training of a prior: `python -m guided_diffusion.train --conf_path confs/train/scenes64.yml`.
-`confs/train/shadow_detector.yml` trains the network that detects shadows.
+`confs/train/shadow_detector.yml` trains the network that detects shadows, `scene_classifier.yml` the one that
+tells materials.
 
 Resumes by itself: the same command goes on from the last saved state, with the same pictures, times and
 noises it would have drawn. Under torchrun each rank draws its own share of every batch.
@@ -37,6 +38,7 @@ from guided_diffusion.images import PictureError, contact_sheet, write_picture
 from guided_diffusion.operators import Nothing
 from guided_diffusion.samplers.base import Noise, Problem, walk
 from guided_diffusion.samplers.ddpm import DDPM
+from guided_diffusion.training.classifier_trainer import ClassifierTrainer
 from guided_diffusion.training.config import TrainConfig, load_train
 from guided_diffusion.training.data import open_batches, open_source
 from guided_diffusion.training.detector_trainer import DetectorTrainer
@@ -55,7 +57,8 @@ def train(config: TrainConfig, device: torch.device, stop: Callable[[], bool] = 
     CheckpointError before the first step, PictureError, TrainingError or OSError later.
     """
     source = open_source(config)
-    trainer = DetectorTrainer(config, device) if config.task == "detect" else Trainer(config, device)
+    kinds = {"prior": Trainer, "detect": DetectorTrainer, "classify": ClassifierTrainer}
+    trainer = kinds[config.task](config, device)
     trainer.restore()
     ranks = distributed.world_size()
     model: nn.Module = DistributedDataParallel(trainer.network) if ranks > 1 else trainer.network
@@ -141,7 +144,8 @@ def _grid_path(trainer: Trainer) -> Path:
 def _draw_grid(trainer: Trainer) -> None:
     config = trainer.config
     if distributed.is_leader() and _is_due(trainer, config.sample_interval or config.save_interval):
-        grid = trainer.grid() if isinstance(trainer, DetectorTrainer) else sample_grid(trainer)
+        others = (DetectorTrainer, ClassifierTrainer)
+        grid = trainer.grid() if isinstance(trainer, others) else sample_grid(trainer)
         write_picture(_grid_path(trainer), grid)
 
 
@@ -205,8 +209,8 @@ class Stop:
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m guided_diffusion.train",
-        description="Train a diffusion prior or the shadow detector. The same command goes on after a stop "
-        "or a kill.",
+        description="Train a diffusion prior, the shadow detector or the scene classifier. The same command "
+        "goes on after a stop or a kill.",
         epilog="State, weights, loss.csv and sample grids go to runs/<name>. Exit 0: done, or the minutes "
         "are over; 1: failed on the way; 2: the configuration is wrong; 130: interrupted. The keys of the "
         "YAML are in docs/training.md.",

@@ -163,7 +163,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     spare = (("num_channels", 64), ("noise_schedule", "cosine"), ("random_flip", True), ("scales", "1,2"))
     for key, value in (*spare, ("loss_weighting", "p2")):
         assert f"{key} in " in refused(tmp_path, **{key: value})
-    assert "one of 'prior', 'detect'" in refused(tmp_path, task="find", image_size=64)
+    assert "one of 'prior', 'detect', 'classify'" in refused(tmp_path, task="find", image_size=64)
 
 
 def test_the_shipped_recipe_fits_four_megabytes() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from guided_diffusion import judge
+from guided_diffusion import judge, scene_classifier
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.images import read_picture
 from guided_diffusion.places import draw_places
@@ -39,11 +39,13 @@ def test_every_method_gets_a_row_a_picture_and_its_scores(
     assert capsys.readouterr().out.strip() == text.strip()
     rows = [cells(line) for line in text.splitlines() if line.startswith("|")]
     assert [row[0] for row in rows[2:]] == [*methods, "the truth"]
-    assert {len(row) for row in rows} == {len(COLUMNS) + 3}
+    assert {len(row) for row in rows} == {len(COLUMNS) + 4}
     evaluations = {row[0]: row[-2] for row in rows[2:]}
     assert (evaluations["nearest"], evaluations["ddim"]) == ("0", str(STEPS))
     assert evaluations["repaint-2"] == str(STEPS + 10)
     assert rows[-1][1] == "0.0 [0.0, 0.0]"  # the truth matches itself
+    assert rows[0][-3] == "scene-feature KID x1000" and rows[-1][-3] == "0.00 [0.00, 0.00]"
+    assert all(float(row[-3].split()[0]) != 0 for row in rows[2:-1])
     with open("t.csv", newline="") as file:
         told = list(csv.DictReader(file))
     assert len(told) == 3 * (len(methods) + 1)
@@ -78,6 +80,7 @@ def test_photographs_and_several_masks(project: Project) -> None:
     assert "3 windows of the photographs in free, 16x16, seed 1000." in text
     assert text.index("## Masks `thick`") < text.index("## Masks `nn2`")
     assert text.count("| the truth |") == 2
+    assert text.count("two random halves of the truth: too few scenes to tell.") == 2
     with open("t.csv", newline="") as file:
         told = list(csv.DictReader(file))
     assert [row["scene"] for row in told[:3]] == ["0", "1", "0"]
@@ -108,6 +111,10 @@ def test_settings_that_cannot_work_are_one_line(project: Project, capsys: pytest
     assert "jump_length 10 leaves no room" in capsys.readouterr().err
     assert run(project(), "--pictures", "gone", "--methods", "nearest") == 2
     assert "--pictures: gone does not exist" in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scene_classifier, "WEIGHTS", Path("none.pt"))
+        assert run(project(), "--methods", "nearest") == 2
+    assert "error: the scene-feature KID needs none.pt, which is not there" in capsys.readouterr().err
     assert run(project(), "--set", "model_path=gone.pt", "--methods", "ddim") == 2
     assert "gone.pt" in capsys.readouterr().err
     for wrong in (["--seed", "0"], ["--n", "0"], ["--batch", "0"], ["--masks", "thick,round"]):

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from guided_diffusion import metrics, prior_table
+from guided_diffusion.kernel_distance import Distance
 from guided_diffusion.places import Place
 from guided_diffusion.prior_table import Answer, Block, Column, Scores
+from guided_diffusion.scene_kid import SceneKid
 
 KEEP = np.broadcast_to(np.arange(16) < 8, (16, 16))
 
@@ -100,7 +102,9 @@ def block(kind: str = "half") -> Block:
     truths = [p.truth for p in PLACES]
     lifted = [np.where(p.keep[..., None], p.truth, p.truth + 10).astype(np.uint8) for p in PLACES]
     answers = [Answer("nearest", lifted, 0.5), Answer("the truth", truths, 0.0)]
-    return Block(kind, PLACES, answers, prior_table.score(PLACES, answers))
+    distances = {"nearest": Distance(0.0123456, 0.01, 0.02), "the truth": Distance(-1e-17, 0, 0)}
+    kid = SceneKid(distances, (-0.002, 0.003))
+    return Block(kind, PLACES, answers, prior_table.score(PLACES, answers), kid)
 
 
 def test_the_report_has_a_block_per_mask_and_the_csv_a_line_per_fill() -> None:
@@ -113,6 +117,10 @@ def test_the_report_has_a_block_per_mask_and_the_csv_a_line_per_fill() -> None:
     ]
     assert "\n\n\n" not in text
     assert text.count("50% is to be filled; structure crosses the hole in 2 of 4.") == 2
+    told = [row for row in text.splitlines() if row.startswith("| nearest") or row.startswith("| the truth")]
+    assert [row.split(" | ")[-3] for row in told[:2]] == ["12.35 [10.00, 20.00]", "0.00 [0.00, 0.00]"]
+    assert text.count("scene-feature KID x1000 |") == 2
+    assert text.count("halves of the truth (unpaired, 90 % of halvings): -2.00 to 3.00.") == 2
     told = list(csv.DictReader(io.StringIO(prior_table.to_csv(blocks).decode())))
     assert len(told) == 2 * 2 * 4
     assert [row["crossed"] for row in told[:4]] == ["1", "0", "1", "0"]

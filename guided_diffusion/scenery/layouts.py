@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,20 @@ _SOFT = ("grass", "soil", "gravel")  # they lie over the edges of others
 _POURED = ("asphalt", "concrete", "plaster")  # their edges need not be straight
 _PAVED = (*_POURED, "slabs", "pavers", "cobbles", "bricks")  # lines and lids are at home here
 
+KINDS = (*(f"ground {name}" for name in GROUNDS), *(f"wall {name}" for name in WALLS))
+NO_KIND = 255  # paint, kerbs, lids, mats, leaves
+
+
+@dataclass(frozen=True)
+class Named:
+    """A material of which it is known that it is KINDS[kind]."""
+
+    kind: int
+    material: Material
+
+    def __call__(self, p: Points) -> np.ndarray:
+        return self.material(p)
+
 
 @dataclass(frozen=True)
 class Surface:
@@ -30,15 +44,29 @@ class Surface:
     def __call__(self, p: Points) -> np.ndarray:
         """Linear albedo (N, 3); every material is computed only where it is seen."""
         albedo = np.zeros((3, p.u.size), np.float32).T
-        rest = np.ones(p.u.size, np.float32)
-        for cover, material in reversed(self.layers):
-            share = cover(p) * rest
+        for share, material in self._shares(p):
             _add(albedo, share, material, p)
-            rest -= share
-        _add(albedo, rest, self.base, p)
         for shade in self.shades:
             albedo *= shade(p)[:, None]
         return albedo
+
+    def kinds(self, p: Points) -> np.ndarray:
+        """What covers most of each point's footprint: uint8 (N,), a place in KINDS or NO_KIND."""
+        found, most = np.full(p.u.size, NO_KIND, np.uint8), np.zeros(p.u.size, np.float32)
+        for share, material in self._shares(p):
+            kind = material.kind if isinstance(material, Named) else NO_KIND
+            found[share > most] = kind
+            most = np.maximum(most, share)
+        return found
+
+    def _shares(self, p: Points) -> Iterator[tuple[np.ndarray, Material]]:
+        """How much of each point each material covers (N,), the uppermost first; together 1."""
+        rest = np.ones(p.u.size, np.float32)
+        for cover, material in reversed(self.layers):
+            share = cover(p) * rest
+            yield share, material
+            rest -= share
+        yield rest, self.base
 
 
 def _add(albedo: np.ndarray, share: np.ndarray, material: Material, p: Points) -> None:
@@ -177,7 +205,7 @@ def _pick(rng: np.random.Generator, wall: bool) -> tuple[str, Material]:
     table = WALLS if wall else GROUNDS
     names = list(table)
     name = names[rng.integers(len(names))]
-    return name, table[name](rng)
+    return name, Named(KINDS.index(f"{'wall' if wall else 'ground'} {name}"), table[name](rng))
 
 
 def _markings(rng: np.random.Generator) -> list[Layer]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from guided_diffusion import scene_classifier
 from guided_diffusion.config import ModelConfig, ProcessConfig
 from guided_diffusion.config_file import merge, parse_override, read_yaml
 from guided_diffusion.construct import (
@@ -21,7 +22,7 @@ from guided_diffusion.construct import (
     unknown_key,
 )
 from guided_diffusion.losses import LossWeighting
-from guided_diffusion.shadow.detector import MULTIPLE
+from guided_diffusion.shadow import detector
 from guided_diffusion.training.known import SMALLEST
 
 
@@ -29,11 +30,11 @@ from guided_diffusion.training.known import SMALLEST
 class TrainConfig:
     """One training run.
 
-    task: a prior to paint with, or the network that detects shadows. data_dir: 'scenes' is the endless
-    procedural stream, anything else a folder of pictures. scales: a procedural picture is a window of a frame
-    so many times its size, each as often as it is listed. out: state, weights, losses and samples; default
-    runs/<name>. start_from: weights to begin with; else they are drawn. microbatch: pictures per backward
-    pass, 0 = batch_size (the batch of one rank).
+    task: a prior to paint with, the network that detects shadows, or the one that tells materials.
+    data_dir: 'scenes' is the endless procedural stream, anything else a folder of pictures. scales: a
+    procedural picture is a window of a frame so many times its size, each as often as it is listed. out:
+    state, weights, losses and samples; default runs/<name>. start_from: weights to begin with; else they are
+    drawn. microbatch: pictures per backward pass, 0 = batch_size (the batch of one rank).
     lr_anneal_steps: the step at which the learning rate, falling linearly, is zero; 0 = it stays.
     loss_weighting: of the simple loss over times, see losses.time_weights. sample_interval: steps between
     grids of samples, 0 = one with every save. compact_state: the saved state holds the optimiser's moments in
@@ -42,7 +43,7 @@ class TrainConfig:
     """
 
     name: str
-    task: Literal["prior", "detect"] = "prior"
+    task: Literal["prior", "detect", "classify"] = "prior"
     out: str = ""
     start_from: str | None = None
     data_dir: str = "scenes"
@@ -93,13 +94,19 @@ class TrainConfig:
             raise ConfigError(
                 f"image_size {self.model.image_size}: per_pixel_time needs {SMALLEST} pixels for its strokes"
             )
-        if self.task == "detect" and self.data_dir != "scenes":
-            raise ConfigError(f"data_dir {self.data_dir!r}: task: detect needs mattes; use scenes")
-        if self.task == "detect" and self.model.image_size % MULTIPLE:
-            raise ConfigError(
-                f"image_size {self.model.image_size}: task: detect needs a multiple of {MULTIPLE}, e.g. 128"
-            )
+        if self.task != "prior":
+            self._check_truth()
         self._check_prior()
+
+    def _check_truth(self) -> None:
+        truth, multiple = _TRUTHS[self.task]
+        if self.data_dir != "scenes":
+            raise ConfigError(f"data_dir {self.data_dir!r}: task: {self.task} needs {truth}; use scenes")
+        if self.model.image_size % multiple:
+            raise ConfigError(
+                f"image_size {self.model.image_size}: task: {self.task} needs a multiple of {multiple}, "
+                "e.g. 128"
+            )
 
     def _check_prior(self) -> None:
         if self.loss_weighting != "none" and self.process.predict_xstart:
@@ -131,8 +138,10 @@ _HOME = {
     **{f.name: group for group, cls in _GROUPS.items() for f in fields(cls)},
 }
 
+# Task -> what only scenes know, and what the sides of a picture must be multiples of.
+_TRUTHS = {"detect": ("mattes", detector.MULTIPLE), "classify": ("materials", scene_classifier.CELL)}
 _PRIOR_ONLY = {"scales", "random_crop", "random_flip", "schedule_sampler", "loss_weighting"}
-_DETECT = {key for key, group in _HOME.items() if not group} - _PRIOR_ONLY | {"image_size"}
+_OTHERS = {key for key, group in _HOME.items() if not group} - _PRIOR_ONLY | {"image_size"}
 
 
 def load_train(path: str | Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -148,9 +157,9 @@ def load_train(path: str | Path | None, overrides: Sequence[str] = ()) -> TrainC
             raise unknown_key(key, list(_HOME), where)
         groups[_HOME[key]][key] = value
     groups["process"].setdefault("timestep_respacing", "")
-    if mapping.get("task") == "detect":
-        if spare := sorted(set(mapping) - _DETECT):
-            raise ConfigError(f"{spare[0]} in {where} has no place in task: detect; leave it out")
+    if (task := str(mapping.get("task"))) in _TRUTHS:
+        if spare := sorted(set(mapping) - _OTHERS):
+            raise ConfigError(f"{spare[0]} in {where} has no place in task: {task}; leave it out")
         groups["model"]["channel_mult"] = "1"  # read by nobody, but not every image_size has a default
     parts: dict[str, Any] = {group: construct(cls, groups[group], where) for group, cls in _GROUPS.items()}
     return construct(TrainConfig, {**groups[""], **parts}, where)

@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from guided_diffusion import distributed
-from guided_diffusion.datasets import DatasetError, PictureFolder, TripletStream
+from guided_diffusion.datasets import DatasetError, LabelledStream, PictureFolder, TripletStream
 from guided_diffusion.files import path_kind
 from guided_diffusion.images import PictureError
 from guided_diffusion.training.config import TrainConfig
 from guided_diffusion.training.scene_windows import SceneWindows
 
-Source: TypeAlias = "SceneWindows | TripletStream | PictureFolder"
+Source: TypeAlias = "SceneWindows | TripletStream | LabelledStream | PictureFolder"
 Item: TypeAlias = tuple[Tensor, tuple[str, ...]]
 Batch: TypeAlias = tuple[Tensor, list[str]]
 
@@ -78,6 +78,8 @@ def open_source(config: TrainConfig) -> Source:
     if config.data_dir == "scenes":
         if config.task == "detect":
             return TripletStream(size, config.seed)
+        if config.task == "classify":
+            return LabelledStream(size, config.seed)
         return SceneWindows(size, config.seed, config.factors)
     if path_kind(config.data_dir) != "folder":
         raise DatasetError(
