@@ -12,7 +12,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,13 +20,13 @@ import torch
 from tqdm import tqdm
 
 from guided_diffusion import __version__
-from guided_diffusion.assembly import build_network, flops_per_evaluation, matrix_rate
+from guided_diffusion.assembly import build_network, flops_per_evaluation, matrix_rate, place
 from guided_diffusion.checkpoints import CheckpointError, remedy
 from guided_diffusion.config import to_mapping
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.datasets import DatasetError, Pair
-from guided_diffusion.denoiser import AUTOCAST
 from guided_diffusion.engine import Engine, load_config
+from guided_diffusion.hardware import keep_memory
 from guided_diffusion.images import PictureError
 from guided_diffusion.log_folder import FILLED_COLUMNS, LIFTED_COLUMNS, LogFolder
 from guided_diffusion.results import Progress, Result, describe_run, printable
@@ -136,14 +136,18 @@ def seconds_per_evaluation(engine: Engine) -> float:
 
     Classifier guidance is left out; at 256x256 it adds a fifth.
     """
-    model, device, dtype = engine.config.model, engine.device, AUTOCAST[engine.precision]
+    model, device = engine.config.model, engine.device
     shape = (1, 3, model.image_size, model.image_size)
     flops = flops_per_evaluation(model, shape)
-    with torch.no_grad(), nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype):
+    with torch.no_grad():
         if flops > SMALL:
             return flops / (matrix_rate(device, engine.precision) * NETWORK_SHARE)
         with torch.device(device):
-            network, x, t = build_network(model).eval(), torch.zeros(shape), torch.zeros(1)
+            network, x, t = (
+                place(build_network(model).eval(), device, engine.precision),
+                torch.zeros(shape),
+                torch.zeros(1),
+            )
             label = (torch.zeros(1, dtype=torch.long),) if model.class_cond else ()
         took = []
         for _ in range(6):
@@ -240,6 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     command = shlex.join(["python", "test.py", *(sys.argv[1:] if arguments is None else arguments)])
     log.setLevel(logging.DEBUG)
+    keep_memory()
     with ExitStack() as logs:
         attach(Screen(), logs, logging.INFO)
         try:

@@ -11,8 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from guided_diffusion.config import ClassifierConfig, ModelConfig, ProcessConfig
 from guided_diffusion.construct import ConfigError
-from guided_diffusion.denoiser import AUTOCAST, network_times
+from guided_diffusion.denoiser import network_times
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.hardware import DTYPES
 from guided_diffusion.levels import attention_downsamples, channel_mults
 from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, space_timesteps
 from guided_diffusion.unet import Encoder, EncoderUNetModel, UNetModel
@@ -38,6 +39,16 @@ def build_network(model: ModelConfig) -> UNetModel:
     )
     classes = NUM_CLASSES if model.class_cond else None
     return UNetModel(spec, 6 if model.learn_sigma else 3, classes, model.num_heads_upsample)
+
+
+def place(network: nn.Module, device: torch.device, precision: str) -> nn.Module:
+    """The network as it runs there: its body in the precision's type, its convolutions with channels last.
+
+    It is changed in place, weight by weight, so that no second copy of all is held.
+    """
+    if isinstance(network, UNetModel) and DTYPES[precision].itemsize == 2:
+        network.narrow(DTYPES[precision])
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stubs
 
 
 def build_classifier(config: ClassifierConfig, image_size: int, channel_mult: str = "") -> EncoderUNetModel:
@@ -91,12 +102,13 @@ def flops_per_evaluation(model: ModelConfig, shape: Sequence[int]) -> int:
 def matrix_rate(device: torch.device, precision: str = "fp32", seconds: float = 0.2) -> float:
     """FLOP/s of the fastest of the matrix products that fit into `seconds`, on random numbers.
 
-    precision: fp32 | bf16 | fp16. Random, since constant ones switch fewer transistors and flatter a GPU.
+    precision: fp32 | tf32 | bf16 | fp16. Random, since constant ones switch fewer
+    transistors and flatter a GPU.
     """
     side = 8192 if device.type == "cuda" else 1024
     generator = torch.Generator(device).manual_seed(0)
     a = torch.randn(side, side, generator=generator, device=device)
-    a = a.to(AUTOCAST[precision] or a.dtype)
+    a = a.to(DTYPES[precision])
     end, best = time.monotonic() + seconds, float("inf")
     product = torch.empty_like(a)
     torch.mm(a, a, out=product)  # warms up

@@ -25,6 +25,7 @@ from guided_diffusion.construct import (
     plain,
     unknown_key,
 )
+from guided_diffusion.hardware import Precision
 from guided_diffusion.legacy_keys import RETIRED, Translated, translate
 from guided_diffusion.levels import attention_downsamples, channel_mults
 from guided_diffusion.shadow.settings import RelightConfig
@@ -155,7 +156,7 @@ class Config:
     outputs: tuple[Literal["inpainted", "shadow_free"], ...] = ("inpainted", "shadow_free")
     seed: int = 0
     device: str = "auto"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "auto"
     paste_known: bool = True
     clip_denoised: bool = True
     generate: Index = 0  # number of pictures to make when there is no gt_path
@@ -278,7 +279,12 @@ def fingerprint(config: Config, extra: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of all that changes what a sampler makes: the Config less its places and amounts, and
     `extra` (which holds what the weights are, whatever their paths)."""
     mapping = to_mapping(config)
-    for key in (*_PLACES_AND_AMOUNTS, "relight", "per_pixel_time"):  # the last one tells of the weights
+    for key in (
+        *_PLACES_AND_AMOUNTS,
+        "relight",
+        "per_pixel_time",
+        "precision",
+    ):  # the last two: `extra` tells them
         del mapping[key]
     return digest([mapping, extra])
 

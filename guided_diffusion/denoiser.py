@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.losses import discretized_gaussian_log_likelihood, mean_flat, nats_to_bits, normal_kl
 
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 @dataclass(frozen=True)
 class Prediction:
@@ -56,7 +54,8 @@ class Denoiser:
     predict_xstart: the network gives x0, else eps. learn_sigma: it gives 2C channels, the second half being
     v.
     sigma_small: fixed variance is the posterior's, else beta (only without learn_sigma).
-    clip: clip x0 to [-1, 1]. precision: fp32 | bf16 | fp16 (autocast). labels: (B,) classes or None.
+    clip: clip x0 to [-1, 1]. autocast: the type to which torch narrows the arithmetic, or None.
+    labels: (B,) classes or None.
     """
 
     network: nn.Module
@@ -66,7 +65,7 @@ class Denoiser:
     learn_sigma: bool = True
     sigma_small: bool = False
     clip: bool = True
-    precision: str = "fp32"
+    autocast: torch.dtype | None = None
     labels: Tensor | None = None
 
     @torch.no_grad()
@@ -84,11 +83,10 @@ class Denoiser:
         return replace(p, x0=x0, eps=torch.where(known > 0, self.process.eps_from_x0(x, t, x), p.eps))
 
     def _network(self, x: Tensor, times: Tensor) -> tuple[Tensor, Tensor | None]:
-        dtype = AUTOCAST[self.precision]
         label = () if self.labels is None else (self.labels,)
-        with nullcontext() if dtype is None else torch.autocast(x.device.type, dtype=dtype):
+        with nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast):
             out = self.network(x, times, *label)
-        out = out.float()
+        out = out.float().contiguous()
         return out.chunk(2, dim=1) if self.learn_sigma else (out, None)
 
     def _read(self, x: Tensor, t: int | Tensor, out: Tensor, v: Tensor | None) -> Prediction:

@@ -69,14 +69,6 @@ def find_device(name: str = "auto") -> torch.device:
     return device
 
 
-def has_bf16(device: torch.device) -> bool:
-    """True where bfloat16 matrix work is native, so that autocast to it pays."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
 def average(tensors: Iterable[torch.Tensor]) -> None:
     """Replace each tensor by its mean over the ranks, in place."""
     if dist.is_initialized():

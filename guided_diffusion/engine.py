@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 import numpy as np
 from PIL import Image
 
-from guided_diffusion import assembly, checkpoints, distributed, jobs
+from guided_diffusion import assembly, checkpoints, distributed, hardware, jobs
 from guided_diffusion import config as configuration
 from guided_diffusion.config import Config
 from guided_diffusion.construct import ConfigError, construct
@@ -59,9 +59,8 @@ class Engine:
             self._check_class()
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        self.precision = config.precision
-        if config.precision == "fp16" and self.device.type == "cpu":
-            self.precision = "fp32"  # the CPU has no fast half precision; the weights are the same
+        self.precision = hardware.choose_precision(config.precision, self.device)
+        hardware.round_products(self.precision)
         self.networks = Networks(config, self.process, self.times, self.device, self.precision)
         shared = self.process, self.networks.denoiser, self.device, config.seed
         self.painter = Painter(self.sampler, *shared, config.data.batch_size, config.paste_known)

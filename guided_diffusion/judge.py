@@ -24,6 +24,7 @@ from guided_diffusion.datasets import DatasetError
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.files import write_bytes
 from guided_diffusion.fills import membrane_fill, nearest_fill
+from guided_diffusion.hardware import keep_memory
 from guided_diffusion.images import PictureError, write_picture
 from guided_diffusion.masks import MASK_KINDS
 from guided_diffusion.places import Place, cut_places, draw_places
@@ -184,6 +185,7 @@ def _block(options: argparse.Namespace, kind: str, engines: Mapping[str, Engine 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; exit code 2 if the settings, the weights or a picture are wrong."""
     options = parse(arguments)
+    keep_memory()
     try:
         print(judge(options))
     except (ConfigError, CheckpointError, DatasetError, PictureError) as error:

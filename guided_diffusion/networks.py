@@ -24,7 +24,7 @@ class Networks:
     """The network of `config` and, with guidance, its classifier.
 
     process, times: the respaced process, and for each of its indices the time the networks were trained with;
-    precision: fp32, bf16 or fp16, as the device takes it. Loading raises CheckpointError.
+    precision: fp32, tf32, bf16 or fp16, as the device takes it. Loading raises CheckpointError.
     """
 
     config: Config
@@ -62,15 +62,15 @@ class Networks:
     @cached_property
     def network(self) -> nn.Module:
         empty, _ = self.empty()
-        return self._load(empty, self.config.model_path)
+        return assembly.place(self._load(empty, self.config.model_path), self.device, self.precision)
 
     @cached_property
     def classifier(self) -> nn.Module | None:
         _, empty = self.empty()
-        return None if empty is None else self._load(empty, str(self.classifier_path))
+        return None if empty is None else self._load(empty, str(self.classifier_path)).to(self.device)
 
     def _load(self, empty: nn.Module, path: str) -> nn.Module:
-        return checkpoints.load(empty, path, self.config.model.image_size).to(self.device)
+        return checkpoints.load(empty, path, self.config.model.image_size)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -93,7 +93,6 @@ class Networks:
             learn_sigma=model.learn_sigma,
             sigma_small=process.sigma_small,
             clip=self.config.clip_denoised,
-            precision=self.precision,
             labels=labels if model.class_cond else None,
         )
         if classifier is None or labels is None:

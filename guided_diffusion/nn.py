@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Layer = TypeVar("Layer", bound=nn.Module)
 Embedding: TypeAlias = "Tensor | dict[int, Tensor]"
 """What residual blocks are told of the time: (B, E); or, where it differs from place to place, for each
 height h that features have a (B, h, w, E), after the blocks' SiLU, which is taken once for all of them."""
@@ -19,6 +20,8 @@ class GroupNorm32(nn.GroupNorm):
     """Group normalisation computed in float32 whatever the input's precision; returns the input's dtype."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.weight.dtype == x.dtype and not torch.is_grad_enabled():
+            return super().forward(x)  # torch's kernels add up in float32; going back they are slow in half
         weight = None if self.weight is None else self.weight.float()
         bias = None if self.bias is None else self.bias.float()
         return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
@@ -29,7 +32,7 @@ def normalization(channels: int) -> GroupNorm32:
     return GroupNorm32(32, channels)
 
 
-def zero_module(module: nn.Module) -> nn.Module:
+def zero_module(module: Layer) -> Layer:
     """Set every parameter to zero, so that a residual branch starts as nothing; returns the module."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from guided_diffusion import windows
+from guided_diffusion import hardware, windows
 from guided_diffusion.codec import PixelCodec
 from guided_diffusion.denoiser import Denoise
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
@@ -40,6 +40,7 @@ class Painter:
     seed: int
     batch_size: int
     paste_known: bool
+    room: dict[tuple[int, ...], int] = field(default_factory=dict)  # shape -> pictures that memory held
 
     @cached_property
     def evaluations(self) -> int:
@@ -59,24 +60,41 @@ class Painter:
             else:
                 waiting[item.seen.shape].append(item)
                 longest = max(waiting, key=lambda shape: len(waiting[shape]))
-                if len(waiting[longest]) == size or sum(map(len, waiting.values())) == MOST_WAITING * size:
+                full = len(waiting[longest]) >= self.room.get(longest, size)
+                if full or sum(map(len, waiting.values())) == MOST_WAITING * size:
                     yield from self._batch(waiting.pop(longest))
         for batch in waiting.values():
             yield from self._batch(batch)
 
     def _batch(self, batch: list[Job]) -> Iterator[Result | Progress]:
-        """Sample a batch of equally shaped jobs."""
+        """Sample equally shaped jobs: as many at once as memory holds, found by halving.
+
+        A picture's draws are its own, so that it comes out the same.
+        """
+        shape = batch[0].seen.shape
+        while batch:
+            some = batch[: self.room.get(shape, len(batch))]
+            try:
+                yield from self._sampled(some)
+            except RuntimeError as error:
+                if not hardware.is_out_of_memory(error):
+                    raise
+            else:
+                batch = batch[len(some) :]
+                continue
+            torch.cuda.empty_cache()  # here, where no traceback holds the failed attempt any longer
+            self.room[shape] = -(-len(some) // 2)
+            if len(some) == 1:
+                why = f"out of memory on {self.device}: the model sees {shape[1]}x{shape[0]} pixels; "
+                yield replace(batch.pop(0).unfilled, error=f"{why}shrink the picture")
+
+    def _sampled(self, batch: list[Job]) -> Iterator[Result | Progress]:
         begin = time.monotonic()
         names = tuple(job.name for job in batch)
         x = torch.zeros(0)
-        try:
-            for i, step in enumerate(walk(self.sampler, self.problem(batch)), start=1):
-                x = step.x
-                yield Progress(names, i, self.evaluations)
-        except torch.OutOfMemoryError:
-            why = f"out of memory on {self.device} with {len(batch)} pictures at once; lower data.batch_size"
-            yield from (replace(job.unfilled, error=why) for job in batch)
-            return
+        for i, step in enumerate(walk(self.sampler, self.problem(batch)), start=1):
+            x = step.x
+            yield Progress(names, i, self.evaluations)
         seconds = (time.monotonic() - begin) / len(batch)
         for job, picture in zip(batch, x, strict=True):
             yield self._result(job, picture, seconds)

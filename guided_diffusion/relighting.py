@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from guided_diffusion import hardware
 from guided_diffusion.denoiser import Denoise, Prediction
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.images import PictureError, eight_bits
@@ -86,7 +87,9 @@ class Relighter:
             with threads(1):
                 again = find if self.settings.look_twice else None
                 relit = relight(picture, shaded.shadow, self.settings, prior, again)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not hardware.is_out_of_memory(error):
+                raise
             raise PictureError(
                 f"out of memory on {self.device} with a picture of {picture.shape[1]}x{picture.shape[0]}; "
                 "shrink it, or set relight.prior: none and relight.refine: false"

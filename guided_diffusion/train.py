@@ -34,6 +34,7 @@ from guided_diffusion.construct import ConfigError
 from guided_diffusion.datasets import DatasetError
 from guided_diffusion.denoiser import Denoiser
 from guided_diffusion.files import write_bytes
+from guided_diffusion.hardware import keep_memory
 from guided_diffusion.images import PictureError, contact_sheet, write_picture
 from guided_diffusion.operators import Nothing
 from guided_diffusion.samplers.base import Noise, Problem, walk
@@ -160,7 +161,7 @@ def sample_grid(trainer: Trainer, rows: int = 4) -> np.ndarray:
         times.to(device),
         predict_xstart=config.process.predict_xstart,
         learn_sigma=config.model.learn_sigma,
-        precision=trainer.precision,
+        autocast=trainer.autocast,
     )
     size = config.model.image_size
     generators = [torch.Generator(device).manual_seed(i) for i in range(rows * rows)]
@@ -233,6 +234,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
+    keep_memory()
     stop = Stop(options.minutes)
     try:
         config = load_train(options.conf_path, options.set)

@@ -128,17 +128,22 @@ class ResBlock(nn.Module):
 
 
 def _attend(qkv: Tensor, heads: int, new_order: bool) -> Tensor:
-    """Multi-head self-attention over positions. qkv (B, 3C, T) -> (B, C, T).
+    """Multi-head self-attention over positions. qkv (B, T, 3C) -> (B, T, C).
 
     Old order: channels are (head, q/k/v, width); new order: (q/k/v, head, width).
     """
-    b, width, length = qkv.shape
+    b, length, width = qkv.shape
     if new_order:
-        q, k, v = qkv.reshape(b, 3, heads, width // (3 * heads), length).transpose(-1, -2).unbind(1)
+        parts = qkv.view(b, length, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4)
     else:
-        q, k, v = qkv.reshape(b, heads, 3, width // (3 * heads), length).transpose(-1, -2).unbind(2)
-    out = F.scaled_dot_product_attention(q, k, v)  # (B, heads, T, C / heads)
-    return out.transpose(-1, -2).reshape(b, width // 3, length)
+        parts = qkv.view(b, length, heads, 3, width // (3 * heads)).permute(3, 0, 2, 1, 4)
+    out = F.scaled_dot_product_attention(*parts)  # (B, heads, T, C / heads)
+    return out.transpose(1, 2).reshape(b, length, width // 3)
+
+
+def _pointwise(layer: nn.Conv1d, tokens: Tensor) -> Tensor:
+    """A 1x1 convolution of tokens (B, T, C) as the matrix product it is; (B, T, out)."""
+    return F.linear(tokens, layer.weight.squeeze(-1), layer.bias)
 
 
 class AttentionBlock(nn.Module):
@@ -158,9 +163,9 @@ class AttentionBlock(nn.Module):
         return self._forward(x)
 
     def _forward(self, x: Tensor) -> Tensor:
-        flat = x.flatten(2)  # (B, C, HW)
-        h = self.proj_out(_attend(self.qkv(self.norm(flat)), self.heads, self.new_order))
-        return (flat + h).view_as(x)
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C): without a copy from channels_last
+        h = _attend(_pointwise(self.qkv, tokens), self.heads, self.new_order)  # (B, HW, C)
+        return x + _pointwise(self.proj_out, h).transpose(1, 2).view_as(x)
 
 
 def _time_embed(spec: Encoder) -> nn.Sequential:
@@ -239,14 +244,27 @@ class UNetModel(nn.Module):
         """Height and width must be multiples of this."""
         return 2 ** (len(self.spec.channel_mult) - 1)
 
-    def _embed(self, t: Tensor, y: Tensor | None, dtype: torch.dtype) -> Tensor:
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the body's weights and features."""
+        return next(self.input_blocks.parameters()).dtype
+
+    def narrow(self, dtype: torch.dtype) -> UNetModel:
+        """Put the body's weights into bfloat16 or float16, tensor by tensor, and return the network. The
+        embedding of the time and the last layer stay as they are, as in the published half-precision nets."""
+        for part in (self.input_blocks, self.middle_block, self.output_blocks):
+            part.to(dtype)
+        return self
+
+    def _embed(self, t: Tensor, y: Tensor | None) -> Tensor:
         """t (B, ...) -> (B, ..., E), the label's embedding included."""
-        emb = self.time_embed(timestep_embedding(t, self.spec.model_channels).to(dtype))
-        if self.num_classes is None:
-            return emb
-        if y is None:
-            raise ValueError("this network is class-conditional: give the labels y")
-        return emb + self.label_emb(y).view(len(y), *[1] * (t.ndim - 1), -1)
+        embedding = timestep_embedding(t, self.spec.model_channels)
+        emb = self.time_embed(embedding.to(next(self.time_embed.parameters()).dtype))
+        if self.num_classes is not None:
+            if y is None:
+                raise ValueError("this network is class-conditional: give the labels y")
+            emb = emb + self.label_emb(y).view(len(y), *[1] * (t.ndim - 1), -1)
+        return emb.to(self.dtype)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, C_in, H, W), t training timesteps (may be fractional), y (B,) labels or None
@@ -255,10 +273,10 @@ class UNetModel(nn.Module):
         t: (B,), or one per pixel, (B, 1, H, W), as in TD-Paint (arXiv 2410.09306).
         """
         if t.ndim == 1:
-            emb: Embedding = self._embed(t, y, x.dtype)
+            emb: Embedding = self._embed(t, y)
         else:
-            emb = embed_places(lambda t: self._embed(t, y, x.dtype), t, len(self.spec.channel_mult))
-        skips = []
+            emb = embed_places(lambda t: self._embed(t, y), t, len(self.spec.channel_mult))
+        x, skips = x.to(self.dtype), []
         for block in self.input_blocks:
             x = block(x, emb)
             skips.append(x)
@@ -281,8 +299,8 @@ class AttentionPool2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(2)  # (B, C, S*S)
         x = torch.cat([x.mean(dim=-1, keepdim=True), x], dim=-1) + self.positional_embedding.to(x.dtype)
-        x = self.c_proj(_attend(self.qkv_proj(x), self.heads, new_order=True))
-        return x[:, :, 0]
+        tokens = _attend(_pointwise(self.qkv_proj, x.transpose(1, 2)), self.heads, new_order=True)
+        return _pointwise(self.c_proj, tokens[:, :1])[:, 0]
 
 
 class EncoderUNetModel(nn.Module):

@@ -78,7 +78,7 @@ def test_a_repaint_yaml_loads_unchanged(write):
     assert config.folders == from_mapping({**MINIMAL, "name": "test_c256_thin"}).folders
     assert config.paths.srs == "./log/test_c256_thin/inpainted"
     assert config.model_path == "/cluster/ema.pt"
-    assert config.precision == "fp32"
+    assert config.precision == "auto"
     assert "rule" not in config.options
     times = construct(JumpSchedule, config.options["schedule_jump_params"]).times(config.process.num_steps)
     assert count_evaluations(times) == (2410, 2160)
@@ -258,7 +258,7 @@ configs = st.builds(
     method=st.sampled_from(["repaint", "ddpm", "ddim", "ddnm", "intermediate", "ilvr"]),
     seed=st.integers(),
     device=st.sampled_from(["auto", "cpu", "cuda", "cuda:3"]),
-    precision=st.sampled_from(["fp32", "bf16", "fp16"]),
+    precision=st.sampled_from(["auto", "fp32", "tf32", "bf16", "fp16"]),
     paste_known=st.booleans(),
     generate=st.integers(0),
     cond_y=st.none() | st.integers(0),
@@ -299,7 +299,6 @@ PICTURE_CHANGES = [
     {"seed": 1},
     {"clip_denoised": False},
     {"method": "ddnm"},
-    {"precision": "bf16"},
     {"paste_known": False},
     {"cond_y": 3},
     {"model": ModelConfig(image_size=64)},
@@ -309,7 +308,7 @@ PICTURE_CHANGES = [
 ]
 OTHER_CHANGES = {
     **{"name": "y", "model_path": "other.pt", "device": "cpu", "show_progress": False, "generate": 4},
-    **{"retired": ("num_samples",), "model": ModelConfig(per_pixel_time=True)},
+    **{"precision": "bf16", "retired": ("num_samples",), "model": ModelConfig(per_pixel_time=True)},
     **{"data": DataConfig("a", "b", 4, 10, 2), "paths": PathsConfig("a")},
 }
 

@@ -214,12 +214,13 @@ class Cast(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+    ("autocast", "dtype"),
+    [(None, torch.float32), (torch.bfloat16, torch.bfloat16), (torch.float16, torch.float16)],
 )
-def test_low_precision_stays_inside_the_network(precision: str, dtype: torch.dtype) -> None:
+def test_low_precision_stays_inside_the_network(autocast: torch.dtype | None, dtype: torch.dtype) -> None:
     network = Cast()
     exact = Denoiser(network, PROCESS, TIMES)(draw(0), 10)
-    p = Denoiser(network, PROCESS, TIMES, precision=precision)(draw(0), 10)
+    p = Denoiser(network, PROCESS, TIMES, autocast=autocast)(draw(0), 10)
     assert network.answered == [torch.float32, dtype]
     assert {x.dtype for x in (p.x0, p.eps, p.log_variance)} == {torch.float32}
     assert torch.allclose(p.x0, exact.x0, atol=0.02)

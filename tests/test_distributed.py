@@ -86,14 +86,3 @@ def test_each_rank_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_device("cuda") == find_device() == torch.device("cuda:3")
     assert find_device("cuda:1") == torch.device("cuda:1")
     assert find_device("cpu") == CPU
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "native"),
-    [({}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_f": True}, False)],
-)
-def test_bf16_on_the_cpu_needs_its_instructions(
-    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], native: bool
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert distributed.has_bf16(CPU) is native

@@ -37,7 +37,7 @@ class DetectorTrainer(Trainer):
         pictures, shadows = examples(x0, generator)
 
         def losses(piece: slice) -> tuple[Tensor, Tensor, Tensor]:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast is not None):
                 logits = model(pictures[piece])
             entropy, dice = detection_loss(logits.float(), shadows[piece])
             return entropy + dice, entropy, dice

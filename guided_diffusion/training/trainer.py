@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from guided_diffusion import distributed
+from guided_diffusion import distributed, hardware
 from guided_diffusion.assembly import build_network, build_process
 from guided_diffusion.checkpoints import CheckpointError, State, infer_config, load
 from guided_diffusion.construct import ConfigError
@@ -73,7 +73,7 @@ class Trainer:
         self.step, self.counted = 0, 0
         self.slices: list[Row] = []
         self.totals = torch.zeros(4, device=device)
-        self.precision = "bf16" if config.bf16 and distributed.has_bf16(device) else "fp32"
+        self.precision = "bf16" if config.bf16 and hardware.has_bf16(device) else "fp32"
         self._begin = time.monotonic()
 
     def build(self) -> nn.Module:
@@ -91,6 +91,11 @@ class Trainer:
         """Floating-point operations of a step of this rank: its batch forward and backward."""
         with torch.device("meta"):
             return count_flops(self.build(), self.example())
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """The type to which torch narrows the arithmetic."""
+        return torch.bfloat16 if self.precision == "bf16" else None
 
     # where it stands
 
@@ -276,7 +281,7 @@ class Trainer:
             learn_sigma=self.config.model.learn_sigma,
             sigma_small=process.sigma_small,
             clip=False,
-            precision=self.precision,
+            autocast=self.autocast,
         )
 
     @torch.no_grad()

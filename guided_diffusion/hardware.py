@@ -1,0 +1,75 @@
+"""What the processor is good at, and how the process is set up for it: arithmetic and memory."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Literal, TypeAlias
+
+import torch
+
+Precision: TypeAlias = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+"""Of the network's arithmetic: tf32 rounds the factors of float32 products on an NVIDIA GPU; auto is what
+`choose_precision` chooses."""
+
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's <malloc.h>
+_MADV_HUGEPAGE = 14  # of Linux's <sys/mman.h>
+_HUGE = 1 << 21  # bytes of a huge page
+_HEAP = 1 << 33  # bytes of the heap that are to be huge pages
+
+
+def has_bf16(device: torch.device) -> bool:
+    """True where bfloat16 matrix work is native, so that autocast to it pays."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def choose_precision(wanted: Precision, device: torch.device) -> str:
+    """fp32, tf32, bf16 or fp16: what is wanted, or what the device has that comes nearest.
+
+    auto: bf16 where it is native, else fp16 on a GPU and fp32 on a CPU, which has no fast fp16 and
+    no tf32; the weights are the same.
+    """
+    if device.type == "cpu":
+        auto = "bf16" if has_bf16(device) else "fp32"
+        return {"auto": auto, "fp16": "fp32", "tf32": "fp32"}.get(wanted, wanted)
+    return ("bf16" if has_bf16(device) else "fp16") if wanted == "auto" else wanted
+
+
+def round_products(precision: str) -> None:
+    """Let NVIDIA GPUs take float32 products in TF32 if this is the precision, exactly if it is another.
+
+    torch's own defaults round those of convolutions and not those of matrices.
+    """
+    told = "tf32" if precision == "tf32" else "ieee"
+    torch.backends.cudnn.conv.fp32_precision = told  # type: ignore[attr-defined]  # not in torch's stubs
+    torch.backends.cuda.matmul.fp32_precision = told
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """True for what torch raises when a GPU or the system has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def keep_memory() -> bool:
+    """Let glibc's malloc keep what the process gives back, in huge pages where they are to be had.
+
+    A network's features are so large that malloc asks the system for them each time anew, page by page: up to
+    a quarter of its time on a CPU. Results do not change; memory stays at its peak. False without glibc.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        mallopt, malloc, free, madvise = libc.mallopt, libc.malloc, libc.free, libc.madvise
+    except (AttributeError, OSError):  # another C library
+        return False
+    kept = all([mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, -1)])
+    malloc.restype, malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    free.argtypes, madvise.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    if kept and (block := malloc(_HEAP)):  # addresses alone: pages come when they are written to
+        start = -(-block // _HUGE) * _HUGE
+        madvise(start, _HEAP - _HUGE, _MADV_HUGEPAGE)
+        free(block)
+    return kept

@@ -1,0 +1,89 @@
+"""hardware: the arithmetic of each device, and memory that stays with the process."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from guided_diffusion import hardware
+from guided_diffusion.hardware import choose_precision
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "native"),
+    [({}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_f": True}, False)],
+)
+def test_bf16_on_the_cpu_needs_its_instructions(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], native: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert hardware.has_bf16(CPU) is native
+
+
+@pytest.mark.parametrize(
+    ("device", "native", "wanted", "chosen"),
+    [
+        (CPU, True, "auto", "bf16"),
+        (CPU, False, "auto", "fp32"),
+        (CPU, False, "bf16", "bf16"),  # who asks for it gets it, slow as it may be
+        (CPU, True, "fp16", "fp32"),
+        (CPU, True, "tf32", "fp32"),
+        (CPU, True, "fp32", "fp32"),
+        (GPU, True, "auto", "bf16"),
+        (GPU, False, "auto", "fp16"),
+        (GPU, True, "tf32", "tf32"),
+        (GPU, True, "fp16", "fp16"),
+        (GPU, True, "fp32", "fp32"),
+    ],
+)
+def test_each_device_has_its_precision(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device, native: bool, wanted: str, chosen: str
+) -> None:
+    monkeypatch.setattr(hardware, "has_bf16", lambda _device: native)
+    assert choose_precision(wanted, device) == chosen  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("precision", "told"), [("tf32", "tf32"), ("fp32", "ieee"), ("bf16", "ieee")])
+def test_float32_is_exact_on_a_gpu_unless_tf32_is_asked_for(precision: str, told: str) -> None:
+    places = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    before = [place.fp32_precision for place in places]
+    try:
+        hardware.round_products(precision)
+        assert [place.fp32_precision for place in places] == [told, told]
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.fp32_precision = value
+
+
+PROGRAM = """
+import resource, sys
+import torch
+from guided_diffusion import hardware
+torch.set_num_threads(1)
+if sys.argv[1] == "keep":
+    assert hardware.keep_memory()
+generator = torch.Generator().manual_seed(0)
+x = torch.randn(1, 8, 512, 512, generator=generator)  # 8 MB: beyond what malloc keeps by itself
+for again in range(4):
+    if again == 2:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    y = ((x + 1).square() * 2 - x).relu().sum(1).exp()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, float(y.double().sum()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+def test_memory_is_kept_and_the_numbers_stay() -> None:
+    def run(word: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, word], capture_output=True, text=True, check=True
+        )
+        faults, total = done.stdout.split()
+        return int(faults), total
+
+    plain, kept = run("leave"), run("keep")
+    assert plain[1] == kept[1]
+    assert kept[0] < 100 < plain[0], "pages that the system had to bring anew"

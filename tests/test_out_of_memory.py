@@ -1,0 +1,76 @@
+"""Batches that memory does not hold are halved, and the pictures come out the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from guided_diffusion.engine import Engine, load_config
+from guided_diffusion.results import Result
+from guided_diffusion.unet import UNetModel
+from tests.conftest import EVALUATIONS, picture
+
+Project = Callable[..., Path]
+CPU_ERROR = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"
+
+
+class Memory:
+    """In place of the network's forward: fails for more pictures than `room`, remembers how many came."""
+
+    def __init__(self, room: int, error: RuntimeError) -> None:
+        self.room, self.error, self.seen = room, error, list[int]()
+        self.forward: Callable[..., Tensor] = UNetModel.forward
+
+    def __call__(self, network: UNetModel, x: Tensor, t: Tensor) -> Tensor:
+        self.seen.append(len(x))
+        if len(x) > self.room:
+            raise self.error
+        return self.forward(network, x, t)
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(UNetModel, "forward", lambda network, *args: self(network, *args))
+
+
+def fill(conf: Path, *overrides: str) -> dict[str, Result]:
+    return {result.name: result for result in Engine(load_config(conf, ["precision=fp32", *overrides]))()}
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(CPU_ERROR)])
+def test_a_batch_too_large_goes_on_in_halves(
+    project: Project, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    conf = project(count=7)
+    plain = fill(conf)
+    memory = Memory(2, error)
+    memory.install(monkeypatch)
+    halved = fill(conf, "data.batch_size=6")
+    # Six fail and three; then two at once to the end, also of those that came later.
+    assert memory.seen == [6, 3, *[2] * 3 * EVALUATIONS, *[1] * EVALUATIONS]
+    for name, result in plain.items():
+        assert result.filled is not None and (other := halved[name].filled) is not None
+        assert np.abs(result.filled.astype(int) - other).max() <= 1
+
+
+def test_one_picture_too_large_fails_alone(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Memory(0, torch.OutOfMemoryError("CUDA out of memory"))
+    memory.install(monkeypatch)
+    result = fill(project(count=1))["p0"]
+    assert result.filled is None
+    assert result.error == "out of memory on cpu: the model sees 16x16 pixels; shrink the picture"
+    assert result.gt is not None and np.array_equal(result.gt, picture(0))
+
+
+def test_other_errors_of_the_network_are_not_taken_for_it(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(0, RuntimeError("shapes do not fit"))
+    memory.install(monkeypatch)
+    events: Any = Engine(load_config(project(count=1)))()
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        list(events)
