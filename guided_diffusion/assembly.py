@@ -36,6 +36,7 @@ def build_network(model: ModelConfig) -> UNetModel:
         resblock_updown=model.resblock_updown,
         use_new_attention_order=model.use_new_attention_order,
         use_checkpoint=model.use_checkpoint,
+        norm_num_groups=model.norm_num_groups,
     )
     classes = NUM_CLASSES if model.class_cond else None
     return UNetModel(spec, 6 if model.learn_sigma else 3, classes, model.num_heads_upsample)

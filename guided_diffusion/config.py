@@ -54,6 +54,7 @@ class ModelConfig:
     resblock_updown: bool = True
     use_new_attention_order: bool = False
     learn_sigma: bool = True
+    norm_num_groups: Count = 32  # of channels that are normalised together
     per_pixel_time: bool = False
 
     def __post_init__(self) -> None:

@@ -16,7 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.losses import discretized_gaussian_log_likelihood, mean_flat, nats_to_bits, normal_kl
+from guided_diffusion.losses import (
+    coarse_error,
+    discretized_gaussian_log_likelihood,
+    mean_flat,
+    nats_to_bits,
+    normal_kl,
+)
 
 
 @dataclass(frozen=True)
@@ -101,10 +107,15 @@ class Denoiser:
         return Prediction(x0, eps, process.learned_log_variance(v, t))
 
     def loss(
-        self, x0: Tensor, t: Tensor, noise: Tensor, known: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Per-picture training losses (B,), (B,): mean squared error of eps (or x0), and the bound in
-        bits/dim.
+        self,
+        x0: Tensor,
+        t: Tensor,
+        noise: Tensor,
+        known: Tensor | None = None,
+        coarse: Sequence[int] = (),
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Per-picture training losses, each (B,): mean squared error of eps (or x0), the bound in bits/dim,
+        and the errors of coarser pictures, `coarse_error` by the factors `coarse`.
 
         x0 (B, C, H, W) in [-1, 1], t (B,) indices, noise like x0. The bound's gradient reaches only the
         variance (Nichol & Dhariwal section 3.1); it is zero for networks with a fixed variance.
@@ -115,10 +126,12 @@ class Denoiser:
             unknown = 1 - known
             x_t, times = torch.where(known > 0, x0, x_t), times[:, None, None, None] * unknown
         out, v = self._network(x_t, times)
-        simple = mean_flat(((x0 if self.predict_xstart else noise) - out) ** 2, unknown)
+        error = (x0 if self.predict_xstart else noise) - out
+        simple = mean_flat(error**2, unknown)
+        rough = coarse_error(error, coarse, unknown)
         if v is None:
-            return simple, torch.zeros_like(simple)
-        return simple, self._bound(x0, x_t, t, out.detach(), v, unknown)
+            return simple, torch.zeros_like(simple), rough
+        return simple, self._bound(x0, x_t, t, out.detach(), v, unknown), rough
 
     def _bound(
         self, x0: Tensor, x_t: Tensor, t: Tensor, out: Tensor, v: Tensor, unknown: Tensor | None

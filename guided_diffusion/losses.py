@@ -1,7 +1,8 @@
 """Likelihood terms of the variational bound, and weights of the simple loss over times.
 
 Papers: Ho et al. 2020 (section 3.3, discretised decoder), Nichol & Dhariwal 2021 (section 3.1), Hang et al.
-2023 (arXiv 2303.09556, min-SNR), Choi et al. 2022 (arXiv 2204.00227, P2).
+2023 (arXiv 2303.09556, min-SNR), Choi et al. 2022 (arXiv 2204.00227, P2), Hoogeboom et al. 2023 (arXiv
+2301.11093, section 3.4, errors of coarser pictures).
 Where we differ: the weights have mean 1.
 Likelihoods are in nats, elementwise, same shape as the inputs; log-variances are natural logarithms.
 """
@@ -9,9 +10,11 @@ Likelihoods are in nats, elementwise, same shape as the inputs; log-variances ar
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 LossWeighting: TypeAlias = Literal["none", "min_snr", "p2"]
@@ -45,6 +48,21 @@ def mean_flat(x: Tensor, where: Tensor | None = None) -> Tensor:
         return x.flatten(1).mean(1)
     where = where.expand_as(x)
     return torch.where(where > 0, x, 0).flatten(1).sum(1) / where.flatten(1).sum(1)
+
+
+def coarse_error(error: Tensor, factors: Sequence[int], where: Tensor | None = None) -> Tensor:
+    """Squared errors of coarser pictures (B,): the sum over `factors` f of f times the mean square of `error`
+    (B, C, H, W) averaged over f x f pixels ("simple diffusion", section 3.4).
+
+    Noise counts 1 / f there, an error of the mean colour f times. Outside `where` (as for `mean_flat`) errors
+    are 0, and what remains is divided by its share of the picture. The factors divide H and W.
+    """
+    total = error.new_zeros(len(error))
+    if where is not None:
+        error = error * where
+    for factor in factors:
+        total = total + factor * mean_flat(F.avg_pool2d(error, factor) ** 2)
+    return total if where is None else total / mean_flat(where)
 
 
 def time_weights(kind: LossWeighting, alpha_bar: Tensor) -> Tensor:

@@ -27,9 +27,13 @@ class GroupNorm32(nn.GroupNorm):
         return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
 
 
-def normalization(channels: int) -> GroupNorm32:
-    """The U-Net's normalisation: 32 groups."""
-    return GroupNorm32(32, channels)
+def normalization(channels: int, groups: int = 32) -> GroupNorm32:
+    """The U-Net's normalisation. Raises ValueError where the groups do not divide the channels."""
+    if channels % groups:
+        raise ValueError(
+            f"norm_num_groups {groups} does not divide {channels} channels; choose a divisor of all widths"
+        )
+    return GroupNorm32(groups, channels)
 
 
 def zero_module(module: Layer) -> Layer:

@@ -47,10 +47,14 @@ class Encoder:
     resblock_updown: bool = False
     use_new_attention_order: bool = False
     use_checkpoint: bool = False
+    norm_num_groups: int = 32
 
     @property
     def embedding_channels(self) -> int:
         return 4 * self.model_channels
+
+    def norm(self, channels: int) -> nn.Module:
+        return normalization(channels, self.norm_num_groups)
 
     def res(self, channels: int, out: int, resample: str = "") -> ResBlock:
         return ResBlock(channels, self.embedding_channels, out, self, resample)
@@ -90,13 +94,11 @@ class ResBlock(nn.Module):
         self.resample = resample
         self.use_scale_shift_norm = spec.use_scale_shift_norm
         self.use_checkpoint = spec.use_checkpoint
-        self.in_layers = nn.Sequential(
-            normalization(channels), nn.SiLU(), nn.Conv2d(channels, out, 3, padding=1)
-        )
+        self.in_layers = nn.Sequential(spec.norm(channels), nn.SiLU(), nn.Conv2d(channels, out, 3, padding=1))
         emb_out = 2 * out if spec.use_scale_shift_norm else out
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, emb_out))
         self.out_layers = nn.Sequential(
-            normalization(out),
+            spec.norm(out),
             nn.SiLU(),
             nn.Dropout(p=spec.dropout),
             zero_module(nn.Conv2d(out, out, 3, padding=1)),
@@ -153,7 +155,7 @@ class AttentionBlock(nn.Module):
         super().__init__()
         self.heads, self.new_order = heads, spec.use_new_attention_order
         self.use_checkpoint = spec.use_checkpoint
-        self.norm = normalization(channels)
+        self.norm = spec.norm(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zero_module(nn.Conv1d(channels, channels, 1))
 
@@ -220,7 +222,7 @@ class UNetModel(nn.Module):
         self.output_blocks = self._decoder(list(skips), factor, num_heads_upsample)
         first = int(spec.channel_mult[0] * spec.model_channels)
         self.out = nn.Sequential(
-            normalization(first), nn.SiLU(), zero_module(nn.Conv2d(first, out_channels, 3, padding=1))
+            spec.norm(first), nn.SiLU(), zero_module(nn.Conv2d(first, out_channels, 3, padding=1))
         )
 
     def _decoder(self, skips: list[int], factor: int, heads: int) -> nn.ModuleList:
@@ -319,14 +321,14 @@ class EncoderUNetModel(nn.Module):
         features = sum(skips) + channels
         heads: dict[str, Callable[[], Sequence[nn.Module]]] = {
             "adaptive": lambda: (
-                normalization(channels),
+                spec.norm(channels),
                 nn.SiLU(),
                 nn.AdaptiveAvgPool2d((1, 1)),
                 zero_module(nn.Conv2d(channels, out_channels, 1)),
                 nn.Flatten(),
             ),
             "attention": lambda: (
-                normalization(channels),
+                spec.norm(channels),
                 nn.SiLU(),
                 AttentionPool2d(image_size // factor, channels, spec.num_head_channels, out_channels),
             ),

@@ -157,7 +157,7 @@ def test_the_losses_are_their_definitions() -> None:
     """By hand: mean squared error of eps; KL of the two reverse Gaussians, or the decoder's cost at t = 0."""
     network, t = Halves(), torch.tensor([0, 17])
     x0, noise = draw(0).clamp(-1, 1), draw(1)
-    simple, bound = Denoiser(network, PROCESS, TIMES, clip=False).loss(x0, t, noise)
+    simple, bound, _ = Denoiser(network, PROCESS, TIMES, clip=False).loss(x0, t, noise)
     for i, step in enumerate(t.tolist()):
         a, b = PROCESS.alphas_cumprod[step], PROCESS.betas[step]
         x_t = a**0.5 * x0[i] + (1 - a) ** 0.5 * noise[i]
@@ -186,7 +186,7 @@ def test_the_perfect_network_costs_nothing() -> None:
     x0, noise, t = draw(0), draw(1), torch.tensor([4, 40])
     posterior = -torch.ones_like(x0)  # v = -1: the posterior's variance
     denoiser = Denoiser(Recorder(torch.cat([noise, posterior], dim=1)), PROCESS, TIMES, clip=False)
-    simple, bound = denoiser.loss(x0, t, noise)
+    simple, bound, _ = denoiser.loss(x0, t, noise)
     assert torch.equal(simple, torch.zeros(2))
     assert bound.abs().max() < 1e-4
 
@@ -194,7 +194,7 @@ def test_the_perfect_network_costs_nothing() -> None:
 def test_a_network_of_x0_without_variance_is_trained_on_x0() -> None:
     x0, t = draw(0), torch.tensor([4, 40])
     denoiser = Denoiser(Recorder(x0 + 0.5), PROCESS, TIMES, predict_xstart=True, learn_sigma=False)
-    simple, bound = denoiser.loss(x0, t, draw(1))
+    simple, bound, _ = denoiser.loss(x0, t, draw(1))
     assert torch.allclose(simple, torch.full((2,), 0.25), atol=1e-6)
     assert torch.equal(bound, torch.zeros(2))
 
@@ -295,7 +295,9 @@ def test_the_loss_is_the_mean_over_unknown_pixels_alone() -> None:
     known = KNOWN.bool().expand_as(x0)
 
     def losses(x0: Tensor, noise: Tensor, out: Tensor) -> Tensor:
-        return torch.stack(Denoiser(Recorder(out), PROCESS, TIMES, clip=False).loss(x0, t, noise, KNOWN))
+        return torch.stack(
+            Denoiser(Recorder(out), PROCESS, TIMES, clip=False).loss(x0, t, noise, KNOWN, (2,))
+        )
 
     out, other = draw(2, 6), torch.where(known, draw(3), noise)
     once = losses(x0, noise, out)

@@ -10,6 +10,7 @@ from torch.distributions import Normal, kl_divergence
 
 from guided_diffusion.losses import (
     LossWeighting,
+    coarse_error,
     discretized_gaussian_log_likelihood,
     mean_flat,
     nats_to_bits,
@@ -97,3 +98,31 @@ def test_weights_over_times_follow_their_papers() -> None:
         assert found.tolist() == pytest.approx([w / mean for w in wanted], rel=1e-12), kind
         assert found.mean().item() == pytest.approx(1)
     assert time_weights("none", ALPHA_BAR).eq(1).all(), "to the bit"
+
+
+# errors of coarser pictures
+
+
+def test_a_constant_error_counts_once_per_factor_and_white_noise_its_share() -> None:
+    flat = torch.full((2, 3, 16, 16), 0.5)
+    assert torch.allclose(coarse_error(flat, (2, 8)), torch.full((2,), 0.25 * (2 + 8)))
+    noise = torch.randn(64, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert coarse_error(noise, (8,)).mean().item() == pytest.approx(1 / 8, rel=0.02)
+    assert torch.equal(coarse_error(noise, ()), torch.zeros(64))
+
+
+def test_a_change_that_squares_even_out_does_not_count() -> None:
+    stripes = torch.ones(1, 1, 8, 8)
+    stripes[..., 1::2] = -1
+    assert coarse_error(stripes, (2, 4)).item() == 0
+    assert coarse_error(stripes, (1,)).item() == 1
+
+
+def test_coarse_errors_are_of_the_unknown_pixels_alone() -> None:
+    """By hand: a quarter of the picture is unknown, in whole squares; elsewhere the error may be anything."""
+    where = torch.zeros(1, 1, 8, 8)
+    where[..., :4, :4] = 1
+    error = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    own = 4 * error[..., :4, :4].mean((2, 3)).square().mean()
+    assert coarse_error(error, (4,), where).item() == pytest.approx(own.item(), rel=1e-5)
+    assert coarse_error(error + 9 * (1 - where), (4,), where).item() == pytest.approx(own.item(), rel=1e-5)

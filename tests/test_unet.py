@@ -167,6 +167,26 @@ def test_an_untrained_network_answers_zero() -> None:
     assert torch.equal(out, torch.zeros(2, 6, 16, 16))
 
 
+def test_groups_that_do_not_divide_name_the_number() -> None:
+    with pytest.raises(ValueError, match="norm_num_groups 24 does not divide 32 channels"):
+        build_network(replace(stored.TINY, norm_num_groups=24))
+
+
+def test_a_network_of_one_channel_per_group_cannot_tell_the_mean_of_its_input() -> None:
+    """What norm_num_groups is for: each channel of the last layer loses its mean over the picture."""
+
+    def telling(groups: int) -> float:
+        torch.manual_seed(0)
+        network = build_network(replace(stored.TINY, norm_num_groups=groups)).eval()
+        with torch.no_grad():
+            network.out[2].weight.normal_(std=0.1)  # it is born as zero
+            x = torch.randn(1, 3, 16, 16)
+            told = [network(x + shift, torch.zeros(1)).mean(dim=(2, 3)) for shift in (0.0, 3.0)]
+        return float((told[1] - told[0]).abs().max())
+
+    assert telling(32) < 0.2 * telling(8)
+
+
 def test_head_width_that_does_not_divide_names_the_number() -> None:
     with pytest.raises(ValueError, match="num_head_channels 48 does not divide 64 channels"):
         build_network(replace(stored.TINY, num_head_channels=48))

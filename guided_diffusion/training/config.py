@@ -36,7 +36,8 @@ class TrainConfig:
     state, weights, losses and samples; default runs/<name>. start_from: weights to begin with; else they are
     drawn. microbatch: pictures per backward pass, 0 = batch_size (the batch of one rank).
     lr_anneal_steps: the step at which the learning rate, falling linearly, is zero; 0 = it stays.
-    loss_weighting: of the simple loss over times, see losses.time_weights. sample_interval: steps between
+    loss_weighting: of the simple loss over times, see losses.time_weights. loss_factors: the loss also counts
+    errors of means over squares of so many pixels, see losses.coarse_error. sample_interval: steps between
     grids of samples, 0 = one with every save. compact_state: the saved state holds the optimiser's moments in
     bfloat16 and the average in half precision, 10 bytes a weight rather than 16.
     bf16: autocast to bfloat16 where the device has it.
@@ -63,6 +64,7 @@ class TrainConfig:
     ema_rate: NonNegative = 0.9999
     schedule_sampler: Literal["uniform", "loss-aware"] = "uniform"
     loss_weighting: LossWeighting = "none"
+    loss_factors: CommaList = ""
     bf16: bool = True
     log_interval: Count = 50
     save_interval: Count = 1000
@@ -116,11 +118,25 @@ class TrainConfig:
             )
         if not all(part.strip().isdecimal() and int(part) for part in self.scales.split(",")):
             raise ConfigError(f"scales {self.scales!r} is not a list of whole numbers such as '1,2,4'")
+        if not all(part.strip().isdecimal() and int(part) for part in self.loss_factors.split(",") if part):
+            raise ConfigError(
+                f"loss_factors {self.loss_factors!r} is not a list of whole numbers such as '8,64'"
+            )
+        side = self.model.image_size
+        if odd := [factor for factor in self.coarse if side % factor]:
+            raise ConfigError(
+                f"loss_factors {self.loss_factors!r}: {odd[0]} does not divide image_size {side}"
+            )
         if self.data_dir != "scenes" and self.scales != "1":
             raise ConfigError(
                 f"scales {self.scales!r}: only procedural pictures come in scales; use random_crop for "
                 f"the folder {self.data_dir}"
             )
+
+    @property
+    def coarse(self) -> tuple[int, ...]:
+        """`loss_factors` as numbers: sides of squares in pixels."""
+        return tuple(int(part) for part in self.loss_factors.split(",") if part)
 
     @property
     def factors(self) -> tuple[int, ...]:
@@ -140,7 +156,7 @@ _HOME = {
 
 # Task -> what only scenes know, and what the sides of a picture must be multiples of.
 _TRUTHS = {"detect": ("mattes", detector.MULTIPLE), "classify": ("materials", scene_classifier.CELL)}
-_PRIOR_ONLY = {"scales", "random_crop", "random_flip", "schedule_sampler", "loss_weighting"}
+_PRIOR_ONLY = {"scales", "random_crop", "random_flip", "schedule_sampler", "loss_weighting", "loss_factors"}
 _OTHERS = {key for key, group in _HOME.items() if not group} - _PRIOR_ONLY | {"image_size"}
 
 

@@ -77,8 +77,11 @@ class Trainer:
         self._begin = time.monotonic()
 
     def build(self) -> nn.Module:
-        """The network, freshly initialised."""
-        return build_network(self.config.model)
+        """The network, freshly initialised. Raises ConfigError for settings that describe none."""
+        try:
+            return build_network(self.config.model)
+        except ValueError as error:
+            raise ConfigError(f"these settings describe no network: {error}") from None
 
     def example(self) -> tuple[Tensor, ...]:
         """What the network sees of a batch: shapes alone, on torch's default device."""
@@ -237,14 +240,14 @@ class Trainer:
     ) -> Tensor:
         """Add to the gradients those of the mean weighted loss, `microbatch` pictures at a time.
 
-        Returns the losses (B,) without `weights`. The arguments are those of Denoiser.loss; only its simple
-        part is weighted over times, in what is minimised and not in what is reported of it.
+        Returns the losses (B,) without `weights`. The arguments are those of Denoiser.loss; all but its bound
+        are weighted over times, in what is minimised and not in what is reported of it.
         """
 
         def losses(piece: slice) -> tuple[Tensor, Tensor, Tensor]:
-            clean = None if known is None else known[piece]
-            simple, bound = self.denoiser(model).loss(x0[piece], t[piece], noise[piece], clean)
-            return self.time_weights[t[piece]] * simple + self._bound_scale * bound, simple, bound
+            clean, times, coarse = None if known is None else known[piece], t[piece], self.config.coarse
+            simple, bound, rough = self.denoiser(model).loss(x0[piece], times, noise[piece], clean, coarse)
+            return self.time_weights[times] * (simple + rough) + self._bound_scale * bound, simple, bound
 
         return self.backward(model, weights, losses)
 
