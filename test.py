@@ -11,22 +11,25 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from guided_diffusion import __version__
+from guided_diffusion import __version__, distributed
 from guided_diffusion.assembly import build_network, flops_per_evaluation, matrix_rate, place
+from guided_diffusion.board import Board
 from guided_diffusion.checkpoints import CheckpointError, remedy
 from guided_diffusion.config import to_mapping
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.datasets import DatasetError, Pair
 from guided_diffusion.engine import Engine, load_config
-from guided_diffusion.hardware import keep_memory
+from guided_diffusion.hardware import keep_memory, share_cores
 from guided_diffusion.images import PictureError
 from guided_diffusion.log_folder import FILLED_COLUMNS, LIFTED_COLUMNS, LogFolder
 from guided_diffusion.results import Progress, Result, describe_run, printable
@@ -164,24 +167,46 @@ def duration(seconds: float) -> str:
 
 
 def run(engine: Engine, pairs: list[Pair], folder: LogFolder, display: Display) -> int:
-    """Sample what is not finished, save each picture as it comes; returns the number that failed."""
-    failed = kept = 0
-    for event in engine.stream(pairs, folder.has):
+    """Sample what is not finished, save each picture as it comes; returns the number that failed.
+
+    The ranks of a run share the pictures; each saves its own, the first one tells of all.
+    """
+    board, leads = Board(len(pairs)), distributed.is_leader()
+    told: Counter[str] = Counter()
+
+    def hear(reports: Iterable[dict[str, Any]]) -> None:
+        for report in reports:
+            folder.accept(report["name"], report["picture"], report["shown"])
+            log.log(report["level"] or display.level, report["line"])
+            told.update(report["counts"])
+            display.picture()
+
+    for event in engine.stream((pairs[i] for i in board.take()), folder.has):
         if isinstance(event, Progress):
             display.step(event)
-            continue
-        try:
-            folder.save(event)
-        except OSError as error:
-            event = replace(event, error=unwritten(error))
-            folder.save(event)
-        tell(event, display.level)
-        failed += bool(event.error)
-        kept += event.reused
-        display.picture()
-    if kept:
-        log.info(f"{kept} of {len(pairs)} pictures were finished before with these settings and are kept")
-    return failed
+        else:
+            board.post(saved(event, folder))
+        if leads:
+            hear(board.news())
+    if leads:
+        hear(board.rest())
+    if told["kept"]:
+        log.info(
+            f"{told['kept']} of {len(pairs)} pictures were finished before with these settings and are kept"
+        )
+    return told["failed"]
+
+
+def saved(result: Result, folder: LogFolder) -> dict[str, Any]:
+    """What is to be told of a result, now that its pictures are written."""
+    try:
+        folder.save(result)
+    except OSError as error:
+        result = replace(result, error=unwritten(error))
+        folder.save(result)
+    level, line = told_of(result)
+    counts = {"failed": int(bool(result.error)), "kept": int(result.reused)}
+    return {"name": result.name, "level": level, "line": line, "counts": counts, **folder.report(result.name)}
 
 
 def unwritten(error: Exception) -> str:
@@ -193,16 +218,18 @@ def unwritten(error: Exception) -> str:
     return printable(str(error))
 
 
-def tell(result: Result, level: int) -> None:
+def told_of(result: Result) -> tuple[int, str]:
+    """Level and line for the log; level 0 is the display's own, of no interest where bars tell as much."""
     name = printable(result.name)
     if result.error:
-        log.error(f"{name} failed: {printable(result.error)}")
-    elif result.notes:
-        log.info(f"{name}: {result.notes}")
-    elif result.made:
-        each = [result.parts[output] for output in result.made]
-        took = duration(sum(part.seconds for part in each))
-        log.log(level, f"{name}: {sum(part.evaluations for part in each)} evaluations in {took}")
+        return logging.ERROR, f"{name} failed: {printable(result.error)}"
+    if result.notes:
+        return logging.INFO, f"{name}: {result.notes}"
+    if not result.made:
+        return logging.DEBUG, f"{name}: finished before"
+    each = [result.parts[output] for output in result.made]
+    took = duration(sum(part.seconds for part in each))
+    return 0, f"{name}: {sum(part.evaluations for part in each)} evaluations in {took}"
 
 
 def execute(options: argparse.Namespace, command: str, logs: ExitStack) -> int:
@@ -219,13 +246,17 @@ def execute(options: argparse.Namespace, command: str, logs: ExitStack) -> int:
     head = describe_run(engine.run_fingerprint, to_mapping(config), *where, command, __version__)
     engine.networks.empty()  # the last thing that can be wrong with the settings, before anything is written
     columns = LIFTED_COLUMNS if config.method == "relight" else FILLED_COLUMNS
-    folder = LogFolder(config.log_dir, vars(config.folders), head, columns, engine.truths())
-    attach(log_file(config.log_dir), logs, logging.DEBUG)
+    leads = distributed.is_leader()
+    folder = LogFolder(config.log_dir, vars(config.folders), head, columns, engine.truths(), leads)
+    if leads:
+        attach(log_file(config.log_dir), logs, logging.DEBUG)
     warn(engine)
-    display = Display(len(pairs), engine.evaluations, config.show_progress)
+    display = Display(len(pairs), engine.evaluations, config.show_progress and leads)
     logs.callback(display.close)
     failed = run(engine, pairs, folder, display)
     display.close()
+    if not leads:
+        return 0
     names = [pair.name for pair in pairs]
     overview = folder.finish(names)
     if config.save_npz and overview and (warning := folder.save_npz(names)):
@@ -245,8 +276,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = shlex.join(["python", "test.py", *(sys.argv[1:] if arguments is None else arguments)])
     log.setLevel(logging.DEBUG)
     keep_memory()
+    share_cores()
     with ExitStack() as logs:
-        attach(Screen(), logs, logging.INFO)
+        attach(Screen() if distributed.is_leader() else logging.NullHandler(), logs, logging.INFO)
         try:
             return execute(options, command, logs)
         except (ConfigError, DatasetError, CheckpointError) as error:

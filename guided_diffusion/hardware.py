@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from typing import Literal, TypeAlias
 
 import torch
@@ -47,6 +48,18 @@ def round_products(precision: str) -> None:
     told = "tf32" if precision == "tf32" else "ieee"
     torch.backends.cudnn.conv.fp32_precision = told  # type: ignore[attr-defined]  # not in torch's stubs
     torch.backends.cuda.matmul.fp32_precision = told
+
+
+def share_cores() -> None:
+    """Under torchrun, give this process its part of the machine's cores; else leave torch's choice.
+
+    torchrun itself gives every rank one thread. Two processes that both take all the cores slow each other up
+    to 75-fold, since waiting threads spin. OMP_NUM_THREADS above 1 is the user's word and stays.
+    """
+    if (ranks := int(os.environ.get("LOCAL_WORLD_SIZE", "0"))) and os.environ.get(
+        "OMP_NUM_THREADS", "1"
+    ) == "1":
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks))
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -45,7 +45,8 @@ class LogFolder:
 
     root: of run.json and overview.png; folders: srs, lrs, gts, gt_keep_masks and, for method relight,
     shadow_frees, shadow_mattes, shadow_fields, local or remote; head: as `describe_run` gives it; columns: of
-    the overview, folders -> titles; truths: names -> pictures to be shown there beside the results.
+    the overview, folders -> titles; truths: names -> pictures to be shown there beside the results;
+    leads: whether it writes run.json and overview.png, or pictures alone, of which `report` tells a leader.
     Methods raise OSError when the place cannot be written.
     """
 
@@ -56,9 +57,10 @@ class LogFolder:
         head: Mapping[str, Any],
         columns: Mapping[str, str] = FILLED_COLUMNS,
         truths: Mapping[str, str] | None = None,
+        leads: bool = True,
     ) -> None:
         self.root, self.folders, self.head = root, folders, head
-        self.columns, self.truths = columns, truths or {}
+        self.columns, self.truths, self.leads = columns, truths or {}, leads
         self.pictures: dict[str, dict[str, Any]] = self._earlier()
         self.shown: dict[str, dict[str, str]] = {}  # name -> folder -> file
 
@@ -104,7 +106,22 @@ class LogFolder:
         truth = {TRUTH: self.truths[result.name]} if result.name in self.truths else {}
         self.shown[result.name] = {**files, **truth}
 
+    def report(self, name: str) -> dict[str, Any]:
+        """What `accept` wants to know of a saved picture: plain values."""
+        return {"picture": self.pictures[name], "shown": self.shown.get(name)}
+
+    def accept(self, name: str, picture: dict[str, Any], shown: dict[str, str] | None) -> None:
+        """Take note of a picture that another rank has saved."""
+        known = self.pictures.get(name)
+        self.pictures[name] = picture
+        if shown is not None:
+            self.shown[name] = shown
+        if picture != known:
+            self._write_run()
+
     def _write_run(self) -> None:
+        if not self.leads:
+            return
         total = sum(picture.get("evaluations", 0) for picture in self.pictures.values())
         told = {**self.head, "evaluations": total, "pictures": dict(sorted(self.pictures.items()))}
         write_bytes(os.path.join(self.root, "run.json"), (json.dumps(told, indent=1) + "\n").encode())

@@ -38,7 +38,7 @@ class ClassifierTrainer(Trainer):
         pictures, covered = lessons(x0, generator)
 
         def losses(piece: slice) -> tuple[Tensor, Tensor, Tensor]:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast is not None):
                 logits = model(pictures[piece])
             entropy, error = classification_loss(logits.float(), covered[piece])
             return entropy, entropy.detach(), error
