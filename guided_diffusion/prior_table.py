@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -18,12 +17,10 @@ from guided_diffusion.images import contact_sheet
 from guided_diffusion.places import Place
 from guided_diffusion.region_metrics import bootstrap_by_scene
 from guided_diffusion.scene_kid import SceneKid
+from guided_diffusion.verdicts import RIVALS, Scores, median_by_scene, verdicts
 
-RIVALS = ("nearest", "membrane")  # fills that know nothing
 ON_SHEET = (*RIVALS, "repaint-1", "repaint-10", "td_paint")
 SHEET_ROWS = 8
-TEXTURE = (0.7, 1.4)  # where the hole's texture energy, relative to its surroundings', should lie
-LAB = 0.75  # of the membrane's LAB error: what a prior may leave where structure crosses the hole
 
 
 @dataclass(frozen=True)
@@ -92,28 +89,6 @@ COLUMNS = (
 MEASURES = tuple(column for column in COLUMNS if column.crossed is None)
 
 
-def median_by_scene(values: Sequence[float], scenes: Sequence[str]) -> tuple[float, float]:
-    """90 % interval of the median over pictures when whole scenes are drawn; see `bootstrap_by_scene`."""
-    names, which = np.unique(np.asarray(scenes), return_inverse=True)
-    if len(names) < 2:
-        return float("nan"), float("nan")
-    order = np.argsort(values)
-    ranked, of = np.asarray(values, dtype=float)[order], which[order]
-
-    def median(drawn: np.ndarray, axis: int) -> np.ndarray:
-        drawn = drawn.astype(int)
-        copies = np.zeros((len(drawn), len(names)), dtype=int)
-        np.add.at(copies, (np.arange(len(drawn))[:, None], drawn), 1)
-        upto = copies[:, of].cumsum(axis=1)  # pictures drawn, up to each rank
-        half = upto[:, -1:] / 2
-        return (ranked[(upto >= half).argmax(axis=1)] + ranked[(upto > half).argmax(axis=1)]) / 2
-
-    return metrics.bootstrap(range(len(names)), median)
-
-
-Scores = dict[str, dict[str, list[float]]]  # method -> column -> one value per place
-
-
 @dataclass(frozen=True)
 class Block:
     """All that was made of the places of one kind of mask, and how it scores, each alone and as a set."""
@@ -147,61 +122,6 @@ def table(block: Block) -> list[str]:
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def verdicts(places: Sequence[Place], scores: Scores) -> list[str]:
-    """What the prior is held to, one line each, for the repaint that resamples most."""
-    resampled = sorted((m for m in scores if m.startswith("repaint-")), key=lambda m: int(m[8:]))
-    if not resampled:
-        return []
-    best = resampled[-1]
-    lines = [_compared(places, scores, best, name, "ring") for name in RIVALS if name in scores]
-    for fewer, more in pairwise(resampled):
-        lines += [_compared(places, scores, more, fewer, key) for key in ("ring", "lab")]
-    if "membrane" in scores:
-        lines += [_share(places, scores, best, crossed) for crossed in (True, False)]
-    ratios = scores[best]["texture"]
-    low, high = median_by_scene(ratios, [place.scene for place in places])
-    within = "yes" if TEXTURE[0] <= np.median(ratios) <= TEXTURE[1] else "no"
-    lines.append(
-        f"- texture, hole / outside, of {best} within {TEXTURE[0]} to {TEXTURE[1]}: **{within}** "
-        f"({np.median(ratios):.2f} [{low:.2f}, {high:.2f}])"
-    )
-    return lines
-
-
-_NAMES: Mapping[str, str] = {"ring": "ring mismatch", "lab": "LAB error"}
-
-
-def _compared(places: Sequence[Place], scores: Scores, method: str, other: str, key: str) -> str:
-    """Two methods, place by place: unclear if the interval of the difference holds 0."""
-    difference = np.subtract(scores[method][key], scores[other][key])
-    low, high = bootstrap_by_scene(difference.tolist(), [place.scene for place in places])
-    lower = (difference < 0).mean()
-    return (
-        f"- {_NAMES[key]} of {method} lower than of {other}: **{_told(low, high, 0)}** "
-        f"({difference.mean():+.2f} [{low:+.2f}, {high:+.2f}], lower in {lower:.0%} of places)"
-    )
-
-
-def _share(places: Sequence[Place], scores: Scores, method: str, crossed: bool) -> str:
-    """LAB error over the membrane's, both added up over the places; the bar is for those that are crossed."""
-    of = [i for i, place in enumerate(places) if place.crossed == crossed]
-    where = "where structure crosses the hole" if crossed else "where none does"
-    if not of:
-        return f"- LAB error of {method} over membrane's {where}: no such place"
-    own, rival = (np.array(scores[name]["lab"])[of] for name in (method, "membrane"))
-    rival = np.maximum(rival, 1e-9)
-    low, high = bootstrap_by_scene((own / rival).tolist(), [places[i].scene for i in of], rival.tolist())
-    bar = f" at most {LAB}: **{_told(low, high, LAB)}**" if crossed else ":"
-    return (
-        f"- LAB error of {method} over membrane's {where}{bar} "
-        f"({own.sum() / rival.sum():.2f} [{low:.2f}, {high:.2f}], {len(of)} places)"
-    )
-
-
-def _told(low: float, high: float, limit: float) -> str:
-    return "yes" if high < limit else "no" if low > limit else "unclear"
 
 
 def to_csv(blocks: Sequence[Block]) -> bytes:
