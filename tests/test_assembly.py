@@ -15,6 +15,7 @@ from guided_diffusion.assembly import (
     build_process,
     flops_per_evaluation,
     matrix_rate,
+    place,
 )
 from guided_diffusion.config import ClassifierConfig, ModelConfig, ProcessConfig
 from guided_diffusion.respace import get_named_beta_schedule
@@ -143,3 +144,30 @@ def test_the_matrix_rate_is_the_best_product_s(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(assembly.time, "perf_counter", lambda: next(ticks))
     monkeypatch.setattr(assembly.time, "monotonic", lambda: next(clock))
     assert matrix_rate(torch.device("cpu"), "fp32", 5.0) == 2 * 1024**3 / 1.0
+
+
+# the network as it runs
+
+
+@pytest.mark.parametrize(("precision", "body"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_a_placed_network_computes_in_its_precision_and_says_nearly_the_same(
+    precision: str, body: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    network = build_network(stored.TINY).eval()
+    for parameter in network.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)  # some are born as zero
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([3.0, 700.0])
+    with torch.no_grad():
+        exact = network(x, t)
+        placed = place(network, torch.device("cpu"), precision)
+        told = placed(x, t)
+    assert placed is network, "in place: no second copy"
+    assert {p.dtype for p in network.input_blocks.parameters()} == {body}
+    assert {p.dtype for part in (network.time_embed, network.out) for p in part.parameters()} == {
+        torch.float32
+    }
+    assert told.dtype == torch.float32
+    assert (told - exact).norm() < (1e-5 if body == torch.float32 else 0.05) * exact.norm()
+    convolution = network.output_blocks[0][0].in_layers[2].weight
+    assert convolution.is_contiguous(memory_format=torch.channels_last)
