@@ -322,7 +322,7 @@ def test_ctrl_c_is_130_and_leaves_whole_pictures(project: Project, tiny_weights:
         while not list(Path("log").rglob("inpainted/*.png")) and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=90)
     assert process.returncode == 130, err
     assert err == "error: stopped; finished pictures are kept, the same command goes on with the rest\n"
     made = list(Path("log/run/inpainted").iterdir())
