@@ -1,7 +1,7 @@
 """The order in which timesteps are visited: RePaint's walk down with jumps back up.
 
-A walk is a list of indices into the respaced process, from t_T - 1 to -1 in steps of one. A step down is one
-evaluation of the network, a step up adds noise. Lugmayr et al., "RePaint", CVPR 2022, section 4.2.
+A walk is a list of indices into the respaced process, from t_T - 1 to -1: down in steps of one, each one
+evaluation of the network, and up, which adds noise. Lugmayr et al., "RePaint", CVPR 2022, section 4.2.
 Run as a script it prints the cost of a walk and plots it.
 """
 
@@ -59,6 +59,12 @@ def _jumps(t_T: int, length: int, n_sample: int) -> dict[int, int]:
     return dict.fromkeys(range(0, t_T - length, length), n_sample - 1)
 
 
+def merge_jumps(times: Sequence[int]) -> list[int]:
+    """The walk with each run of steps back up as one jump: the turning points of what goes up stay."""
+    inner = zip(times, times[1:], times[2:], strict=False)
+    return [*times[:1], *(t for before, t, after in inner if not before < t < after), *times[1:][-1:]]
+
+
 def count_evaluations(times: Sequence[int]) -> tuple[int, int]:
     """Steps down (network evaluations) and steps up (noise only) of a walk."""
     down = sum(t_next < t for t, t_next in pairwise(times))
@@ -97,7 +103,11 @@ def check_schedule(
 
 @dataclass(frozen=True)
 class JumpSchedule:
-    """The YAML's schedule_jump_params. t_T None = every step of the respaced process."""
+    """The YAML's schedule_jump_params. t_T None = every step of the respaced process.
+
+    merge_jumps: the noise of a whole jump is added at once: the same distribution by fewer draws than the
+    published code's.
+    """
 
     t_T: int | None = None
     n_sample: int = 1
@@ -108,12 +118,17 @@ class JumpSchedule:
     jump3_length: int = 1
     jump3_n_sample: int = 1
     start_resampling: int | None = None
+    merge_jumps: bool = False
 
     def times(self, steps: int) -> list[int]:
         """The walk for a respaced process of `steps` steps. Raises ValueError as `check_schedule` does."""
-        arguments = {"t_T": steps, **{key: value for key, value in vars(self).items() if value is not None}}
+        given = {
+            key: value for key, value in vars(self).items() if value is not None and key != "merge_jumps"
+        }
+        arguments = {"t_T": steps, **given}
         check_schedule(steps, **arguments)
-        return get_schedule_jump(**arguments)
+        times = get_schedule_jump(**arguments)
+        return merge_jumps(times) if self.merge_jumps else times
 
 
 def plot_schedule(times: Sequence[int], path: str) -> None:

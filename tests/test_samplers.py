@@ -127,13 +127,13 @@ def test_a_jump_adds_the_noise_of_the_shifted_step(shift: int, noisy_as: int) ->
 CORRELATION = torch.tensor([[1.0, 0.95], [0.95, 1.0]]) * 0.25
 
 
-def conditional(repeats: int) -> tuple[float, float]:
+def conditional(repeats: int, merge: bool = False) -> tuple[float, float]:
     """Mean and correlation error of RePaint for pixel 1 given pixel 0, prior correlation .95."""
     q = process(50)
     observed = noise(7, 4000)()[..., :1] * 0.5  # pixel 0 drawn from its own prior
     y = torch.cat([observed, torch.zeros_like(observed)], dim=-1)
     denoise = GaussianDenoiser(q, torch.zeros(2), CORRELATION)
-    schedule = JumpSchedule(jump_length=5, jump_n_sample=repeats)
+    schedule = JumpSchedule(jump_length=5, jump_n_sample=repeats, merge_jumps=merge)
     problem = Problem(y, Mask(pixels(1.0, 0.0)), denoise, q, noise(1, 4000))
     x = run(RePaint(schedule), problem)
     error = x[:, 1] - 0.95 * observed[:, 0, 0, 0]  # the conditional mean is .95 y
@@ -146,6 +146,22 @@ def test_resampling_brings_repaint_closer_to_the_true_conditional() -> None:
     assert best * 0.9 < often[0] < once[0]
     assert often[1] > once[1]
     assert often[0] - best < 0.5 * (once[0] - best)
+
+
+def test_merged_jumps_lead_to_the_same_distribution_by_fewer_draws() -> None:
+    assert conditional(10, merge=True) == pytest.approx(conditional(10), rel=0.08)
+    problem = independent(10, torch.zeros(1, 1, 1, 2), Nothing())
+    x = torch.full((COUNT, 1, 1, 2), 2.0)
+    step = RePaint().up(problem, Step(3, x), 7)
+    kept = np.prod(1 - problem.process.betas[4:8])
+    assert step.t == 7
+    assert torch.allclose(step.x, kept**0.5 * x + (1 - kept) ** 0.5 * noise(0)(), atol=1e-6)
+
+
+def test_shifted_noise_cannot_be_merged() -> None:
+    merged = JumpSchedule(jump_length=2, jump_n_sample=2, merge_jumps=True)
+    with pytest.raises(ValueError, match="inpa_inj_time_shift 2 adds noise step by step; set it to 1"):
+        RePaint(merged, inpa_inj_time_shift=2).times(process(10))
 
 
 def test_guidance_shifts_both_rules_to_the_same_posterior() -> None:

@@ -18,6 +18,7 @@ from guided_diffusion.scheduler import (
     check_schedule,
     count_evaluations,
     get_schedule_jump,
+    merge_jumps,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,6 +77,21 @@ def test_a_walk_goes_in_single_steps_from_the_top_to_the_end(schedule):
     assert {abs(t_next - t) for t, t_next in pairwise(times)} == {1}
     down, up = count_evaluations(times)
     assert down - up == schedule["t_T"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(schedules)
+def test_merging_leaves_out_what_lies_within_a_jump_and_nothing_else(schedule):
+    """Filled up again in steps of one, it is the walk; and no two steps up follow each other."""
+    times = get_schedule_jump(**schedule)
+    merged = merge_jumps(times)
+    filled = merged[:1]
+    for t, t_next in pairwise(merged):
+        filled += range(t + 1, t_next + 1) if t_next > t else [t_next]
+    assert filled == times
+    ups = [t_next > t for t, t_next in pairwise(merged)]
+    assert not any(one and other for one, other in pairwise(ups))
+    assert count_evaluations(merged)[0] == count_evaluations(times)[0]
 
 
 @settings(max_examples=150, deadline=None)
@@ -151,7 +167,7 @@ def test_runs_as_a_script_from_anywhere_without_the_package_folder_hiding_module
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("130 evaluations, 80 steps back up, 210 transitions")
+    assert done.stdout.startswith("130 evaluations, 8 steps back up, 138 transitions")
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

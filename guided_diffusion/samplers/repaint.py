@@ -15,7 +15,7 @@ from torch import Tensor
 
 from guided_diffusion.construct import Index, Share
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.samplers.base import Problem, Step, inject
+from guided_diffusion.samplers.base import Problem, Step, inject, renoise
 from guided_diffusion.scheduler import JumpSchedule
 
 
@@ -24,7 +24,7 @@ class RePaint:
     """schedule_jump_params: when to jump back. rule, eta: how to step down; eta is DDIM's, ignored by ddpm.
 
     inpa_inj_sched_prev: replace the known part before each evaluation; without it nothing holds the picture.
-    inpa_inj_time_shift: a jump from t to t + 1 adds the noise of step t + this.
+    inpa_inj_time_shift: a jump from t to t + 1 adds the noise of step t + this; jumps are merged only with 1.
     """
 
     schedule_jump_params: JumpSchedule = field(default_factory=JumpSchedule)
@@ -34,6 +34,11 @@ class RePaint:
     inpa_inj_time_shift: Index = 1
 
     def times(self, process: GaussianDiffusion) -> Sequence[int]:
+        if self.schedule_jump_params.merge_jumps and self.inpa_inj_time_shift != 1:
+            raise ValueError(
+                f"inpa_inj_time_shift {self.inpa_inj_time_shift} adds noise step by step; set it to 1, or "
+                "schedule_jump_params.merge_jumps to false"
+            )
         return self.schedule_jump_params.times(process.num_timesteps)
 
     def start(self, problem: Problem, t: int) -> Tensor:
@@ -52,6 +57,8 @@ class RePaint:
         return Step(t_next, x, p.x0)
 
     def up(self, problem: Problem, step: Step, t_next: int) -> Step:
+        if t_next > step.t + 1:
+            return renoise(problem, step, t_next)
         shifted = min(step.t + self.inpa_inj_time_shift, problem.process.num_timesteps - 1)
         x = problem.process.q_step(step.x, shifted - 1, shifted, problem.noise())
         return Step(t_next, x, step.x0)
