@@ -1,6 +1,5 @@
 """What the shadow detector learns from, its loss, and its training run."""
 
-import json
 import math
 from pathlib import Path
 
@@ -10,17 +9,12 @@ import torch
 import yaml
 from torch import Generator, Tensor
 
-from guided_diffusion.checkpoints import load
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.datasets import TripletStream
 from guided_diffusion.scenes import render, scene_rng
 from guided_diffusion.shadow.detector import Detector
-from guided_diffusion.train import main
-from guided_diffusion.training import figures
 from guided_diffusion.training.config import TrainConfig, load_train
 from guided_diffusion.training.detection import detection_loss, examples
-from guided_diffusion.training.detector_trainer import DetectorTrainer
-from tests.training import losses
 
 CPU = torch.device("cpu")
 TINY = {
@@ -106,48 +100,6 @@ def test_the_loss_in_closed_form() -> None:
     assert dice.tolist() == pytest.approx(wanted, rel=1e-5)
     entropy, dice = detection_loss(40 * (2 * shadow - 1), shadow)
     assert float(entropy.max()) < 1e-6 and float(dice.abs().max()) < 1e-6
-
-
-# a run
-
-
-def gradients(folder: Path, microbatch: int) -> list[Tensor]:
-    run = DetectorTrainer(config(folder, microbatch=microbatch), CPU)
-    run._learn(run.network, triplets(4))
-    return [p.grad.clone() for p in run.network.parameters() if p.grad is not None]
-
-
-def test_microbatches_give_the_same_gradients(tmp_path: Path) -> None:
-    whole, pieces = gradients(tmp_path, 0), gradients(tmp_path, 3)
-    size = math.sqrt(sum(float(g.square().sum()) for g in whole))
-    assert size > 0
-    assert all(float((a - b).norm()) < 1e-5 * size for a, b in zip(whole, pieces, strict=True))
-
-
-def test_it_learns(tmp_path: Path) -> None:
-    run = DetectorTrainer(config(tmp_path, lr=3e-3), CPU)
-    data, entropies = triplets(4), []
-    for _ in range(25):
-        run.step = 0  # the same examples each time
-        run.train_step(run.network, data)
-        entropies.append(run.report()["entropy"])
-    assert entropies[-1] < 0.5 * entropies[0]
-
-
-def test_slices_make_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "_RATE_SECONDS", 0.0)
-    whole, slices = tmp_path / "whole", tmp_path / "slices"
-    assert main(["--conf_path", str(conf(whole)), "--device", "cpu"]) == 0
-    for _ in range(3):
-        assert main(["--conf_path", str(conf(slices)), "--device", "cpu", "--minutes", "0"]) == 0
-    for name in ("tiny.pt", "samples/000003.png"):
-        assert (whole / "out" / name).read_bytes() == (slices / "out" / name).read_bytes(), name
-    told = json.loads((slices / "out" / "figures.json").read_text())["slices"]
-    assert [row["last_step"] for row in told] == [1, 2, 3]
-    assert all(row["flops_per_second"] > 0 for row in told)
-    assert losses(whole) == losses(slices)
-    assert list(losses(whole)[0])[2:6] == ["loss", "entropy", "dice", "grad_norm"]
-    load(Detector(), str(whole / "out" / "tiny.pt"), 32)
 
 
 def refused(folder: Path, **keys: object) -> str:

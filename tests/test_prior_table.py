@@ -9,21 +9,9 @@ import numpy as np
 
 from guided_diffusion import metrics, prior_table
 from guided_diffusion.kernel_distance import Distance
-from guided_diffusion.places import Place
 from guided_diffusion.prior_table import Answer, Block, Column
 from guided_diffusion.scene_kid import SceneKid
-
-KEEP = np.broadcast_to(np.arange(16) < 8, (16, 16))
-
-
-def place(name: str, scene: str, crosses: bool) -> Place:
-    """Two tones above each other, into the hole, or one."""
-    truth = np.full((16, 16, 3), 60, np.uint8)
-    truth[8:] = 180 if crosses else 60
-    return Place(name, scene, truth, KEEP)
-
-
-PLACES = [place(f"{i}", f"{i}", i % 2 == 0) for i in range(4)]
+from tests.place import PLACES, place
 
 
 def test_a_cell_counts_its_own_places_and_draws_scenes() -> None:

@@ -20,12 +20,8 @@ from guided_diffusion.scene_kid import scene_kid
 from guided_diffusion.scenery.layouts import KINDS, NO_KIND, Named, Surface, plain
 from guided_diffusion.scenery.textures import Noise, Points
 from guided_diffusion.scenes import render_free, render_labelled, scene_rng
-from guided_diffusion.train import main
-from guided_diffusion.training import figures
 from guided_diffusion.training.classification import classification_loss, largest, lessons, shares
-from guided_diffusion.training.classifier_trainer import ClassifierTrainer
 from guided_diffusion.training.config import TrainConfig, load_train
-from tests.training import losses
 
 CPU = torch.device("cpu")
 TINY = {
@@ -134,45 +130,6 @@ def test_the_loss_in_closed_form() -> None:
     sure[0, 7, :, 1] = 41
     sure[0, 7, 0, 0] = 50
     assert largest(sure).tolist() == [7]
-
-
-# a run
-
-
-def gradients(folder: Path, microbatch: int) -> list[Tensor]:
-    run = ClassifierTrainer(config(folder, microbatch=microbatch), CPU)
-    run._learn(run.network, batch(4))
-    return [p.grad.clone() for p in run.network.parameters() if p.grad is not None]
-
-
-def test_microbatches_give_the_same_gradients(tmp_path: Path) -> None:
-    whole, pieces = gradients(tmp_path, 0), gradients(tmp_path, 3)
-    size = math.sqrt(sum(float(g.square().sum()) for g in whole))
-    assert size > 0
-    assert all(float((a - b).norm()) < 1e-5 * size for a, b in zip(whole, pieces, strict=True))
-
-
-def test_it_learns(tmp_path: Path) -> None:
-    run = ClassifierTrainer(config(tmp_path, lr=3e-3), CPU)
-    data, entropies = batch(4), []
-    for _ in range(25):
-        run.step = 0  # the same lessons each time
-        run.train_step(run.network, data)
-        entropies.append(run.report()["entropy"])
-    assert entropies[-1] < 0.5 * entropies[0]
-
-
-def test_slices_make_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "_RATE_SECONDS", 0.0)
-    whole, slices = tmp_path / "whole", tmp_path / "slices"
-    assert main(["--conf_path", str(conf(whole)), "--device", "cpu"]) == 0
-    for _ in range(3):
-        assert main(["--conf_path", str(conf(slices)), "--device", "cpu", "--minutes", "0"]) == 0
-    for name in ("tiny.pt", "samples/000003.png"):
-        assert (whole / "out" / name).read_bytes() == (slices / "out" / name).read_bytes(), name
-    assert losses(whole) == losses(slices)
-    assert list(losses(whole)[0])[2:6] == ["loss", "entropy", "error", "grad_norm"]
-    load(SceneClassifier(), str(whole / "out" / "tiny.pt"), 16)
 
 
 def refused(folder: Path, **keys: object) -> str:

@@ -6,20 +6,8 @@ import numpy as np
 import pytest
 
 from guided_diffusion import metrics, verdicts
-from guided_diffusion.places import Place
 from guided_diffusion.verdicts import Scores
-
-KEEP = np.broadcast_to(np.arange(16) < 8, (16, 16))
-
-
-def place(name: str, scene: str, crosses: bool) -> Place:
-    """Two tones above each other, into the hole, or one."""
-    truth = np.full((16, 16, 3), 60, np.uint8)
-    truth[8:] = 180 if crosses else 60
-    return Place(name, scene, truth, KEEP)
-
-
-PLACES = [place(f"{i}", f"{i}", i % 2 == 0) for i in range(4)]
+from tests.place import PLACES, place
 
 
 def scores_of(ring: dict[str, list[float]], texture: float, lab: dict[str, list[float]]) -> Scores:

@@ -1,4 +1,4 @@
-"""A training run of the scene classifier: the trainer of a prior with another network, batch and loss."""
+"""A training run of the scene classifier."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from guided_diffusion import distributed
 from guided_diffusion.images import contact_sheet
 from guided_diffusion.scene_classifier import SceneClassifier
 from guided_diffusion.scenery.layouts import KINDS
 from guided_diffusion.scenes import render_labelled, scene_rng
 from guided_diffusion.training.classification import classification_loss, largest, lessons, shares
-from guided_diffusion.training.trainer import Trainer
+from guided_diffusion.training.labelled_trainer import LabelledTrainer
 
 _GRID = 8  # pictures
 
 
-class ClassifierTrainer(Trainer):
+class ClassifierTrainer(LabelledTrainer):
     """Everything a run holds. A batch is what LabelledStream gives: uint8 (B, 4, S, S)."""
 
     parts: ClassVar[tuple[str, str]] = ("entropy", "error")
@@ -27,23 +26,12 @@ class ClassifierTrainer(Trainer):
     def build(self) -> nn.Module:
         return SceneClassifier()
 
-    def example(self) -> tuple[Tensor, ...]:
-        side = self.config.model.image_size
-        return (torch.empty(self.config.batch_size, 3, side, side),)
+    def lessons(self, planes: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        return lessons(planes, generator)
 
-    def _learn(self, model: nn.Module, x0: Tensor) -> None:
-        """Gradients on lessons that depend on (seed, step, rank) and the pictures alone."""
-        rng = np.random.default_rng([self.config.seed, self.step, distributed.rank()])
-        generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
-        pictures, covered = lessons(x0, generator)
-
-        def losses(piece: slice) -> tuple[Tensor, Tensor, Tensor]:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast is not None):
-                logits = model(pictures[piece])
-            entropy, error = classification_loss(logits.float(), covered[piece])
-            return entropy, entropy.detach(), error
-
-        self.backward(model, torch.ones(len(x0), device=self.device), losses)
+    def losses(self, logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        entropy, error = classification_loss(logits, truth)
+        return entropy, entropy.detach(), error
 
     @torch.no_grad()
     def grid(self) -> np.ndarray:

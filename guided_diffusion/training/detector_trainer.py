@@ -1,4 +1,4 @@
-"""A training run of the shadow detector: the trainer of a prior with another network, batch and loss."""
+"""A training run of the shadow detector."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from guided_diffusion import distributed
 from guided_diffusion.images import contact_sheet
 from guided_diffusion.scenes import render, scene_rng
 from guided_diffusion.shadow.detector import Detector
 from guided_diffusion.training.detection import detection_loss, examples
-from guided_diffusion.training.trainer import Trainer
+from guided_diffusion.training.labelled_trainer import LabelledTrainer
 
 _GRID = 8  # pictures
 
 
-class DetectorTrainer(Trainer):
+class DetectorTrainer(LabelledTrainer):
     """Everything a run holds. A batch is what TripletStream gives: uint8 (B, 7, S, S)."""
 
     parts: ClassVar[tuple[str, str]] = ("entropy", "dice")
@@ -26,26 +25,14 @@ class DetectorTrainer(Trainer):
     def build(self) -> nn.Module:
         return Detector()
 
-    def example(self) -> tuple[Tensor, ...]:
-        side = self.config.model.image_size
-        return (torch.empty(self.config.batch_size, 3, side, side),)
+    def lessons(self, planes: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        return examples(planes, generator)
 
-    def _learn(self, model: nn.Module, x0: Tensor) -> None:
-        """Gradients on examples that depend on (seed, step, rank) and the triplets alone."""
-        rng = np.random.default_rng([self.config.seed, self.step, distributed.rank()])
-        generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
-        pictures, shadows = examples(x0, generator)
-
-        def losses(piece: slice) -> tuple[Tensor, Tensor, Tensor]:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast is not None):
-                logits = model(pictures[piece])
-            entropy, dice = detection_loss(logits.float(), shadows[piece])
-            return entropy + dice, entropy, dice
-
-        self.backward(model, torch.ones(len(x0), device=self.device), losses)
+    def losses(self, logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        entropy, dice = detection_loss(logits, truth)
+        return entropy + dice, entropy, dice
 
     def grid(self) -> np.ndarray:
-        """The averaged network on pictures it does not train on, beside the truth: uint8 (H, W, 3)."""
         size, rows = self.config.model.image_size, []
         for index in range(_GRID):
             scene = render(scene_rng(self.config.seed + 1, index), size)
