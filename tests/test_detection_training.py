@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch import Generator, Tensor
 
 from guided_diffusion.construct import ConfigError
@@ -15,19 +14,14 @@ from guided_diffusion.scenes import render, scene_rng
 from guided_diffusion.shadow.detector import Detector
 from guided_diffusion.training.config import TrainConfig, load_train
 from guided_diffusion.training.detection import detection_loss, examples
+from tests.training import LABELLED, write_yaml
 
 CPU = torch.device("cpu")
-TINY = {
-    **{"name": "tiny", "task": "detect", "image_size": 32, "batch_size": 4, "workers": 0, "iterations": 3},
-    **{"save_interval": 3, "log_interval": 1, "lr": 1e-3, "bf16": False},
-}
+TINY = {**LABELLED, "task": "detect", "image_size": 32}
 
 
 def conf(folder: Path, **keys: object) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "train.yml"
-    path.write_text(yaml.safe_dump({**TINY, "out": str(folder / "out"), **keys}))
-    return path
+    return write_yaml(folder, TINY, **keys)
 
 
 def config(folder: Path, **keys: object) -> TrainConfig:

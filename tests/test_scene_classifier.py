@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch import Generator, Tensor
 
 from guided_diffusion import scene_classifier
@@ -22,19 +21,14 @@ from guided_diffusion.scenery.textures import Noise, Points
 from guided_diffusion.scenes import render_free, render_labelled, scene_rng
 from guided_diffusion.training.classification import classification_loss, largest, lessons, shares
 from guided_diffusion.training.config import TrainConfig, load_train
+from tests.training import LABELLED, write_yaml
 
 CPU = torch.device("cpu")
-TINY = {
-    **{"name": "tiny", "task": "classify", "image_size": 16, "batch_size": 4, "workers": 0, "iterations": 3},
-    **{"save_interval": 3, "log_interval": 1, "lr": 1e-3, "bf16": False},
-}
+TINY = {**LABELLED, "task": "classify", "image_size": 16}
 
 
 def conf(folder: Path, **keys: object) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "train.yml"
-    path.write_text(yaml.safe_dump({**TINY, "out": str(folder / "out"), **keys}))
-    return path
+    return write_yaml(folder, TINY, **keys)
 
 
 def config(folder: Path, **keys: object) -> TrainConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -30,11 +31,17 @@ TINY = {
 }
 
 
-def write_yaml(folder: Path, **keys: object) -> Path:
+LABELLED = {  # of a run that is not a prior's, less its task and image_size
+    **{"name": "tiny", "batch_size": 4, "workers": 0, "iterations": 3, "save_interval": 3, "log_interval": 1},
+    **{"lr": 1e-3, "bf16": False},
+}
+
+
+def write_yaml(folder: Path, base: Mapping[str, object] = TINY, **keys: object) -> Path:
     """The YAML of a tiny run whose results go to folder/out."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "train.yml"
-    path.write_text(yaml.safe_dump({**TINY, "out": str(folder / "out"), **keys}))
+    path.write_text(yaml.safe_dump({**base, "out": str(folder / "out"), **keys}))
     return path
 
 
