@@ -12,6 +12,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -317,7 +318,11 @@ def test_ctrl_c_is_130_and_leaves_whole_pictures(project: Project, tiny_weights:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, str(ROOT / "test.py"), "--conf_path", str(conf)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(arguments, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+    # Whoever runs the tests in the background has this signal ignored, and programs inherit that.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        arguments, stdout=pipe, stderr=pipe, text=True, env=environment, preexec_fn=heed
+    ) as process:
         deadline = time.monotonic() + 60
         while not list(Path("log").rglob("inpainted/*.png")) and time.monotonic() < deadline:
             time.sleep(0.02)
