@@ -105,3 +105,22 @@ def project_embedding(layers: nn.Sequential, emb: Embedding, height: int) -> Ten
         return layers(emb)[:, :, None, None]
     _, linear = layers
     return linear(emb[height]).permute(0, 3, 1, 2)
+
+
+def attend(qkv: Tensor, heads: int, new_order: bool) -> Tensor:
+    """Multi-head self-attention over positions. qkv (B, T, 3C) -> (B, T, C).
+
+    Old order: channels are (head, q/k/v, width); new order: (q/k/v, head, width).
+    """
+    b, length, width = qkv.shape
+    if new_order:
+        parts = qkv.view(b, length, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4)
+    else:
+        parts = qkv.view(b, length, heads, 3, width // (3 * heads)).permute(3, 0, 2, 1, 4)
+    out = F.scaled_dot_product_attention(*parts)  # (B, heads, T, C / heads)
+    return out.transpose(1, 2).reshape(b, length, width // 3)
+
+
+def pointwise(layer: nn.Conv1d, tokens: Tensor) -> Tensor:
+    """A 1x1 convolution of tokens (B, T, C) as the matrix product it is; (B, T, out)."""
+    return F.linear(tokens, layer.weight.squeeze(-1), layer.bias)

@@ -61,8 +61,9 @@ def _jumps(t_T: int, length: int, n_sample: int) -> dict[int, int]:
 
 def merge_jumps(times: Sequence[int]) -> list[int]:
     """The walk with each run of steps back up as one jump: the turning points of what goes up stay."""
-    inner = zip(times, times[1:], times[2:], strict=False)
-    return [*times[:1], *(t for before, t, after in inner if not before < t < after), *times[1:][-1:]]
+    inner = range(1, len(times) - 1)
+    turns = [times[i] for i in inner if not times[i - 1] < times[i] < times[i + 1]]
+    return [*times[:1], *turns, *times[1:][-1:]]
 
 
 def count_evaluations(times: Sequence[int]) -> tuple[int, int]:

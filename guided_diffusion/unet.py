@@ -22,9 +22,11 @@ from guided_diffusion.nn import (
     Downsample,
     Embedding,
     Upsample,
+    attend,
     embed_places,
     in_float32,
     normalization,
+    pointwise,
     project_embedding,
     timestep_embedding,
     zero_module,
@@ -129,25 +131,6 @@ class ResBlock(nn.Module):
         return self.skip_connection(x) + h
 
 
-def _attend(qkv: Tensor, heads: int, new_order: bool) -> Tensor:
-    """Multi-head self-attention over positions. qkv (B, T, 3C) -> (B, T, C).
-
-    Old order: channels are (head, q/k/v, width); new order: (q/k/v, head, width).
-    """
-    b, length, width = qkv.shape
-    if new_order:
-        parts = qkv.view(b, length, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4)
-    else:
-        parts = qkv.view(b, length, heads, 3, width // (3 * heads)).permute(3, 0, 2, 1, 4)
-    out = F.scaled_dot_product_attention(*parts)  # (B, heads, T, C / heads)
-    return out.transpose(1, 2).reshape(b, length, width // 3)
-
-
-def _pointwise(layer: nn.Conv1d, tokens: Tensor) -> Tensor:
-    """A 1x1 convolution of tokens (B, T, C) as the matrix product it is; (B, T, out)."""
-    return F.linear(tokens, layer.weight.squeeze(-1), layer.bias)
-
-
 class AttentionBlock(nn.Module):
     """Self-attention over all pixels with a residual connection."""
 
@@ -166,8 +149,8 @@ class AttentionBlock(nn.Module):
 
     def _forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C): without a copy from channels_last
-        h = _attend(_pointwise(self.qkv, tokens), self.heads, self.new_order)  # (B, HW, C)
-        return x + _pointwise(self.proj_out, h).transpose(1, 2).view_as(x)
+        h = attend(pointwise(self.qkv, tokens), self.heads, self.new_order)  # (B, HW, C)
+        return x + pointwise(self.proj_out, h).transpose(1, 2).view_as(x)
 
 
 def _time_embed(spec: Encoder) -> nn.Sequential:
@@ -301,8 +284,8 @@ class AttentionPool2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(2)  # (B, C, S*S)
         x = torch.cat([x.mean(dim=-1, keepdim=True), x], dim=-1) + self.positional_embedding.to(x.dtype)
-        tokens = _attend(_pointwise(self.qkv_proj, x.transpose(1, 2)), self.heads, new_order=True)
-        return _pointwise(self.c_proj, tokens[:, :1])[:, 0]
+        tokens = attend(pointwise(self.qkv_proj, x.transpose(1, 2)), self.heads, new_order=True)
+        return pointwise(self.c_proj, tokens[:, :1])[:, 0]
 
 
 class EncoderUNetModel(nn.Module):
