@@ -275,17 +275,14 @@ _PLACES_AND_AMOUNTS = (
     *("outputs", "save_npz"),
 )
 
+_TOLD_BY_WEIGHTS = ("per_pixel_time", "precision")  # `extra` says what they came to
+
 
 def fingerprint(config: Config, extra: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of all that changes what a sampler makes: the Config less its places and amounts, and
     `extra` (which holds what the weights are, whatever their paths)."""
     mapping = to_mapping(config)
-    for key in (
-        *_PLACES_AND_AMOUNTS,
-        "relight",
-        "per_pixel_time",
-        "precision",
-    ):  # the last two: `extra` tells them
+    for key in (*_PLACES_AND_AMOUNTS, *_TOLD_BY_WEIGHTS, "relight"):
         del mapping[key]
     return digest([mapping, extra])
 

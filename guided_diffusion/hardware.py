@@ -56,9 +56,8 @@ def share_cores() -> None:
     torchrun itself gives every rank one thread. Two processes that both take all the cores slow each other up
     to 75-fold, since waiting threads spin. OMP_NUM_THREADS above 1 is the user's word and stays.
     """
-    if (ranks := int(os.environ.get("LOCAL_WORLD_SIZE", "0"))) and os.environ.get(
-        "OMP_NUM_THREADS", "1"
-    ) == "1":
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
+    if ranks and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks))
 
 

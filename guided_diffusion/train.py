@@ -44,6 +44,7 @@ from guided_diffusion.training.config import TrainConfig, load_train
 from guided_diffusion.training.data import open_batches, open_source
 from guided_diffusion.training.detector_trainer import DetectorTrainer
 from guided_diffusion.training.figures import Slice, summary
+from guided_diffusion.training.labelled_trainer import LabelledTrainer
 from guided_diffusion.training.loss_log import LossLog
 from guided_diffusion.training.trainer import Trainer, TrainingError
 
@@ -145,8 +146,7 @@ def _grid_path(trainer: Trainer) -> Path:
 def _draw_grid(trainer: Trainer) -> None:
     config = trainer.config
     if distributed.is_leader() and _is_due(trainer, config.sample_interval or config.save_interval):
-        others = (DetectorTrainer, ClassifierTrainer)
-        grid = trainer.grid() if isinstance(trainer, others) else sample_grid(trainer)
+        grid = trainer.grid() if isinstance(trainer, LabelledTrainer) else sample_grid(trainer)
         write_picture(_grid_path(trainer), grid)
 
 

@@ -76,12 +76,21 @@ def _level(places: Sequence[Place], scores: Scores, method: str) -> str:
 
 def _once(places: Sequence[Place], scores: Scores, method: str) -> str:
     """LAB error of td_paint over that of the repaint that resamples most, both added up over the places."""
-    own, other = (np.array(scores[name]["lab"]) for name in ("td_paint", method))
-    low, high = bootstrap_by_scene((own / other).tolist(), [place.scene for place in places], other.tolist())
+    ratio, low, high = _over(places, scores, "td_paint", method, range(len(places)))
     return (
         f"- LAB error of td_paint over {method}'s at most {ONCE}: **{_told(low, high, ONCE)}** "
-        f"({own.sum() / other.sum():.2f} [{low:.2f}, {high:.2f}])"
+        f"({ratio:.2f} [{low:.2f}, {high:.2f}])"
     )
+
+
+def _over(
+    places: Sequence[Place], scores: Scores, method: str, other: str, of: Sequence[int]
+) -> tuple[float, float, float]:
+    """LAB error over another method's, both added up over these places, and its interval."""
+    own, rival = (np.array(scores[name]["lab"])[of] for name in (method, other))
+    rival = np.maximum(rival, 1e-9)
+    low, high = bootstrap_by_scene((own / rival).tolist(), [places[i].scene for i in of], rival.tolist())
+    return own.sum() / rival.sum(), low, high
 
 
 _NAMES: Mapping[str, str] = {"ring": "ring mismatch", "lab": "LAB error"}
@@ -104,13 +113,11 @@ def _share(places: Sequence[Place], scores: Scores, method: str, crossed: bool) 
     where = "where structure crosses the hole" if crossed else "where none does"
     if not of:
         return f"- LAB error of {method} over membrane's {where}: no such place"
-    own, rival = (np.array(scores[name]["lab"])[of] for name in (method, "membrane"))
-    rival = np.maximum(rival, 1e-9)
-    low, high = bootstrap_by_scene((own / rival).tolist(), [places[i].scene for i in of], rival.tolist())
+    ratio, low, high = _over(places, scores, method, "membrane", of)
     bar = f" at most {LAB}: **{_told(low, high, LAB)}**" if crossed else ":"
     return (
         f"- LAB error of {method} over membrane's {where}{bar} "
-        f"({own.sum() / rival.sum():.2f} [{low:.2f}, {high:.2f}], {len(of)} places)"
+        f"({ratio:.2f} [{low:.2f}, {high:.2f}], {len(of)} places)"
     )
 
 

@@ -57,7 +57,7 @@ class RePaint:
         return Step(t_next, x, p.x0)
 
     def up(self, problem: Problem, step: Step, t_next: int) -> Step:
-        if t_next > step.t + 1:
+        if self.inpa_inj_time_shift == 1:
             return renoise(problem, step, t_next)
         shifted = min(step.t + self.inpa_inj_time_shift, problem.process.num_timesteps - 1)
         x = problem.process.q_step(step.x, shifted - 1, shifted, problem.noise())

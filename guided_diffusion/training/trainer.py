@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from guided_diffusion import distributed, hardware
-from guided_diffusion.assembly import build_network, build_process
+from guided_diffusion.assembly import build_network, build_process, place
 from guided_diffusion.checkpoints import CheckpointError, State, infer_config, load
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.denoiser import Denoiser
@@ -62,8 +62,7 @@ class Trainer:
         alpha_bar = torch.from_numpy(self.process.alphas_cumprod)
         self.time_weights = time_weights(config.loss_weighting, alpha_bar).float().to(device)
         torch.manual_seed(config.seed)
-        self.network = self.build().to(device)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
+        self.network = place(self.build(), device, "fp32")
         self.ema = self.build().to(device).requires_grad_(False).eval()
         self.ema.load_state_dict(self.network.state_dict())
         self.optimizer = torch.optim.AdamW(
