@@ -12,16 +12,16 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from guided_diffusion import __version__, distributed
+from guided_diffusion import __version__, cluster, distributed
+from guided_diffusion.aside import aside
 from guided_diffusion.assembly import build_network, flops_per_evaluation, matrix_rate, place
 from guided_diffusion.board import Board
 from guided_diffusion.checkpoints import CheckpointError, remedy
@@ -32,6 +32,7 @@ from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.hardware import keep_memory, share_cores
 from guided_diffusion.images import PictureError
 from guided_diffusion.log_folder import FILLED_COLUMNS, LIFTED_COLUMNS, LogFolder
+from guided_diffusion.reports import duration, saved, unwritten
 from guided_diffusion.results import Progress, Result, describe_run, printable
 
 log = logging.getLogger("penumbra")
@@ -160,18 +161,37 @@ def seconds_per_evaluation(engine: Engine) -> float:
     return sorted(took)[2]
 
 
-def duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+def share_by_board(
+    engine: Engine,
+    pairs: list[Pair],
+    folder: LogFolder,
+    display: Display,
+    hear: Callable[[Iterable[dict[str, Any]]], None],
+) -> None:
+    """Take picture after picture, as all ranks do; the leader hears what became of each. Files are written
+    while the next pictures are sampled."""
+    board, leads = Board(len(pairs)), distributed.is_leader()
+
+    def keep(result: Result) -> None:
+        board.post(saved(result, folder))
+        if leads:
+            hear(board.news())
+
+    with aside(keep) as write:
+        for event in engine.stream((pairs[i] for i in board.take()), folder.has):
+            if isinstance(event, Progress):
+                display.step(event)
+            else:
+                write(event)
+    if leads:
+        hear(board.rest())
 
 
 def run(engine: Engine, pairs: list[Pair], folder: LogFolder, display: Display) -> int:
     """Sample what is not finished, save each picture as it comes; returns the number that failed.
 
-    The ranks of a run share the pictures; each saves its own, the first one tells of all.
+    The ranks of a run, or Ray's workers, share the pictures; each saves its own, one tells of all.
     """
-    board, leads = Board(len(pairs)), distributed.is_leader()
     told: Counter[str] = Counter()
 
     def hear(reports: Iterable[dict[str, Any]]) -> None:
@@ -181,55 +201,15 @@ def run(engine: Engine, pairs: list[Pair], folder: LogFolder, display: Display) 
             told.update(report["counts"])
             display.picture()
 
-    for event in engine.stream((pairs[i] for i in board.take()), folder.has):
-        if isinstance(event, Progress):
-            display.step(event)
-        else:
-            board.post(saved(event, folder))
-        if leads:
-            hear(board.news())
-    if leads:
-        hear(board.rest())
+    if engine.config.ray:
+        hear(cluster.reports(engine.config, pairs, folder.head))
+    else:
+        share_by_board(engine, pairs, folder, display, hear)
     if told["kept"]:
         log.info(
             f"{told['kept']} of {len(pairs)} pictures were finished before with these settings and are kept"
         )
     return told["failed"]
-
-
-def saved(result: Result, folder: LogFolder) -> dict[str, Any]:
-    """What is to be told of a result, now that its pictures are written."""
-    try:
-        folder.save(result)
-    except OSError as error:
-        result = replace(result, error=unwritten(error))
-        folder.save(result)
-    level, line = told_of(result)
-    counts = {"failed": int(bool(result.error)), "kept": int(result.reused)}
-    return {"name": result.name, "level": level, "line": line, "counts": counts, **folder.report(result.name)}
-
-
-def unwritten(error: Exception) -> str:
-    """Which place cannot be written, and why; of a file that still has a hidden name, its folder."""
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        place = Path(error.filename2 or error.filename)
-        place = place.parent if place.name.startswith(".") else place
-        return printable(f"{place} cannot be written: {error.strerror}")
-    return printable(str(error))
-
-
-def told_of(result: Result) -> tuple[int, str]:
-    """Level and line for the log; level 0 is the display's own, of no interest where bars tell as much."""
-    name = printable(result.name)
-    if result.error:
-        return logging.ERROR, f"{name} failed: {printable(result.error)}"
-    if result.notes:
-        return logging.INFO, f"{name}: {result.notes}"
-    if not result.made:
-        return logging.DEBUG, f"{name}: finished before"
-    each = [result.parts[output] for output in result.made]
-    took = duration(sum(part.seconds for part in each))
-    return 0, f"{name}: {sum(part.evaluations for part in each)} evaluations in {took}"
 
 
 def execute(options: argparse.Namespace, command: str, logs: ExitStack) -> int:
@@ -284,6 +264,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (ConfigError, DatasetError, CheckpointError) as error:
             log.error(printable(str(error)))
             return 2
+        except cluster.ClusterError as error:
+            log.error(f"{printable(str(error))}; finished pictures are kept, the same command goes on")
+            return 1
         except (OSError, PictureError) as error:
             log.error(f"the log folder is not complete: {unwritten(error)}; finished pictures are kept")
             return 1

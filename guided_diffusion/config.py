@@ -157,6 +157,7 @@ class Config:
     outputs: tuple[Literal["inpainted", "shadow_free"], ...] = ("inpainted", "shadow_free")
     seed: int = 0
     device: str = "auto"
+    ray: str | None = None  # address of a Ray cluster that shares the pictures; local = one on this machine
     precision: Precision = "auto"
     paste_known: bool = True
     clip_denoised: bool = True
@@ -271,7 +272,7 @@ def to_mapping(config: Config) -> dict[str, Any]:
 
 
 _PLACES_AND_AMOUNTS = (
-    *("data", "paths", "name", "device", "show_progress", "generate", "model_path", "classifier_path"),
+    *("data", "paths", "name", "device", "ray", "show_progress", "generate", "model_path", "classifier_path"),
     *("outputs", "save_npz"),
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -14,6 +14,7 @@ from PIL import Image
 
 from guided_diffusion import assembly, checkpoints, distributed, hardware, jobs
 from guided_diffusion import config as configuration
+from guided_diffusion.aside import ahead
 from guided_diffusion.config import Config
 from guided_diffusion.construct import ConfigError, construct
 from guided_diffusion.datasets import DatasetError, Pair, find_pairs, pictures_by_stem
@@ -34,6 +35,7 @@ SAMPLER_KEYS = {key: hint for cls in SAMPLERS.values() for key, hint in get_type
 MASKED_METHODS = ("repaint", "ddnm", "td_paint", "relight")  # without a mask these have nothing to do
 GENERATORS = ("ddpm", "ddim")  # these can do without a picture
 AUTO = "auto"  # the data.mask_path of those who have no masks
+Reading = Callable[[], tuple[np.ndarray | None, np.ndarray | None]]  # a pair's picture and keep-mask
 Done = Callable[[str, str, str], bool]  # (name, output, key) -> that output needs no computing
 
 
@@ -222,14 +224,15 @@ class Engine:
         worked on gives a Result with an `error`; the others go on.
         """
         chosen = self.pairs() if pairs is None else pairs
-        told = done or (lambda *_: False)
-        yield from self.painter.paint(event for pair in chosen for event in self._prepared(pair, told))
+        told, data = done or (lambda *_: False), self.config.data
+        read = partial(jobs.read, mask_is=data.mask_is, deep=self.config.method == "relight")
+        coming = ahead(read, chosen, data.batch_size)
+        yield from self.painter.paint(event for each in coming for event in self._prepared(*each, told))
 
-    def _prepared(self, pair: Pair, done: Done) -> Iterator[Job | Result | Progress]:
-        relights, mask_is = self.config.method == "relight", self.config.data.mask_is
+    def _prepared(self, pair: Pair, read: Reading, done: Done) -> Iterator[Job | Result | Progress]:
         try:
-            gt, keep = jobs.read(pair, mask_is, deep=relights)
-            if relights:
+            gt, keep = read()
+            if self.config.method == "relight":
                 assert gt is not None
                 shadow = None if keep is None else ~keep
                 yield from self._lifted(pair.name, gt, shadow, done)
