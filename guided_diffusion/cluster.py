@@ -80,7 +80,7 @@ def reports(config: Config, pairs: Sequence[Pair], head: Mapping[str, Any]) -> I
         workers = [actor.remote(config, head, os.getcwd()) for _ in range(count)]
         for made in ActorPool(workers).map_unordered(lambda worker, part: worker.work.remote(part), parts):
             yield from made
-    except (ray.exceptions.RayError, ConnectionError, ValueError) as error:
+    except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError) as error:
         last = str(error).strip().splitlines()[-1]
         raise ClusterError(f"ray {config.ray}: {last}") from None
     finally:
