@@ -63,9 +63,11 @@ class Engine:
         hardware.round_products(self.precision)
         self.networks = Networks(config, self.process, self.times, self.device, self.precision)
         shared = self.process, self.networks.denoiser, self.device, config.seed
-        self.painter = Painter(self.sampler, *shared, config.data.batch_size, config.paste_known)
-        self.multiple = 2 ** (len(config.model.channel_mults) - 1)  # of which a seen picture's sides are
-        self.relighter = Relighter(config.relight, *shared, config.model.image_size, self.multiple)
+        size = config.model.image_size
+        self.painter = Painter(self.sampler, *shared, size, config.data.batch_size, config.paste_known)
+        multiple = 2 ** (len(config.model.channel_mults) - 1)  # of which a seen picture's sides are
+        self.sight = jobs.Sight(size, multiple, config.windows)
+        self.relighter = Relighter(config.relight, *shared, size, multiple)
         self._warn_of_start()
         self._warn_of_unread()
 
@@ -195,16 +197,17 @@ class Engine:
 
         Raises PictureError if the networks cannot take what they would have to see of it.
         """
-        size = self.config.model.image_size
-        job = jobs.prepare(self.fingerprint, name, gt, keep, size, self.multiple)
-        rows, cols = job.seen_keep.shape
+        job = self.sight.prepare(self.fingerprint, name, gt, keep)
         pool = self.config.classifier.classifier_pool if self.networks.classifier_path else ""
-        if pool == "attention" and rows != cols:
-            raise PictureError(
-                f"the hole is longer than the picture's short side, so the model would see {cols}x{rows} "
-                f"pixels, but the classifier takes {size}x{size} only; crop the picture, or set "
-                "classifier_scale: 0"
-            )
+        size = self.sight.size
+        for view in (view.sketch if view.native else view for view in job.views):
+            rows, cols = (size, size) if view is None else view.seen.shape[:2]
+            if pool == "attention" and rows != cols:
+                raise PictureError(
+                    f"the hole is longer than the picture's short side, so the model would see {cols}x{rows} "
+                    f"pixels, but the classifier takes {size}x{size} only; crop the picture, or set "
+                    "classifier_scale: 0"
+                )
         return job
 
     # running
