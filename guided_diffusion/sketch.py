@@ -45,9 +45,10 @@ class Sketched:
     def _drawn(self, x: Tensor, t: int, p: Prediction) -> Prediction:
         if t < self.until:
             return p
-        amount = F.interpolate(self.where, self.blocks, mode="area")
-        missing = F.interpolate(self.where * (self.sketch - p.x0), self.blocks, mode="area")
-        missing = missing / amount.clamp_min(1e-6)
-        rise = F.interpolate(missing, x.shape[-2:], mode="bilinear", align_corners=False)
-        x0 = (p.x0 + self.where * rise).clamp(-1, 1)
+        missing = self._smooth(self.where * (self.sketch - p.x0)) / self._smooth(self.where).clamp_min(1e-6)
+        x0 = (p.x0 + self.where * missing).clamp(-1, 1)
         return replace(p, x0=x0, eps=self.process.eps_from_x0(x, t, x0))
+
+    def _smooth(self, plane: Tensor) -> Tensor:
+        means = F.interpolate(plane, self.blocks, mode="area")
+        return F.interpolate(means, plane.shape[-2:], mode="bilinear", align_corners=False)
