@@ -75,7 +75,7 @@ class Engine:
 
     @property
     def outputs(self) -> dict[str, int]:
-        """What is to be made of each picture, and of how many evaluations of the network."""
+        """What is to be made of each picture; how many evaluations of the network that takes in one window."""
         costs = {"inpainted": self.painter.evaluations, "shadow_free": self.relighter.evaluations}
         wanted = self.config.outputs if self.config.method == "relight" else ("inpainted",)
         return {output: cost for output, cost in costs.items() if output in wanted}
@@ -285,11 +285,11 @@ class Engine:
             return lifted
         begin = time.monotonic()
         try:
-            filled = self._filled(name, eight_bits(free), ~black)
+            filled, evaluations = self._filled(name, eight_bits(free), ~black)
         except PictureError as error:
             return replace(lifted, note=f"what is black was not painted: {error}")
         seconds = lifted.seconds + time.monotonic() - begin
-        cost = lifted.evaluations + self.painter.evaluations
+        cost = lifted.evaluations + evaluations
         return replace(with_black(lifted, filled), evaluations=cost, seconds=seconds)
 
     def fill(
@@ -309,13 +309,15 @@ class Engine:
         gt, keep = self._from_pil(picture, mask)
         if keep is None and self.config.method in MASKED_METHODS:
             raise PictureError(f"method {self.config.method} needs a mask; give one, 255 = keep")
-        return Image.fromarray(self._filled(name, gt, keep))
+        filled, _ = self._filled(name, gt, keep)
+        return Image.fromarray(filled)
 
-    def _filled(self, name: str, gt: np.ndarray, keep: np.ndarray | None) -> np.ndarray:
+    def _filled(self, name: str, gt: np.ndarray, keep: np.ndarray | None) -> tuple[np.ndarray, int]:
+        """The picture filled, uint8 (H, W, 3), and the evaluations of the network. Raises PictureError."""
         [result] = [r for r in self.painter.paint([self.job(name, gt, keep)]) if isinstance(r, Result)]
         if result.filled is None:
             raise PictureError(result.error)
-        return result.filled
+        return result.filled, result.evaluations
 
     def remove_shadow(
         self, picture: Image.Image, mask: Image.Image | None = None, name: str = "picture"

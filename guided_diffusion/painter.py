@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from guided_diffusion import hardware, windows
+from guided_diffusion import hardware
 from guided_diffusion.codec import PixelCodec
 from guided_diffusion.denoiser import Denoise
 from guided_diffusion.gathering import Gathering
@@ -66,49 +67,62 @@ class Painter:
                 note = "the mask keeps every pixel: nothing to fill, the picture was copied"
                 yield replace(item.unfilled, filled=item.gt, note=note)
             else:
-                for batch in self._queued(item, waiting):
-                    yield from self._batch(batch)
+                gathering = Gathering(item)
+                for number, view in enumerate(item.views):
+                    yield from self._next((gathering, number), view, waiting)
         for batch in waiting.values():
             yield from self._batch(batch)
 
-    def _queued(self, job: Job, waiting: defaultdict[tuple[int, ...], list[Piece]]) -> Iterator[list[Piece]]:
-        """Put a job's views behind those that wait; gives batches: full ones, the longest when many wait."""
-        size, gathering = self.batch_size, Gathering(job)
-        for number, view in enumerate(job.views):
-            if view.native:
-                yield [(gathering, number)]
-                continue
-            waiting[view.seen.shape].append((gathering, number))
-            longest = max(waiting, key=lambda shape: len(waiting[shape]))
-            full = len(waiting[longest]) >= self.room.get(longest, size)
-            if full or sum(map(len, waiting.values())) == MOST_WAITING * size:
-                yield waiting.pop(longest)
+    def _next(
+        self, piece: Piece, view: View, waiting: defaultdict[tuple[int, ...], list[Piece]]
+    ) -> Iterator[Result | Progress]:
+        """Put a view behind those that wait, and sample those of a shape if they fill a batch, or too many
+        wait; a native view gains nothing from others."""
+        if view.native:
+            yield from self._alone(piece)
+            return
+        waiting[view.seen.shape].append(piece)
+        longest = max(waiting, key=lambda shape: len(waiting[shape]))
+        full = len(waiting[longest]) >= self.room.get(longest, self.batch_size)
+        if full or sum(map(len, waiting.values())) == MOST_WAITING * self.batch_size:
+            yield from self._batch(waiting.pop(longest))
 
     def _batch(self, batch: list[Piece]) -> Iterator[Result | Progress]:
         """Sample equally shaped views: as many at once as memory holds, found by halving.
 
         A view's draws are its own, so that it comes out the same.
         """
-        first = _view(batch[0])
-        shape = first.seen.shape
-        seen = (self.size, self.size, 3) if first.native else shape
-        while batch := [piece for piece in batch if not piece[0].failed]:
-            room = self.room.get(seen, self.batch_size if first.native else len(batch))
-            some = batch[:1] if first.native else batch[:room]
-            try:
-                yield from self._native(some[0], room) if first.native else self._sampled(some)
-            except RuntimeError as error:
-                if not hardware.is_out_of_memory(error):
-                    raise
-            else:
-                batch = batch[len(some) :]
-                continue
-            torch.cuda.empty_cache()  # here, where no traceback holds the failed attempt any longer
-            tried = room if first.native else len(some)
-            self.room[seen] = -(-tried // 2)
-            if tried == 1:
-                why = f"out of memory on {self.device}: the model sees {shape[1]}x{shape[0]} pixels; "
-                yield some[0][0].fail(f"{why}shrink the picture")
+        shape = _view(batch[0]).seen.shape
+        while batch := [(gathering, number) for gathering, number in batch if not gathering.failed]:
+            some = batch[: self.room.get(shape, len(batch))]
+            held = yield from self._tried(self._sampled(some), shape, some[0], len(some))
+            batch = batch[len(some) :] if held else batch
+
+    def _alone(self, piece: Piece) -> Iterator[Result | Progress]:
+        """Sample a native view: as many of its windows at once as memory holds."""
+        shape, held = (self.size, self.size, 3), False
+        while not held and not piece[0].failed:
+            at_once = self.room.get(shape, self.batch_size)
+            held = yield from self._tried(self._native(piece, at_once), shape, piece, at_once)
+
+    def _tried(
+        self, events: Iterator[Result | Progress], shape: tuple[int, ...], piece: Piece, at_once: int
+    ) -> Generator[Result | Progress, None, bool]:
+        """Whether memory held so many at once; if not, there will be half as many the next time. If even one
+        is too many, the picture of the piece fails."""
+        try:
+            yield from events
+            return True
+        except RuntimeError as error:
+            if not hardware.is_out_of_memory(error):
+                raise
+        torch.cuda.empty_cache()  # here, where no traceback holds the failed attempt any longer
+        self.room[shape] = -(-at_once // 2)
+        if at_once == 1:
+            rows, columns = _view(piece).seen.shape[:2]
+            seen = f"the model sees {columns}x{rows} pixels"
+            yield piece[0].fail(f"out of memory on {self.device}: {seen}; shrink the picture")
+        return False
 
     def _sampled(self, batch: Sequence[Piece]) -> Iterator[Result | Progress]:
         begin, x = time.monotonic(), torch.zeros(0)
@@ -124,36 +138,35 @@ class Painter:
     def _native(self, piece: Piece, at_once: int) -> Iterator[Result | Progress]:
         """Sample a native view in overlapping windows, `at_once` of them together, after its sketch."""
         view, begin = _view(piece), time.monotonic()
-        problem, sketch, evaluations = self.problem([view]), view.sketch, self.evaluations
+        problem = self.problem([view])
         where = torch.zeros(problem.y.shape[-2:], dtype=torch.bool)
         height, width = view.own.shape
         where[view.window.inner][:height, :width] = torch.from_numpy(view.own)
-        denoise: Denoise = Tiled(problem.denoise, self.size, self.size // 2, where, at_once)
-        x, done = problem.y, 0
-        if sketch is not None:
-            for step in walk(self.sampler, self.problem([sketch])):
+        tiled = Tiled(problem.denoise, self.size, self.size // 2, where, at_once)
+        stages = [replace(problem, denoise=tiled)]
+        if view.sketch is not None:
+            stages.insert(0, self.problem([view.sketch]))
+        x, done, steps = problem.y, 0, len(stages) * self.evaluations
+        for stage in stages:
+            if done and view.sketch is not None:
+                stage = replace(stage, denoise=self._sketched(tiled, view, view.sketch, x))
+            for step in walk(self.sampler, stage):
                 x, done = step.x, done + 1
-                yield _progress([piece], done, 2 * evaluations)
-            denoise = self._sketched(denoise, view, sketch, PixelCodec().decode(x)[0], where)
-        steps = done + evaluations
-        for step in walk(self.sampler, replace(problem, denoise=denoise)):
-            x, done = step.x, done + 1
-            yield _progress([piece], done, steps)
+                yield _progress([piece], done, steps)
         yield from self._added(piece, x[0], steps, time.monotonic() - begin)
 
-    def _sketched(
-        self, denoise: Denoise, view: View, sketch: View, filled: np.ndarray, where: Tensor
-    ) -> Denoise:
-        """`denoise` that keeps to the sketch, filled as uint8 (rows, cols, 3), where the view is filled."""
-        canvas, at, over = view.seen.copy(), view.window, sketch.window
-        place = replace(over, top=over.top - at.top, left=over.left - at.left)
-        windows.paste(canvas, place, filled, np.ones(canvas[place.slices].shape[:2], dtype=bool))
-        coarse = PixelCodec().encode([canvas]).to(self.device)
-        scale = over.height / over.rows
+    def _sketched(self, tiled: Tiled, view: View, sketch: View, x: Tensor) -> Denoise:
+        """`tiled` that keeps to the sketch, filled as x (1, 3, rows, cols), where the view is filled."""
+        assert tiled.where is not None
+        at, over = view.window, sketch.window
+        canvas, scale = x.new_zeros(1, 3, at.rows, at.cols), over.height / over.rows
+        placed = replace(over, top=over.top - at.top, left=over.left - at.left)
+        large = F.interpolate(x, (over.height, over.width), mode="bicubic", align_corners=False).clamp(-1, 1)
+        inner = canvas[(..., *placed.slices)]
+        inner[:] = large[(..., *placed.inner)][..., : inner.shape[-2], : inner.shape[-1]]
         blocks = max(1, round(at.height / scale)), max(1, round(at.width / scale))
         until = round(SKETCHED * self.process.num_timesteps)
-        member = where.to(coarse)[None, None]
-        return Sketched(denoise, self.process, coarse, member, blocks, until)
+        return Sketched(tiled, self.process, canvas, tiled.where.to(x)[None, None], blocks, until)
 
     def problem(self, batch: Sequence[View]) -> Problem:
         """What the sampler sees of equally shaped views."""
