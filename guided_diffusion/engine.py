@@ -75,7 +75,7 @@ class Engine:
 
     @property
     def outputs(self) -> dict[str, int]:
-        """What is to be made of each picture; how many evaluations of the network that takes in one window."""
+        """What is to be made of each picture, and of how many evaluations of the network in each window."""
         costs = {"inpainted": self.painter.evaluations, "shadow_free": self.relighter.evaluations}
         wanted = self.config.outputs if self.config.method == "relight" else ("inpainted",)
         return {output: cost for output, cost in costs.items() if output in wanted}
