@@ -83,36 +83,25 @@ def _gathered(boxes: np.ndarray, longest: np.ndarray, shape: tuple[int, int], si
     together = np.zeros(len(boxes), dtype=np.int64)
     if max(sides(joint_boxes(boxes, together)[0], longest.max(), shape, size)) == size:
         return together
-    specks = _in_cells(boxes, 3 * size // 8)  # so small a cell that none of them needs a larger window
+    specks = _in_cells(boxes, max(1, 3 * size // 8))  # so small a cell that one window serves what is in it
     boxes, longest = joint_boxes(boxes, specks), _longest(longest, specks)
-    scale, length = sides(boxes, longest, shape, size)
-    group, count = np.zeros(len(boxes), dtype=np.int64), 0
-    for i in range(len(boxes)):  # the first `count` places of all four arrays are those of the groups
-        box, told = boxes[i].copy(), (longest[i], scale[i], length[i])
-        rows = np.maximum(boxes[:count, 1], box[1]) - np.minimum(boxes[:count, 0], box[0])
-        near = np.flatnonzero(rows <= np.maximum(length[:count], told[2]))
-        both = np.where(_FIRST, np.minimum(boxes[near], box), np.maximum(boxes[near], box))
-        most = np.maximum(longest[near], told[0])
-        scales, lengths = sides(both, most, shape, size)
-        serves = scales <= np.minimum(scale[near], told[1])
-        serves &= lengths <= np.maximum(length[near], told[2])
-        if serves.any():
-            which = int(serves.argmax())
-            at = near[which]
-            boxes[at], longest[at], scale[at], length[at] = (
-                both[which],
-                most[which],
-                scales[which],
-                lengths[which],
-            )
-        else:
-            at, count = count, count + 1
-            boxes[at], (longest[at], scale[at], length[at]) = box, told
-        group[i] = at
+    told = np.column_stack([boxes, longest, *sides(boxes, longest, shape, size)])
+    group, count = np.zeros(len(told), dtype=np.int64), 0
+    for i in range(len(told)):  # the first `count` rows are those of the groups
+        one, groups = told[i].copy(), told[:count]
+        rows = np.maximum(groups[:, 1], one[1]) - np.minimum(groups[:, 0], one[0])
+        near = np.flatnonzero(rows <= np.maximum(groups[:, 6], one[6]))
+        both = np.where(_LOW, np.minimum(told[near], one), np.maximum(told[near], one))
+        scale, length = sides(both[:, :4], both[:, 4], shape, size)
+        serves = np.flatnonzero((scale <= np.minimum(told[near, 5], one[5])) & (length <= both[:, 6]))
+        at = near[serves[0]] if len(serves) else count
+        if at < count:
+            one[:5], one[5], one[6] = both[serves[0], :5], scale[serves[0]], length[serves[0]]
+        told[at], group[i], count = one, at, max(count, at + 1)
     return group[specks]
 
 
-_FIRST = np.array([True, False, True, False])  # of a box: top and left
+_LOW = np.array([True, False, True, False, False, False, False])  # top and left: the lesser of two is of both
 
 
 def _longest(longest: np.ndarray, group: np.ndarray) -> np.ndarray:
