@@ -98,10 +98,14 @@ class Display:
     def step(self, progress: Progress) -> None:
         if progress.step == 1 or progress.steps != self.steps.total:
             self.steps.reset(progress.steps)
+            part = f"window {progress.window} of {progress.windows}"
+            self.steps.set_description(part if progress.windows > 1 else "steps", refresh=False)
         self.steps.update(progress.step - self.steps.n)
         if time.monotonic() - self.told > QUIET_SECONDS:
             self.told = time.monotonic()
-            log.log(self.level, f"{printable(progress.names[0])}: step {progress.step} of {progress.steps}")
+            part = f"window {progress.window} of {progress.windows}, " if progress.windows > 1 else ""
+            where = f"{part}step {progress.step} of {progress.steps}"
+            log.log(self.level, f"{printable(progress.names[0])}: {where}")
 
     def picture(self) -> None:
         self.pictures.update()
@@ -133,6 +137,17 @@ def show_plan(engine: Engine) -> None:
     told = f" ({shares})" if config.method == "relight" else ""
     cost = f"{engine.evaluations} network evaluations a picture{told}, about {duration(each)}"
     log.info(f"{cost} on {engine.device}; {whole}")
+    if "inpainted" in engine.outputs and config.windows != "whole" and config.data.mask_path:
+        log.info(more_windows(engine))
+
+
+def more_windows(engine: Engine) -> str:
+    """What a plan that reads no mask cannot count."""
+    size, cost, windows = engine.config.model.image_size, engine.painter.evaluations, engine.config.windows
+    more = f"holes that no single {size}x{size} window serves take {cost} evaluations each"
+    if windows == "overlap":
+        more += f", larger ones {2 * cost}, half of them of many windows"
+    return f"{more} (windows: {windows})"
 
 
 def seconds_per_evaluation(engine: Engine) -> float:

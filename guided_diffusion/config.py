@@ -30,6 +30,8 @@ from guided_diffusion.legacy_keys import RETIRED, Translated, translate
 from guided_diffusion.levels import attention_downsamples, channel_mults
 from guided_diffusion.shadow.settings import RelightConfig
 
+Windows = Literal["holes", "overlap", "whole"]
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -160,6 +162,7 @@ class Config:
     ray: str | None = None  # address of a Ray cluster that shares the pictures; local = one on this machine
     precision: Precision = "auto"
     paste_known: bool = True
+    windows: Windows = "holes"  # the model sees each hole by itself, large ones natively, or all through one
     clip_denoised: bool = True
     generate: Index = 0  # number of pictures to make when there is no gt_path
     cond_y: Index | None = None
@@ -291,7 +294,7 @@ def fingerprint(config: Config, extra: Mapping[str, Any]) -> str:
 def relight_fingerprint(config: Config, extra: Mapping[str, Any] | None, finder: str | None = None) -> str:
     """SHA-256 (hex) of all that changes what lies beneath a shadow; `extra` None = no network is asked;
     finder: of the weights that look for a second shadow."""
-    own = config if config.relight.paint_black else replace(config, options={})
+    own = config if config.relight.paint_black else replace(config, options={}, windows="holes")
     prior = None if extra is None else fingerprint(own, extra)
     return digest([asdict(config.relight), config.seed, prior, finder])
 

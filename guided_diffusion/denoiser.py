@@ -61,7 +61,7 @@ class Denoiser:
     v.
     sigma_small: fixed variance is the posterior's, else beta (only without learn_sigma).
     clip: clip x0 to [-1, 1]. autocast: the type to which torch narrows the arithmetic, or None.
-    labels: (B,) classes or None.
+    labels: (B,) classes or None; x may hold n windows of each of the B pictures, (n * B, C, H, W).
     """
 
     network: nn.Module
@@ -89,7 +89,7 @@ class Denoiser:
         return replace(p, x0=x0, eps=torch.where(known > 0, self.process.eps_from_x0(x, t, x), p.eps))
 
     def _network(self, x: Tensor, times: Tensor) -> tuple[Tensor, Tensor | None]:
-        label = () if self.labels is None else (self.labels,)
+        label = () if self.labels is None else (self.labels.repeat(len(x) // len(self.labels)),)
         with nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast):
             out = self.network(x, times, *label)
         out = out.float().contiguous()

@@ -65,9 +65,11 @@ class Engine:
         hardware.round_products(self.precision)
         self.networks = Networks(config, self.process, self.times, self.device, self.precision)
         shared = self.process, self.networks.denoiser, self.device, config.seed
-        self.painter = Painter(self.sampler, *shared, config.data.batch_size, config.paste_known)
-        self.multiple = 2 ** (len(config.model.channel_mults) - 1)  # of which a seen picture's sides are
-        self.relighter = Relighter(config.relight, *shared, config.model.image_size, self.multiple)
+        size = config.model.image_size
+        self.painter = Painter(self.sampler, *shared, size, config.data.batch_size, config.paste_known)
+        multiple = 2 ** (len(config.model.channel_mults) - 1)  # of which a seen picture's sides are
+        self.sight = jobs.Sight(size, multiple, config.windows)
+        self.relighter = Relighter(config.relight, *shared, size, multiple)
         self._warn_of_start()
         self._warn_of_unread()
 
@@ -75,7 +77,7 @@ class Engine:
 
     @property
     def outputs(self) -> dict[str, int]:
-        """What is to be made of each picture, and of how many evaluations of the network."""
+        """What is to be made of each picture, and of how many evaluations of the network in each window."""
         costs = {"inpainted": self.painter.evaluations, "shadow_free": self.relighter.evaluations}
         wanted = self.config.outputs if self.config.method == "relight" else ("inpainted",)
         return {output: cost for output, cost in costs.items() if output in wanted}
@@ -197,16 +199,17 @@ class Engine:
 
         Raises PictureError if the networks cannot take what they would have to see of it.
         """
-        size = self.config.model.image_size
-        job = jobs.prepare(self.fingerprint, name, gt, keep, size, self.multiple)
-        rows, cols = job.seen_keep.shape
+        job = self.sight.prepare(self.fingerprint, name, gt, keep)
         pool = self.config.classifier.classifier_pool if self.networks.classifier_path else ""
-        if pool == "attention" and rows != cols:
-            raise PictureError(
-                f"the hole is longer than the picture's short side, so the model would see {cols}x{rows} "
-                f"pixels, but the classifier takes {size}x{size} only; crop the picture, or set "
-                "classifier_scale: 0"
-            )
+        size = self.sight.size
+        for view in (view.sketch if view.native else view for view in job.views):
+            rows, cols = (size, size) if view is None else view.seen.shape[:2]
+            if pool == "attention" and rows != cols:
+                raise PictureError(
+                    f"the hole is longer than the picture's short side, so the model would see {cols}x{rows} "
+                    f"pixels, but the classifier takes {size}x{size} only; crop the picture, or set "
+                    "classifier_scale: 0"
+                )
         return job
 
     # running
@@ -285,11 +288,11 @@ class Engine:
             return lifted
         begin = time.monotonic()
         try:
-            filled = self._filled(name, eight_bits(free), ~black)
+            filled, evaluations = self._filled(name, eight_bits(free), ~black)
         except PictureError as error:
             return replace(lifted, note=f"what is black was not painted: {error}")
         seconds = lifted.seconds + time.monotonic() - begin
-        cost = lifted.evaluations + self.painter.evaluations
+        cost = lifted.evaluations + evaluations
         return replace(with_black(lifted, filled), evaluations=cost, seconds=seconds)
 
     def fill(
@@ -309,13 +312,15 @@ class Engine:
         gt, keep = self._from_pil(picture, mask)
         if keep is None and self.config.method in MASKED_METHODS:
             raise PictureError(f"method {self.config.method} needs a mask; give one, 255 = keep")
-        return Image.fromarray(self._filled(name, gt, keep))
+        filled, _ = self._filled(name, gt, keep)
+        return Image.fromarray(filled)
 
-    def _filled(self, name: str, gt: np.ndarray, keep: np.ndarray | None) -> np.ndarray:
+    def _filled(self, name: str, gt: np.ndarray, keep: np.ndarray | None) -> tuple[np.ndarray, int]:
+        """The picture filled, uint8 (H, W, 3), and the evaluations of the network. Raises PictureError."""
         [result] = [r for r in self.painter.paint([self.job(name, gt, keep)]) if isinstance(r, Result)]
         if result.filled is None:
             raise PictureError(result.error)
-        return result.filled
+        return result.filled, result.evaluations
 
     def remove_shadow(
         self, picture: Image.Image, mask: Image.Image | None = None, name: str = "picture"

@@ -19,7 +19,7 @@ class Guided:
     """A denoiser with classifier guidance.
 
     classifier: (x_t, time) -> logits (B, classes); timesteps: as in Denoiser; labels: (B,) the wanted
-    classes;
+    classes, as there;
     scale: s of the paper, 0 = none.
     """
 
@@ -37,6 +37,7 @@ class Guided:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             logits = self.classifier(x, self.timesteps[t].expand(len(x)))
-            chosen = logits.float().log_softmax(dim=-1).gather(1, self.labels[:, None])
+            labels = self.labels.repeat(len(x) // len(self.labels))
+            chosen = logits.float().log_softmax(dim=-1).gather(1, labels[:, None])
             (gradient,) = torch.autograd.grad(chosen.sum(), x)
         return gradient.float() * self.scale

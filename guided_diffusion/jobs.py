@@ -1,21 +1,41 @@
-"""Jobs: pictures cut to what the model sees of them; the key and the random draws of each."""
+"""Jobs: pictures cut to the views that the model sees of them; the key and the random draws of each."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from guided_diffusion import windows
+from guided_diffusion import cover, windows
+from guided_diffusion.config import Windows
 from guided_diffusion.datasets import Pair
 from guided_diffusion.images import PictureError, read_deep, read_picture
 from guided_diffusion.masks import read_mask
 from guided_diffusion.results import Lifted, Result
 
 LONGEST_VIEW = 16  # model sizes: a view longer than this would take all memory
+
+
+@dataclass(frozen=True)
+class View:
+    """What the model sees of a picture at once, and which of its pixels are filled so.
+
+    name: the picture's; draws: the name that decides its random draws; own: bool, shaped like
+    `window.slices`, True = filled here; native: larger than the model and seen as it is, in overlapping
+    windows of the model's size; sketch: of a native view, a coarser one of the same holes, filled first.
+    """
+
+    name: str
+    draws: str
+    window: windows.Window
+    own: np.ndarray
+    seen: np.ndarray  # uint8 (rows, cols, 3), the input's window as the model sees it
+    seen_keep: np.ndarray | None  # bool (rows, cols), None without a mask
+    native: bool = False
+    sketch: View | None = None
 
 
 @dataclass(frozen=True)
@@ -26,9 +46,7 @@ class Job:
     key: str
     gt: np.ndarray | None  # uint8 (H, W, 3), the input at its own size
     keep: np.ndarray | None  # bool (H, W), True = known; None without a mask
-    window: windows.Window
-    seen: np.ndarray  # uint8 (rows, cols, 3), the input's window at model size
-    seen_keep: np.ndarray  # bool (rows, cols)
+    views: tuple[View, ...]
     lifted: Lifted | None = None  # for the result: made already, without sampling
 
     @property
@@ -56,25 +74,57 @@ def read(
     return gt, keep
 
 
-def prepare(
-    fingerprint: str, name: str, gt: np.ndarray | None, keep: np.ndarray | None, size: int, multiple: int
-) -> Job:
-    """The Job of a picture uint8 (H, W, 3) and its keep-mask bool (H, W); both None to generate.
+@dataclass(frozen=True)
+class Sight:
+    """How the model looks at pictures.
 
-    fingerprint: of settings and weights; size: the model's training size in pixels, multiple: of which any
-    other size that it sees must be one. Raises PictureError for a hole that no memory would hold.
+    size: its training size in pixels; multiple: of which any other size that it sees must be one; windows: as
+    the Config's.
     """
-    whole = (size, size) if gt is None else gt.shape[:2]
-    hole = np.zeros(whole, dtype=bool) if keep is None else keep
-    window = windows.choose_window(hole, size, multiple)
-    if max(window.rows, window.cols) > LONGEST_VIEW * size:
-        raise PictureError(
-            f"the hole in this {whole[1]}x{whole[0]} picture is so long and thin that the model would "
-            f"see {window.cols}x{window.rows} pixels; fill it in shorter pieces"
-        )
-    picture = np.zeros((*whole, 3), dtype=np.uint8) if gt is None else gt
-    seen, seen_keep = windows.cut(picture, hole, window)
-    return Job(name, picture_key(fingerprint, name, gt, keep), gt, keep, window, seen, seen_keep)
+
+    size: int
+    multiple: int
+    windows: Windows = "holes"
+
+    def prepare(self, fingerprint: str, name: str, gt: np.ndarray | None, keep: np.ndarray | None) -> Job:
+        """The Job of a picture uint8 (H, W, 3) and its keep-mask bool (H, W); both None to generate.
+
+        fingerprint: of settings and weights. Raises PictureError for a hole that no memory would hold.
+        """
+        shape = (self.size, self.size) if gt is None else gt.shape[:2]
+        hole = np.zeros(shape, dtype=bool) if keep is None else keep
+        blank = np.zeros((*shape, 3), dtype=np.uint8) if gt is None else gt
+        find = cover.whole if self.windows == "whole" else cover.each_hole
+        parts = find(hole, self.size, self.multiple)
+        views = tuple(self._view(name, i, part, blank, keep) for i, part in enumerate(parts))
+        return Job(name, picture_key(fingerprint, name, gt, keep), gt, keep, views)
+
+    def _view(
+        self, name: str, number: int, part: cover.Part, picture: np.ndarray, keep: np.ndarray | None
+    ) -> View:
+        window, shape = part.window, picture.shape
+        longest = max(window.rows, window.cols)
+        # The first one's draws are those of a picture with one window.
+        draws = f"{name}\0{window.top},{window.left}" if number else name
+        fits = longest <= LONGEST_VIEW * self.size
+        if self.windows == "overlap" and (window.scaled or longest > self.size):
+            sketch = self._seen(name, draws, part, picture, keep) if window.scaled and fits else None
+            draws = f"{draws}\0native" if sketch else draws
+            view = self._seen(name, draws, cover.native(part, shape, self.size), picture, keep)
+            return replace(view, native=True, sketch=sketch)
+        if not fits:
+            raise PictureError(
+                f"the hole in this {shape[1]}x{shape[0]} picture is so long and thin that the model would "
+                f"see {window.cols}x{window.rows} pixels; set windows: overlap, or fill it in shorter pieces"
+            )
+        return self._seen(name, draws, part, picture, keep)
+
+    def _seen(
+        self, name: str, draws: str, part: cover.Part, picture: np.ndarray, keep: np.ndarray | None
+    ) -> View:
+        hole = np.zeros(picture.shape[:2], dtype=bool) if keep is None else keep
+        seen, seen_keep = windows.cut(picture, hole, part.window)
+        return View(name, draws, part.window, part.own, seen, None if keep is None else seen_keep)
 
 
 def picture_key(fingerprint: str, name: str, *parts: np.ndarray | None) -> str:

@@ -1,36 +1,45 @@
-"""Painter: samples Jobs in batches of equally shaped views; what was filled goes back into the pictures."""
+"""Painter: samples the views of Jobs, equally shaped ones in batches, whatever picture they are of; what was
+filled goes back into the pictures."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from guided_diffusion import hardware, windows
+from guided_diffusion import hardware
 from guided_diffusion.codec import PixelCodec
 from guided_diffusion.denoiser import Denoise
+from guided_diffusion.gathering import Gathering
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.jobs import Job, generator
+from guided_diffusion.jobs import Job, View, generator
 from guided_diffusion.operators import Mask, Nothing, Operator
 from guided_diffusion.results import Progress, Result
 from guided_diffusion.samplers import Noise, Problem, Sampler, walk
 from guided_diffusion.scheduler import count_evaluations
+from guided_diffusion.sketch import Sketched
+from guided_diffusion.tiles import Tiled
 
-MOST_WAITING = 4  # batches' worth of pictures held back until others of their shape come
+MOST_WAITING = 4  # batches' worth of views held back until others of their shape come
+SKETCHED = 0.3  # share of the process, from the cleanest step on, in which a sketch is not heard
+
+Piece = tuple[Gathering, int]  # a picture, and the number of one of its views
 
 
 @dataclass(frozen=True)
 class Painter:
     """Fills pictures by one sampler.
 
-    denoiser: names of a batch -> what denoises it, on `device`; seed: with a picture's name it decides its
-    draws; batch_size: pictures at once; paste_known: keep the known bytes.
+    denoiser: names of a batch -> what denoises it, on `device`; seed: with a view's name it decides its
+    draws; size: the model's, in pixels; batch_size: views, or windows of a native view, at once;
+    paste_known: keep the known bytes.
     """
 
     sampler: Sampler
@@ -38,19 +47,19 @@ class Painter:
     denoiser: Callable[[Sequence[str]], Denoise]
     device: torch.device
     seed: int
+    size: int
     batch_size: int
     paste_known: bool
-    room: dict[tuple[int, ...], int] = field(default_factory=dict)  # shape -> pictures that memory held
+    room: dict[tuple[int, ...], int] = field(default_factory=dict)  # shape -> views that memory held
 
     @cached_property
     def evaluations(self) -> int:
-        """Of the network, for each picture."""
+        """Of the network, for each view."""
         return count_evaluations(self.sampler.times(self.process))[0]
 
     def paint(self, ready: Iterable[Job | Result | Progress]) -> Iterator[Result | Progress]:
         """Copies pictures without a hole, samples the other Jobs in batches, and hands on what is no Job."""
-        waiting: defaultdict[tuple[int, ...], list[Job]] = defaultdict(list)
-        size = self.batch_size
+        waiting: defaultdict[tuple[int, ...], list[Piece]] = defaultdict(list)
         for item in ready:
             if not isinstance(item, Job):
                 yield item
@@ -58,65 +67,139 @@ class Painter:
                 note = "the mask keeps every pixel: nothing to fill, the picture was copied"
                 yield replace(item.unfilled, filled=item.gt, note=note)
             else:
-                waiting[item.seen.shape].append(item)
-                longest = max(waiting, key=lambda shape: len(waiting[shape]))
-                full = len(waiting[longest]) >= self.room.get(longest, size)
-                if full or sum(map(len, waiting.values())) == MOST_WAITING * size:
-                    yield from self._batch(waiting.pop(longest))
+                gathering = Gathering(item)
+                for number, view in enumerate(item.views):
+                    yield from self._next((gathering, number), view, waiting)
         for batch in waiting.values():
             yield from self._batch(batch)
 
-    def _batch(self, batch: list[Job]) -> Iterator[Result | Progress]:
-        """Sample equally shaped jobs: as many at once as memory holds, found by halving.
+    def _next(
+        self, piece: Piece, view: View, waiting: defaultdict[tuple[int, ...], list[Piece]]
+    ) -> Iterator[Result | Progress]:
+        """Put a view behind those that wait, and sample those of a shape if they fill a batch, or too many
+        wait; a native view gains nothing from others."""
+        if view.native:
+            yield from self._alone(piece)
+            return
+        waiting[view.seen.shape].append(piece)
+        longest = max(waiting, key=lambda shape: len(waiting[shape]))
+        full = len(waiting[longest]) >= self.room.get(longest, self.batch_size)
+        if full or sum(map(len, waiting.values())) == MOST_WAITING * self.batch_size:
+            yield from self._batch(waiting.pop(longest))
 
-        A picture's draws are its own, so that it comes out the same.
+    def _batch(self, batch: list[Piece]) -> Iterator[Result | Progress]:
+        """Sample equally shaped views: as many at once as memory holds, found by halving.
+
+        A view's draws are its own, so that it comes out the same.
         """
-        shape = batch[0].seen.shape
-        while batch:
+        shape = _view(batch[0]).seen.shape
+        while batch := [(gathering, number) for gathering, number in batch if not gathering.failed]:
             some = batch[: self.room.get(shape, len(batch))]
-            try:
-                yield from self._sampled(some)
-            except RuntimeError as error:
-                if not hardware.is_out_of_memory(error):
-                    raise
-            else:
-                batch = batch[len(some) :]
-                continue
-            torch.cuda.empty_cache()  # here, where no traceback holds the failed attempt any longer
-            self.room[shape] = -(-len(some) // 2)
-            if len(some) == 1:
-                why = f"out of memory on {self.device}: the model sees {shape[1]}x{shape[0]} pixels; "
-                yield replace(batch.pop(0).unfilled, error=f"{why}shrink the picture")
+            held = yield from self._tried(self._sampled(some), shape, some[0], len(some))
+            batch = batch[len(some) :] if held else batch
 
-    def _sampled(self, batch: list[Job]) -> Iterator[Result | Progress]:
-        begin = time.monotonic()
-        names = tuple(job.name for job in batch)
-        x = torch.zeros(0)
-        for i, step in enumerate(walk(self.sampler, self.problem(batch)), start=1):
-            x = step.x
-            yield Progress(names, i, self.evaluations)
-        seconds = (time.monotonic() - begin) / len(batch)
-        for job, picture in zip(batch, x, strict=True):
-            yield self._result(job, picture, seconds)
+    def _alone(self, piece: Piece) -> Iterator[Result | Progress]:
+        """Sample a native view: as many of its windows at once as memory holds."""
+        shape, held = (self.size, self.size, 3), False
+        while not held and not piece[0].failed:
+            at_once = self.room.get(shape, self.batch_size)
+            held = yield from self._tried(self._native(piece, at_once), shape, piece, at_once)
 
-    def problem(self, batch: Sequence[Job]) -> Problem:
-        """What the sampler sees of a batch of equally shaped jobs."""
-        y = PixelCodec().encode([job.seen for job in batch]).to(self.device)
-        keep = torch.from_numpy(np.stack([job.seen_keep for job in batch])).float()[:, None].to(self.device)
-        operator: Operator = Mask(keep) if any(job.keep is not None for job in batch) else Nothing()
-        names = [job.name for job in batch]
-        own = [generator(self.seed, "noise", name, self.device) for name in names]
-        return Problem(y, operator, self.denoiser(names), self.process, Noise(own, y.shape[1:]))
-
-    def _result(self, job: Job, x: Tensor, seconds: float) -> Result:
-        plain = job.unfilled
+    def _tried(
+        self, events: Iterator[Result | Progress], shape: tuple[int, ...], piece: Piece, at_once: int
+    ) -> Generator[Result | Progress, None, bool]:
+        """Whether memory held so many at once; if not, there will be half as many the next time. If even one
+        is too many, the picture of the piece fails."""
         try:
-            filled = PixelCodec().decode(x[None])[0]
+            yield from events
+            return True
+        except RuntimeError as error:
+            if not hardware.is_out_of_memory(error):
+                raise
+        torch.cuda.empty_cache()  # here, where no traceback holds the failed attempt any longer
+        self.room[shape] = -(-at_once // 2)
+        if at_once == 1:
+            rows, columns = _view(piece).seen.shape[:2]
+            seen = f"the model sees {columns}x{rows} pixels"
+            yield piece[0].fail(f"out of memory on {self.device}: {seen}; shrink the picture")
+        return False
+
+    def _sampled(self, batch: Sequence[Piece]) -> Iterator[Result | Progress]:
+        begin, x = time.monotonic(), torch.zeros(0)
+        for i, step in enumerate(
+            walk(self.sampler, self.problem([_view(piece) for piece in batch])), start=1
+        ):
+            x = step.x
+            yield _progress(batch, i, self.evaluations)
+        seconds = (time.monotonic() - begin) / len(batch)
+        for piece, one in zip(batch, x, strict=True):
+            yield from self._added(piece, one, self.evaluations, seconds)
+
+    def _native(self, piece: Piece, at_once: int) -> Iterator[Result | Progress]:
+        """Sample a native view in overlapping windows, `at_once` of them together, after its sketch."""
+        view, begin = _view(piece), time.monotonic()
+        problem = self.problem([view])
+        where = torch.zeros(problem.y.shape[-2:], dtype=torch.bool)
+        height, width = view.own.shape
+        where[view.window.inner][:height, :width] = torch.from_numpy(view.own)
+        tiled = Tiled(problem.denoise, self.size, self.size // 2, where, at_once)
+        stages = [replace(problem, denoise=tiled)]
+        if view.sketch is not None:
+            stages.insert(0, self.problem([view.sketch]))
+        x, done, steps = problem.y, 0, len(stages) * self.evaluations
+        for stage in stages:
+            if done and view.sketch is not None:
+                stage = replace(stage, denoise=self._sketched(tiled, view, view.sketch, x))
+            for step in walk(self.sampler, stage):
+                x, done = step.x, done + 1
+                yield _progress([piece], done, steps)
+        yield from self._added(piece, x[0], steps, time.monotonic() - begin)
+
+    def _sketched(self, tiled: Tiled, view: View, sketch: View, x: Tensor) -> Denoise:
+        """`tiled` that keeps to the sketch, filled as x (1, 3, rows, cols), where the view is filled."""
+        assert tiled.where is not None
+        at, over = view.window, sketch.window
+        canvas, scale = x.new_zeros(1, 3, at.rows, at.cols), over.height / over.rows
+        placed = replace(over, top=over.top - at.top, left=over.left - at.left)
+        large = F.interpolate(x, (over.height, over.width), mode="bicubic", align_corners=False).clamp(-1, 1)
+        inner = canvas[(..., *placed.slices)]
+        inner[:] = large[(..., *placed.inner)][..., : inner.shape[-2], : inner.shape[-1]]
+        blocks = max(1, round(at.height / scale)), max(1, round(at.width / scale))
+        until = round(SKETCHED * self.process.num_timesteps)
+        return Sketched(tiled, self.process, canvas, tiled.where.to(x)[None, None], blocks, until)
+
+    def problem(self, batch: Sequence[View]) -> Problem:
+        """What the sampler sees of equally shaped views."""
+        y = PixelCodec().encode([view.seen for view in batch]).to(self.device)
+        operator: Operator = Nothing()
+        if any(view.seen_keep is not None for view in batch):
+            keeps = [np.zeros(y.shape[-2:], bool) if v.seen_keep is None else v.seen_keep for v in batch]
+            operator = Mask(torch.from_numpy(np.stack(keeps)).float()[:, None].to(self.device))
+        own = [generator(self.seed, "noise", view.draws, self.device) for view in batch]
+        denoise = self.denoiser([view.name for view in batch])
+        return Problem(y, operator, denoise, self.process, Noise(own, y.shape[1:]))
+
+    def _added(self, piece: Piece, x: Tensor, evaluations: int, seconds: float) -> Iterator[Result]:
+        """Hand a filled view over to its picture; gives the result when that is complete, or has failed."""
+        gathering, number = piece
+        if gathering.failed:
+            return
+        try:
+            gathering.add(number, PixelCodec().decode(x[None])[0], evaluations, seconds)
         except ValueError as error:
-            return replace(plain, error=str(error))
-        if job.gt is not None:
-            hole = np.zeros(job.gt.shape[:2], dtype=bool) if job.keep is None else job.keep
-            filled = windows.paste(job.gt, hole, job.window, filled, keep_known=self.paste_known)
-        unknown = job.keep is not None and not job.keep.any()
-        note = "the mask keeps no pixel: the picture was generated" if unknown else ""
-        return replace(plain, filled=filled, evaluations=self.evaluations, seconds=seconds, note=note)
+            yield gathering.fail(str(error))
+            return
+        if gathering.complete:
+            yield gathering.result(self.paste_known)
+
+
+def _view(piece: Piece) -> View:
+    gathering, number = piece
+    return gathering.job.views[number]
+
+
+def _progress(batch: Sequence[Piece], step: int, steps: int) -> Progress:
+    names = tuple(dict.fromkeys(gathering.job.name for gathering, _ in batch))
+    first = batch[0][0].job
+    last = max(number for gathering, number in batch if gathering.job is first)
+    return Progress(names, step, steps, last + 1, len(first.views))

@@ -84,11 +84,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Progress:
-    """One evaluation of the network is done: step `step` of `steps` for the pictures `names`."""
+    """One evaluation of the network is done: step `step` of `steps` for the pictures `names`.
+
+    window, windows: of the first picture, up to which of how many windows this is; the steps are of these.
+    """
 
     names: tuple[str, ...]
     step: int
     steps: int
+    window: int = 1
+    windows: int = 1
 
 
 def describe_run(

@@ -6,15 +6,18 @@ are averaged. Where we differ: a window's weight falls towards its border, so th
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from guided_diffusion.denoiser import Denoise, Prediction
+from guided_diffusion.denoiser import Denoise, DenoiseGiven, Prediction
 
-_BATCH = 16  # windows at once
+Cut = Callable[[Tensor], Tensor]  # (B, C, H, W) -> some of its windows, (windows * B, C, size, size)
 
 
 @dataclass(frozen=True)
@@ -22,13 +25,15 @@ class Tiled:
     """`denoise` on windows of size x size pixels, at most `stride` apart; it is again a Denoise.
 
     where: bool (H, W), or None for the whole picture. Windows without such a pixel are left out; where none
-    is left, x0 is 0. Raises ValueError for a stride beyond the size, which would leave gaps.
+    is left, x0 is 0. at_once: windows that `denoise` sees together. Raises ValueError for a stride beyond the
+    size, which would leave gaps.
     """
 
     denoise: Denoise
     size: int
     stride: int
     where: Tensor | None = None
+    at_once: int = 16
 
     def __post_init__(self) -> None:
         if not 0 < self.stride <= self.size:
@@ -36,18 +41,28 @@ class Tiled:
 
     def __call__(self, x: Tensor, t: int) -> Prediction:
         """x (B, C, H, W), both sides at least `size`."""
-        size, at_once = self.size, max(1, _BATCH // len(x))
+        return self._blended(x, lambda cut: self.denoise(cut(x), t))
+
+    def given(self, x: Tensor, t: int, known: Tensor) -> Prediction:
+        """As DenoiseGiven, which `denoise` must be."""
+        denoise = self.denoise
+        assert isinstance(denoise, DenoiseGiven)
+        return self._blended(x, lambda cut: denoise.given(cut(x), t, cut(known)))
+
+    def _blended(self, x: Tensor, predict: Callable[[Cut], Prediction]) -> Prediction:
+        size, at_once = self.size, max(1, self.at_once // len(x))
         corners, weight = self.corners(*x.shape[-2:]), _tent(self.size).to(x)
         total = x.new_zeros(len(x), 3 * x.shape[1], *x.shape[-2:])
         cover = x.new_zeros(x.shape[-2:])
         for first in range(0, len(corners), at_once):
-            some = corners[first : first + at_once]
-            p = self.denoise(torch.cat([x[..., i : i + size, j : j + size] for i, j in some]), t)
-            told = torch.cat([p.x0, p.eps, p.log_variance], dim=1)
-            for (i, j), one in zip(some, told.split(len(x)), strict=True):
-                total[..., i : i + size, j : j + size] += weight * one
-                cover[i : i + size, j : j + size] += weight
-        return Prediction(*(total / cover.clamp_min(1e-12)).chunk(3, dim=1))
+            some = [(..., slice(i, i + size), slice(j, j + size)) for i, j in corners[first:][:at_once]]
+            told = _stacked(predict(partial(_windows, some)))
+            if told.shape[1] > total.shape[1]:  # guided: there is a score too
+                total = x.new_zeros(len(x), *told.shape[1:2], *x.shape[-2:])
+            for at, one in zip(some, told.split(len(x)), strict=True):
+                total[at] += weight * one
+                cover[at[1:]] += weight
+        return Prediction(*(total / cover.clamp_min(1e-12)).split(x.shape[1], dim=1))
 
     def corners(self, height: int, width: int) -> list[tuple[int, int]]:
         """Top and left of each window."""
@@ -56,6 +71,15 @@ class Tiled:
         if self.where is None:
             return list(windows)
         return [(i, j) for i, j in windows if self.where[i : i + self.size, j : j + self.size].any()]
+
+
+def _windows(places: Sequence[tuple[Any, ...]], plane: Tensor) -> Tensor:
+    return torch.cat([plane[at] for at in places])
+
+
+def _stacked(p: Prediction) -> Tensor:
+    """All that it says, (B, 3C or 4C, H, W)."""
+    return torch.cat([p.x0, p.eps, p.log_variance, *([] if p.score is None else [p.score])], dim=1)
 
 
 def _tent(size: int) -> Tensor:

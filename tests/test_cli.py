@@ -195,6 +195,9 @@ def test_the_plan_says_what_would_be_done_and_does_nothing(project: Project, cli
     assert (outcome.code, outcome.err) == (0, "")
     assert f"{EVALUATIONS} network evaluations a picture, about 0." in outcome.out
     assert re.search(r"3 pictures take about [0-9.]+ s\n", outcome.out)
+    each = f"holes that no single 16x16 window serves take {EVALUATIONS} evaluations each (windows: holes)"
+    assert each in outcome.out
+    assert "(windows:" not in cli("--conf_path", project(windows="whole"), "--dry_run").out
     assert [line.strip() for line in outcome.out.splitlines() if line.startswith("  ")] == ["p0", "p1", "p2"]
     assert not Path("log").exists()
 

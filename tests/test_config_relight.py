@@ -78,7 +78,7 @@ def test_use_ddim_is_the_rule_of_its_painting() -> None:
 
 BASE = from_mapping(MINIMAL)
 RELIGHT = {"relight": RelightConfig(dilate=0.5)}
-SAMPLER = {"options": {"eta": 0.5}}
+PAINTING: list[dict[str, Any]] = [{"options": {"eta": 0.5}}, {"windows": "overlap"}]
 NEITHER: dict[str, Any] = {
     "outputs": ("shadow_free",),
     "save_npz": True,
@@ -101,8 +101,11 @@ def test_each_output_follows_its_own_keys() -> None:
     assert len({painted, lifted, with_prior}) == 3
     other = prints(replace(BASE, **RELIGHT))
     assert other[0] == painted and other[1] != lifted and other[2] != with_prior
-    other = prints(replace(BASE, **SAMPLER))
-    assert other[0] != painted and other[1:] == (lifted, with_prior)
+    for change in PAINTING:
+        other = prints(replace(BASE, **change))
+        assert other[0] != painted and other[1:] == (lifted, with_prior)
+        black = replace(BASE, relight=RelightConfig(paint_black=True))
+        assert prints(replace(black, **change))[2] != prints(black)[2]
     other = prints(replace(BASE, seed=1))
     assert all(one != two for one, two in zip(other, (painted, lifted, with_prior), strict=True))
     for key, value in NEITHER.items():

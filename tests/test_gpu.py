@@ -24,9 +24,9 @@ def fill(conf: Path, *overrides: str) -> dict[str, np.ndarray]:
 def test_a_whole_walk_never_waits_for_the_device(project: Project) -> None:
     conf = project(count=2, device="cuda")
     engine = Engine(load_config(conf))
-    jobs = [engine.job(pair.name, *read(pair)) for pair in engine.pairs()]
-    list(walk(engine.sampler, engine.painter.problem(jobs)))  # warm: tables go up once
-    problem = engine.painter.problem(jobs)
+    views = [view for pair in engine.pairs() for view in engine.job(pair.name, *read(pair)).views]
+    list(walk(engine.sampler, engine.painter.problem(views)))  # warm: tables go up once
+    problem = engine.painter.problem(views)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:

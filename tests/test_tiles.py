@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from guided_diffusion.denoiser import Prediction
+from guided_diffusion.denoiser import Denoise, Prediction
+from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.operators import Mask
+from guided_diffusion.respace import get_named_beta_schedule
+from guided_diffusion.samplers import DDNM, DDPM, Noise, Problem, RePaint, Sampler, walk
+from guided_diffusion.scheduler import JumpSchedule
 from guided_diffusion.tiles import Tiled
+from tests.gaussian import GaussianDenoiser
 
 
 class Pointwise:
@@ -96,3 +104,43 @@ def test_what_cannot_be_tiled_is_told() -> None:
     for stride in (0, 9):
         with pytest.raises(ValueError, match=f"stride {stride} is not within 1 and the window's size 8"):
             Tiled(Mean(), 8, stride)
+
+
+def test_the_score_of_a_guided_denoiser_is_blended_too() -> None:
+    x = picture(16, 30)
+
+    def guided(x: Tensor, t: int) -> Prediction:
+        return replace(Pointwise()(x, t), score=x.cos())
+
+    p = Tiled(guided, 8, 4)(x, 2)
+    assert p.score is not None and torch.allclose(p.score, x.cos(), atol=1e-5)
+    assert torch.allclose(p.x0, x.sin(), atol=1e-5)
+
+
+def test_windows_are_told_which_of_their_pixels_are_clean() -> None:
+    class Told(Pointwise):
+        def given(self, x: Tensor, t: int, known: Tensor) -> Prediction:
+            return self(x * known, t)
+
+    x, known = picture(16, 30), (picture(16, 30)[:, :1] > 0).float()
+    assert torch.allclose(Tiled(Told(), 8, 4).given(x, 0, known).x0, (x * known).sin(), atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", [RePaint(JumpSchedule(jump_length=2, jump_n_sample=2)), DDPM(), DDNM()])
+def test_where_pixels_are_independent_overlap_fills_as_one_window_does(sampler: Sampler) -> None:
+    """The ideal denoiser of a Gaussian prior, known in closed form; in overlapping windows and over all."""
+    process = GaussianDiffusion(get_named_beta_schedule("cosine", 12))
+    y, keep = picture(16, 24), torch.ones(1, 1, 16, 24)
+    keep[..., 3:14, 4:20] = 0
+
+    def filled(denoise: Denoise) -> Tensor:
+        noise = Noise([torch.Generator().manual_seed(1)], y.shape[1:])
+        *_, last = walk(sampler, Problem(y, Mask(keep), denoise, process, noise))
+        return last.x
+
+    def prior(width: int) -> GaussianDenoiser:
+        return GaussianDenoiser(process, torch.full((width,), 0.3), 0.2 * torch.eye(width))
+
+    tiled = filled(Tiled(prior(8), 8, 4, keep[0, 0] == 0))
+    assert torch.allclose(tiled, filled(prior(24)), atol=1e-4)
+    assert not torch.allclose(tiled * (1 - keep), y * (1 - keep), atol=0.1)
