@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from guided_diffusion import __version__, cluster, distributed
+from guided_diffusion import __version__, cluster, distributed, inputs
 from guided_diffusion.aside import aside
 from guided_diffusion.assembly import build_network, flops_per_evaluation, matrix_rate, place
 from guided_diffusion.board import Board
@@ -242,7 +242,7 @@ def execute(options: argparse.Namespace, command: str, logs: ExitStack) -> int:
     engine.networks.empty()  # the last thing that can be wrong with the settings, before anything is written
     columns = LIFTED_COLUMNS if config.method == "relight" else FILLED_COLUMNS
     leads = distributed.is_leader()
-    folder = LogFolder(config.log_dir, vars(config.folders), head, columns, engine.truths(), leads)
+    folder = LogFolder(config.log_dir, vars(config.folders), head, columns, inputs.truths(config), leads)
     if leads:
         attach(log_file(config.log_dir), logs, logging.DEBUG)
     warn(engine)

@@ -12,11 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from guided_diffusion import hardware
 from guided_diffusion.config import Config
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.datasets import Pair
 from guided_diffusion.engine import Engine
-from guided_diffusion.hardware import keep_memory
 from guided_diffusion.log_folder import LogFolder
 from guided_diffusion.reports import saved
 from guided_diffusion.results import Result
@@ -34,7 +36,7 @@ class Worker:
 
     def __init__(self, config: Config, head: Mapping[str, Any], root: str) -> None:
         os.chdir(root)
-        keep_memory()
+        hardware.keep_memory()
         self.engine = Engine(config)
         self.folder = LogFolder(config.log_dir, vars(config.folders), head, leads=False)
 
@@ -68,7 +70,7 @@ def reports(config: Config, pairs: Sequence[Pair], head: Mapping[str, Any]) -> I
         from ray.util import ActorPool
     except ImportError:
         raise ConfigError(f"ray: {config.ray} needs the extra `ray`: pip install -e '.[ray]'") from None
-    size = config.data.batch_size
+    size = hardware.batch_size(config.data.batch_size, torch.device("cpu"))
     parts = [pairs[i : i + size] for i in range(0, len(pairs), size)]
     try:
         path = os.pathsep.join([str(_PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])

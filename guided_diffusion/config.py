@@ -124,7 +124,7 @@ class DataConfig:
 
     gt_path: str | None = None
     mask_path: str | None = None  # method relight also takes auto: it finds the shadows itself
-    batch_size: Count = 1
+    batch_size: Count | Literal["auto"] = 1  # pictures at once; auto = as many as pay and as memory holds
     max_len: Count | None = None
     offset: Index = 0
     mask_is: Literal["keep", "shadow"] = "keep"  # what 255 stands for
@@ -158,6 +158,7 @@ class Config:
     )
     outputs: tuple[Literal["inpainted", "shadow_free"], ...] = ("inpainted", "shadow_free")
     seed: int = 0
+    seeds: Count = 1  # fillings of each picture, by seed, seed + 1, ...
     device: str = "auto"
     ray: str | None = None  # address of a Ray cluster that shares the pictures; local = one on this machine
     precision: Precision = "auto"
@@ -275,7 +276,18 @@ def to_mapping(config: Config) -> dict[str, Any]:
 
 
 _PLACES_AND_AMOUNTS = (
-    *("data", "paths", "name", "device", "ray", "show_progress", "generate", "model_path", "classifier_path"),
+    *(
+        "data",
+        "paths",
+        "name",
+        "device",
+        "ray",
+        "seeds",
+        "show_progress",
+        "generate",
+        "model_path",
+        "classifier_path",
+    ),
     *("outputs", "save_npz"),
 )
 

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from guided_diffusion.codec import PixelCodec
+from guided_diffusion.draws import Draws
 from guided_diffusion.files import AnyPath, is_remote, join_path, path_kind
 from guided_diffusion.images import EXTENSIONS, list_pictures, read_picture, resize
 from guided_diffusion.scenes import render, render_free, render_labelled, scene_rng
@@ -20,11 +21,15 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture to work on: its name (relative POSIX path without extension) and its files."""
+    """A picture to work on: its name (relative POSIX path without extension) and its files.
+
+    draws: None = those of the config's seed and this name.
+    """
 
     name: str
     gt: str | None
     mask: str | None
+    draws: Draws | None = None
 
 
 def find_pairs(

@@ -12,16 +12,15 @@ from typing import Any, get_type_hints
 import numpy as np
 from PIL import Image
 
-from guided_diffusion import assembly, checkpoints, distributed, hardware, jobs
+from guided_diffusion import assembly, checkpoints, distributed, hardware, inputs, jobs
 from guided_diffusion import config as configuration
 from guided_diffusion.aside import ahead
 from guided_diffusion.config import Config
 from guided_diffusion.construct import ConfigError, construct
-from guided_diffusion.datasets import DatasetError, Pair, find_pairs, pictures_by_stem
-from guided_diffusion.files import path_kind
-from guided_diffusion.images import PictureError, eight_bits, from_pil
+from guided_diffusion.datasets import Pair
+from guided_diffusion.draws import Draws
+from guided_diffusion.images import PictureError, eight_bits
 from guided_diffusion.jobs import Job
-from guided_diffusion.masks import mask_from_pil
 from guided_diffusion.networks import Networks
 from guided_diffusion.painter import Painter
 from guided_diffusion.relighting import Relighter, Shaded, with_black
@@ -32,9 +31,6 @@ from guided_diffusion.shadow.settings import RelightConfig
 
 # Name -> type: errors can then name keys inside a type too.
 SAMPLER_KEYS = {key: hint for cls in SAMPLERS.values() for key, hint in get_type_hints(cls).items()}
-MASKED_METHODS = ("repaint", "ddnm", "td_paint", "relight")  # without a mask these have nothing to do
-GENERATORS = ("ddpm", "ddim")  # these can do without a picture
-AUTO = "auto"  # the data.mask_path of those who have no masks
 Reading = Callable[[], tuple[np.ndarray | None, np.ndarray | None]]  # a pair's picture and keep-mask
 Done = Callable[[str, str, str], bool]  # (name, output, key) -> that output needs no computing
 
@@ -64,9 +60,10 @@ class Engine:
         self.precision = hardware.choose_precision(config.precision, self.device)
         hardware.round_products(self.precision)
         self.networks = Networks(config, self.process, self.times, self.device, self.precision)
-        shared = self.process, self.networks.denoiser, self.device, config.seed
-        size = config.model.image_size
-        self.painter = Painter(self.sampler, *shared, size, config.data.batch_size, config.paste_known)
+        shared = self.process, self.networks.denoiser, self.device
+        size, at_once = config.model.image_size, config.data.batch_size
+        grows, self.batch_size = at_once == "auto", hardware.batch_size(at_once, self.device)
+        self.painter = Painter(self.sampler, *shared, size, self.batch_size, grows, config.paste_known)
         multiple = 2 ** (len(config.model.channel_mults) - 1)  # of which a seen picture's sides are
         self.sight = jobs.Sight(size, multiple, config.windows)
         self.relighter = Relighter(config.relight, *shared, size, multiple)
@@ -97,7 +94,7 @@ class Engine:
         if self.config.method != "relight":
             return False
         again = "shadow_free" in self.outputs and self.config.relight.look_twice
-        return again or self.config.data.mask_path == AUTO
+        return again or self.config.data.mask_path == inputs.AUTO
 
     def _sampler(self) -> Any:
         cls = SAMPLERS["repaint" if self.config.method == "relight" else self.config.method]
@@ -112,7 +109,7 @@ class Engine:
         """Warn if the walk enters the model at a level where the picture should still be visible."""
         first, last = self.walk_times[0], self.process.num_timesteps - 1
         signal = self.process.alpha_bar(first) ** 0.5
-        if self.config.method in MASKED_METHODS and first < last:
+        if self.config.method in inputs.MASKED_METHODS and first < last:
             self.warnings.append(
                 f"t_T {first + 1} is short of {last + 1} respaced steps: pure noise enters the model where "
                 f"it expects {signal:.1%} signal; for fewer steps set timestep_respacing: '{first + 1}'"
@@ -125,9 +122,9 @@ class Engine:
             self.warnings.append("cond_y is not read: there is neither class_cond nor a classifier_path")
         if not getattr(self.sampler, "inpa_inj_sched_prev", True):
             self.warnings.append("inpa_inj_sched_prev: false hides the known pixels from the model")
-        if config.generate and (config.method not in GENERATORS or config.data.gt_path is not None):
+        if config.generate and (config.method not in inputs.GENERATORS or config.data.gt_path is not None):
             self.warnings.append(
-                f"generate is not read: it is for {' and '.join(GENERATORS)}, without a data.gt_path"
+                f"generate is not read: it is for {' and '.join(inputs.GENERATORS)}, without a data.gt_path"
             )
         own = {"outputs": config.outputs != Config.outputs, "relight": config.relight != RelightConfig()}
         if config.method != "relight" and any(own.values()):
@@ -161,10 +158,14 @@ class Engine:
     def missing_files(self) -> list[str]:
         """Pictures, masks and checkpoints that the config names and that are not there."""
         data = self.config.data
-        masks = None if data.mask_path == AUTO else data.mask_path
+        masks = None if data.mask_path == inputs.AUTO else data.mask_path
         return [
-            *(path for path in (data.gt_path, masks, data.free_path) if path and _kind(path) == "missing"),
-            *(path for path in self.networks.paths if self._needs_network and _kind(path) != "file"),
+            *(
+                path
+                for path in (data.gt_path, masks, data.free_path)
+                if path and inputs.kind(path) == "missing"
+            ),
+            *(path for path in self.networks.paths if self._needs_network and inputs.kind(path) != "file"),
             *([str(detect.WEIGHTS)] if self._finds_shadows and not detect.WEIGHTS.exists() else []),
         ]
 
@@ -172,34 +173,18 @@ class Engine:
 
     def pairs(self) -> list[Pair]:
         """The pictures of the config, or names for those to generate. Raises DatasetError, ConfigError."""
-        data, method = self.config.data, self.config.method
-        if data.gt_path is None and self.config.generate and method not in GENERATORS:
-            raise ConfigError(
-                f"generate is for method {' or '.join(GENERATORS)}, not {method}; set data.gt_path"
-            )
-        if data.gt_path is None and self.config.generate:
-            numbers = range(self.config.generate)[data.offset :][: data.max_len]
-            if not numbers:
-                raise DatasetError(f"offset {data.offset} leaves none of {self.config.generate} pictures")
-            return [Pair(f"{i:06d}", None, None) for i in numbers]
-        auto = data.mask_path == AUTO
-        if auto and method != "relight":
-            raise ConfigError(f"data.mask_path: auto is for method relight, not {method}; name masks instead")
-        if data.mask_path is None and method in MASKED_METHODS:
-            raise ConfigError(f"method {method} needs data.mask_path; name a mask or a folder of masks")
-        return find_pairs(data.gt_path, None if auto else data.mask_path, data.offset, data.max_len)
+        return inputs.pairs(self.config)
 
-    def truths(self) -> dict[str, str]:
-        """Names of pictures without shadows in data.free_path -> their files. Raises DatasetError."""
-        path = self.config.data.free_path
-        return {} if path is None else dict(pictures_by_stem(path, "data.free_path").values())
-
-    def job(self, name: str, gt: np.ndarray | None, keep: np.ndarray | None) -> Job:
+    def job(
+        self, name: str, gt: np.ndarray | None, keep: np.ndarray | None, draws: Draws | None = None
+    ) -> Job:
         """Prepare a picture uint8 (H, W, 3) and its keep-mask bool (H, W); both None to generate.
 
-        Raises PictureError if the networks cannot take what they would have to see of it.
+        draws: None = those of the config's seed and this name. Raises PictureError if the networks cannot
+        take what they would have to see of it.
         """
-        job = self.sight.prepare(self.fingerprint, name, gt, keep)
+        draws = draws or Draws(self.config.seed, name)
+        job = self.sight.prepare(self.fingerprint, name, gt, keep, draws)
         pool = self.config.classifier.classifier_pool if self.networks.classifier_path else ""
         size = self.sight.size
         for view in (view.sketch if view.native else view for view in job.views):
@@ -229,7 +214,7 @@ class Engine:
         chosen = self.pairs() if pairs is None else pairs
         told, data = done or (lambda *_: False), self.config.data
         read = partial(jobs.read, mask_is=data.mask_is, deep=self.config.method == "relight")
-        coming = ahead(read, chosen, data.batch_size)
+        coming = ahead(read, chosen, self.batch_size)
         yield from self.painter.paint(event for each in coming for event in self._prepared(*each, told))
 
     def _prepared(self, pair: Pair, read: Reading, done: Done) -> Iterator[Job | Result | Progress]:
@@ -237,25 +222,25 @@ class Engine:
             gt, keep = read()
             if self.config.method == "relight":
                 assert gt is not None
-                shadow = None if keep is None else ~keep
-                yield from self._lifted(pair.name, gt, shadow, done)
+                yield from self._lifted(pair, gt, None if keep is None else ~keep, done)
                 return
-            job = self.job(pair.name, gt, keep)
+            job = self.job(pair.name, gt, keep, pair.draws)
         except PictureError as error:
             yield Result(pair.name, error=str(error))
             return
         yield job.unfilled if done(job.name, "inpainted", job.key) else job
 
     def _lifted(
-        self, name: str, picture: np.ndarray, shadow: np.ndarray | None, done: Done
+        self, pair: Pair, picture: np.ndarray, shadow: np.ndarray | None, done: Done
     ) -> Iterator[Job | Result | Progress]:
         """Method relight: lifts the shadow here and leaves the hole around it to the painter.
 
         picture: uint8 or uint16 (H, W, 3); shadow: bool (H, W), True = shadow, None = to be found.
         """
-        shaded = self.relighter.shade(self.lift_fingerprint, name, picture, shadow)
+        name, draws = pair.name, pair.draws or Draws(self.config.seed, pair.name)
+        shaded = self.relighter.shade(self.lift_fingerprint, name, picture, shadow, draws)
         gt, lifted = eight_bits(picture), None
-        job = self.job(name, gt, shaded.keep) if "inpainted" in self.outputs else None
+        job = self.job(name, gt, shaded.keep, draws) if "inpainted" in self.outputs else None
         if "shadow_free" in self.outputs and done(name, "shadow_free", shaded.key):
             lifted = Lifted(shaded.key)
         elif "shadow_free" in self.outputs:
@@ -277,10 +262,10 @@ class Engine:
         """As the relighter's; what is too dark to be lifted is painted if that is asked for."""
         for event in self.relighter.lift(shaded):
             if isinstance(event, Lifted) and self.config.relight.paint_black:
-                event = self._painted(shaded.name, event)
+                event = self._painted(shaded.draws, event)
             yield event
 
-    def _painted(self, name: str, lifted: Lifted) -> Lifted:
+    def _painted(self, draws: Draws, lifted: Lifted) -> Lifted:
         """With its black painted by the sampler, in the light of what is around, if that can be done."""
         free, black = lifted.free, lifted.black
         assert free is not None and black is not None
@@ -288,7 +273,7 @@ class Engine:
             return lifted
         begin = time.monotonic()
         try:
-            filled, evaluations = self._filled(name, eight_bits(free), ~black)
+            filled, evaluations = self._filled(draws, eight_bits(free), ~black)
         except PictureError as error:
             return replace(lifted, note=f"what is black was not painted: {error}")
         seconds = lifted.seconds + time.monotonic() - begin
@@ -309,15 +294,17 @@ class Engine:
         With data.mask_is: shadow the mask is bright there. name: seeds the randomness, with the config's
         seed. Raises PictureError when it cannot be done.
         """
-        gt, keep = self._from_pil(picture, mask)
-        if keep is None and self.config.method in MASKED_METHODS:
+        gt, keep = inputs.from_images(picture, mask, self.config.data.mask_is)
+        if keep is None and self.config.method in inputs.MASKED_METHODS:
             raise PictureError(f"method {self.config.method} needs a mask; give one, 255 = keep")
-        filled, _ = self._filled(name, gt, keep)
+        filled, _ = self._filled(Draws(self.config.seed, name), gt, keep)
         return Image.fromarray(filled)
 
-    def _filled(self, name: str, gt: np.ndarray, keep: np.ndarray | None) -> tuple[np.ndarray, int]:
+    def _filled(self, draws: Draws, gt: np.ndarray, keep: np.ndarray | None) -> tuple[np.ndarray, int]:
         """The picture filled, uint8 (H, W, 3), and the evaluations of the network. Raises PictureError."""
-        [result] = [r for r in self.painter.paint([self.job(name, gt, keep)]) if isinstance(r, Result)]
+        [result] = [
+            r for r in self.painter.paint([self.job(draws.name, gt, keep, draws)]) if isinstance(r, Result)
+        ]
         if result.filled is None:
             raise PictureError(result.error)
         return result.filled, result.evaluations
@@ -330,26 +317,9 @@ class Engine:
         mask, name: as for `inpaint`; without a mask the shadow is found, and where there is none the picture
         comes back as it was. Raises PictureError when it cannot be done.
         """
-        gt, keep = self._from_pil(picture, mask)
+        gt, keep = inputs.from_images(picture, mask, self.config.data.mask_is)
         shadow = None if keep is None else ~keep
-        shaded = self.relighter.shade(self.lift_fingerprint, name, gt, shadow)
+        shaded = self.relighter.shade(self.lift_fingerprint, name, gt, shadow, Draws(self.config.seed, name))
         [lifted] = [event for event in self._lift(shaded) if isinstance(event, Lifted)]
         assert lifted.free is not None
         return Image.fromarray(lifted.free)
-
-    def _from_pil(
-        self, picture: Image.Image, mask: Image.Image | None
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """The picture uint8 (H, W, 3) and its keep-mask bool (H, W). Raises PictureError if sizes differ."""
-        if mask is not None and mask.size != picture.size:
-            raise PictureError(f"the picture is {picture.size} and its mask {mask.size}; make them equal")
-        gt = from_pil(picture)
-        keep = None if mask is None else mask_from_pil(mask) != (self.config.data.mask_is == "shadow")
-        return gt, keep
-
-
-def _kind(path: str) -> str:
-    try:
-        return path_kind(path)
-    except Exception:  # remote only: no network, no credentials, an address blobfile does not know
-        return "missing"

@@ -50,6 +50,13 @@ def round_products(precision: str) -> None:
     torch.backends.cuda.matmul.fp32_precision = told
 
 
+def batch_size(wanted: int | Literal["auto"], device: torch.device) -> int:
+    """The most pictures at once: what is wanted; auto: beyond which a device gains no more."""
+    if wanted == "auto":
+        return 8 if device.type == "cpu" else 256
+    return wanted
+
+
 def share_cores() -> None:
     """Under torchrun, give this process its part of the machine's cores; else leave torch's choice.
 

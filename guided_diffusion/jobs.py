@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import torch
 
 from guided_diffusion import cover, windows
 from guided_diffusion.config import Windows
 from guided_diffusion.datasets import Pair
+from guided_diffusion.draws import Draws
 from guided_diffusion.images import PictureError, read_deep, read_picture
 from guided_diffusion.masks import read_mask
 from guided_diffusion.results import Lifted, Result
@@ -23,13 +22,13 @@ LONGEST_VIEW = 16  # model sizes: a view longer than this would take all memory
 class View:
     """What the model sees of a picture at once, and which of its pixels are filled so.
 
-    name: the picture's; draws: the name that decides its random draws; own: bool, shaped like
+    picture: draws of the whole picture; draws: its own; own: bool, shaped like
     `window.slices`, True = filled here; native: larger than the model and seen as it is, in overlapping
     windows of the model's size; sketch: of a native view, a coarser one of the same holes, filled first.
     """
 
-    name: str
-    draws: str
+    picture: Draws
+    draws: Draws
     window: windows.Window
     own: np.ndarray
     seen: np.ndarray  # uint8 (rows, cols, 3), the input's window as the model sees it
@@ -86,7 +85,9 @@ class Sight:
     multiple: int
     windows: Windows = "holes"
 
-    def prepare(self, fingerprint: str, name: str, gt: np.ndarray | None, keep: np.ndarray | None) -> Job:
+    def prepare(
+        self, fingerprint: str, name: str, gt: np.ndarray | None, keep: np.ndarray | None, draws: Draws
+    ) -> Job:
         """The Job of a picture uint8 (H, W, 3) and its keep-mask bool (H, W); both None to generate.
 
         fingerprint: of settings and weights. Raises PictureError for a hole that no memory would hold.
@@ -96,51 +97,40 @@ class Sight:
         blank = np.zeros((*shape, 3), dtype=np.uint8) if gt is None else gt
         find = cover.whole if self.windows == "whole" else cover.each_hole
         parts = find(hole, self.size, self.multiple)
-        views = tuple(self._view(name, i, part, blank, keep) for i, part in enumerate(parts))
+        views = tuple(self._view(draws, i, part, blank, keep) for i, part in enumerate(parts))
         return Job(name, picture_key(fingerprint, name, gt, keep), gt, keep, views)
 
     def _view(
-        self, name: str, number: int, part: cover.Part, picture: np.ndarray, keep: np.ndarray | None
+        self, of: Draws, number: int, part: cover.Part, picture: np.ndarray, keep: np.ndarray | None
     ) -> View:
         window, shape = part.window, picture.shape
         longest = max(window.rows, window.cols)
         # The first one's draws are those of a picture with one window.
-        draws = f"{name}\0{window.top},{window.left}" if number else name
+        draws = of.part(f"{window.top},{window.left}") if number else of
         fits = longest <= LONGEST_VIEW * self.size
         if self.windows == "overlap" and (window.scaled or longest > self.size):
-            sketch = self._seen(name, draws, part, picture, keep) if window.scaled and fits else None
-            draws = f"{draws}\0native" if sketch else draws
-            view = self._seen(name, draws, cover.native(part, shape, self.size), picture, keep)
+            sketch = self._seen(of, draws, part, picture, keep) if window.scaled and fits else None
+            draws = draws.part("native") if sketch else draws
+            view = self._seen(of, draws, cover.native(part, shape, self.size), picture, keep)
             return replace(view, native=True, sketch=sketch)
         if not fits:
             raise PictureError(
                 f"the hole in this {shape[1]}x{shape[0]} picture is so long and thin that the model would "
                 f"see {window.cols}x{window.rows} pixels; set windows: overlap, or fill it in shorter pieces"
             )
-        return self._seen(name, draws, part, picture, keep)
+        return self._seen(of, draws, part, picture, keep)
 
     def _seen(
-        self, name: str, draws: str, part: cover.Part, picture: np.ndarray, keep: np.ndarray | None
+        self, of: Draws, draws: Draws, part: cover.Part, picture: np.ndarray, keep: np.ndarray | None
     ) -> View:
         hole = np.zeros(picture.shape[:2], dtype=bool) if keep is None else keep
         seen, seen_keep = windows.cut(picture, hole, part.window)
-        return View(name, draws, part.window, part.own, seen, None if keep is None else seen_keep)
+        return View(of, draws, part.window, part.own, seen, None if keep is None else seen_keep)
 
 
 def picture_key(fingerprint: str, name: str, *parts: np.ndarray | None) -> str:
     """SHA-256 (hex) of all that decides one result: settings and weights, its name, the input's parts."""
-    key = _sha256(f"{fingerprint} {name}")
+    key = hashlib.sha256(f"{fingerprint} {name}".encode("utf-8", "surrogateescape"))
     for part in parts:
         key.update(b"-" if part is None else repr(part.shape).encode() + part.tobytes())
-    return str(key.hexdigest())
-
-
-def generator(seed: int, purpose: str, name: str, device: torch.device) -> torch.Generator:
-    """Of the draws for one purpose and one picture: depends on (seed, purpose, name) alone."""
-    told = _sha256(f"{seed}/{purpose}/{name}").digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(told[:8], "little") >> 1)
-
-
-def _sha256(text: str) -> Any:
-    """hashlib's object, fed with the text, which may hold a file name that is not valid UTF-8."""
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape"))
+    return key.hexdigest()

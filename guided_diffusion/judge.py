@@ -63,7 +63,7 @@ def answer(method: str, places: Sequence[Place], engine: Engine | None) -> Answe
         filled = [BASELINES[method](place.truth, place.keep) for place in tqdm(places, desc=method)]
         return Answer(method, filled, (time.monotonic() - begin) / len(places))
     results: dict[str, Result] = {}
-    batches = -(-len(places) // engine.config.data.batch_size)
+    batches = -(-len(places) // engine.batch_size)
     names, truths, keeps = zip(*((place.name, place.truth, place.keep) for place in places), strict=True)
     with tqdm(total=batches * engine.evaluations, desc=method, unit="step") as bar:
         for event in engine.fill(names, truths, keeps):

@@ -14,9 +14,9 @@ from guided_diffusion import assembly, checkpoints
 from guided_diffusion.config import Config
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.denoiser import Denoise, Denoiser
+from guided_diffusion.draws import Draws
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.guidance import Guided
-from guided_diffusion.jobs import generator
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ class Networks:
         weights = [checkpoints.digest(path) if path else None for path in paths]
         return {"weights": weights, "precision": self.precision}
 
-    def denoiser(self, names: Sequence[str]) -> Denoise:
-        """The denoiser for pictures of these names (which decide the labels of a class-conditional model)."""
+    def denoiser(self, pictures: Sequence[Draws]) -> Denoise:
+        """The denoiser for these pictures (whose draws decide the labels of a class-conditional model)."""
         model, process, guide = self.config.model, self.config.process, self.config.classifier
         classifier = self.classifier
-        labels = self.labels(names) if model.class_cond or classifier is not None else None
+        labels = self.labels(pictures) if model.class_cond or classifier is not None else None
         times = self.times.to(self.device)
         plain = Denoiser(
             self.network,
@@ -99,10 +99,10 @@ class Networks:
             return plain
         return Guided(plain, classifier, times, labels, guide.classifier_scale)
 
-    def labels(self, names: Sequence[str]) -> Tensor:
-        """Classes (B,): cond_y for all, else for each picture one drawn from (seed, its name)."""
+    def labels(self, pictures: Sequence[Draws]) -> Tensor:
+        """Classes (B,): cond_y for all, else for each picture one of its draws."""
         if self.config.cond_y is not None:
-            return torch.full((len(names),), self.config.cond_y, device=self.device)
+            return torch.full((len(pictures),), self.config.cond_y, device=self.device)
         draw = partial(torch.randint, assembly.NUM_CLASSES, (), device=self.device)
-        draws = [draw(generator=generator(self.config.seed, "label", name, self.device)) for name in names]
+        draws = [draw(generator=each.generator("label", self.device)) for each in pictures]
         return torch.stack(draws)

@@ -17,9 +17,10 @@ from torch import Tensor
 from guided_diffusion import hardware
 from guided_diffusion.codec import PixelCodec
 from guided_diffusion.denoiser import Denoise
+from guided_diffusion.draws import Draws
 from guided_diffusion.gathering import Gathering
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.jobs import Job, View, generator
+from guided_diffusion.jobs import Job, View
 from guided_diffusion.operators import Mask, Nothing, Operator
 from guided_diffusion.results import Progress, Result
 from guided_diffusion.samplers import Noise, Problem, Sampler, walk
@@ -37,25 +38,31 @@ Piece = tuple[Gathering, int]  # a picture, and the number of one of its views
 class Painter:
     """Fills pictures by one sampler.
 
-    denoiser: names of a batch -> what denoises it, on `device`; seed: with a view's name it decides its
-    draws; size: the model's, in pixels; batch_size: views, or windows of a native view, at once;
+    denoiser: pictures of a batch -> what denoises it, on `device`; size: the model's, in pixels; batch_size:
+    views, or windows of a native view, at once; grows: begin with one and double it up to there;
     paste_known: keep the known bytes.
     """
 
     sampler: Sampler
     process: GaussianDiffusion
-    denoiser: Callable[[Sequence[str]], Denoise]
+    denoiser: Callable[[Sequence[Draws]], Denoise]
     device: torch.device
-    seed: int
     size: int
     batch_size: int
+    grows: bool
     paste_known: bool
-    room: dict[tuple[int, ...], int] = field(default_factory=dict)  # shape -> views that memory held
+    room: dict[tuple[int, ...], int] = field(default_factory=dict)  # shape -> the most that memory holds
+    held: dict[tuple[int, ...], int] = field(default_factory=dict)  # shape -> the most that it has held
 
     @cached_property
     def evaluations(self) -> int:
         """Of the network, for each view."""
         return count_evaluations(self.sampler.times(self.process))[0]
+
+    def at_once(self, shape: tuple[int, ...]) -> int:
+        """How many views of a shape are to be sampled together."""
+        most = self.room.get(shape, self.batch_size)
+        return min(most, 2 * self.held.get(shape, 0) or 1) if self.grows else most
 
     def paint(self, ready: Iterable[Job | Result | Progress]) -> Iterator[Result | Progress]:
         """Copies pictures without a hole, samples the other Jobs in batches, and hands on what is no Job."""
@@ -83,7 +90,7 @@ class Painter:
             return
         waiting[view.seen.shape].append(piece)
         longest = max(waiting, key=lambda shape: len(waiting[shape]))
-        full = len(waiting[longest]) >= self.room.get(longest, self.batch_size)
+        full = len(waiting[longest]) >= self.at_once(longest)
         if full or sum(map(len, waiting.values())) == MOST_WAITING * self.batch_size:
             yield from self._batch(waiting.pop(longest))
 
@@ -94,7 +101,7 @@ class Painter:
         """
         shape = _view(batch[0]).seen.shape
         while batch := [(gathering, number) for gathering, number in batch if not gathering.failed]:
-            some = batch[: self.room.get(shape, len(batch))]
+            some = batch[: self.at_once(shape)]
             held = yield from self._tried(self._sampled(some), shape, some[0], len(some))
             batch = batch[len(some) :] if held else batch
 
@@ -102,7 +109,7 @@ class Painter:
         """Sample a native view: as many of its windows at once as memory holds."""
         shape, held = (self.size, self.size, 3), False
         while not held and not piece[0].failed:
-            at_once = self.room.get(shape, self.batch_size)
+            at_once = self.at_once(shape)
             held = yield from self._tried(self._native(piece, at_once), shape, piece, at_once)
 
     def _tried(
@@ -112,6 +119,7 @@ class Painter:
         is too many, the picture of the piece fails."""
         try:
             yield from events
+            self.held[shape] = max(at_once, self.held.get(shape, 0))
             return True
         except RuntimeError as error:
             if not hardware.is_out_of_memory(error):
@@ -175,8 +183,8 @@ class Painter:
         if any(view.seen_keep is not None for view in batch):
             keeps = [np.zeros(y.shape[-2:], bool) if v.seen_keep is None else v.seen_keep for v in batch]
             operator = Mask(torch.from_numpy(np.stack(keeps)).float()[:, None].to(self.device))
-        own = [generator(self.seed, "noise", view.draws, self.device) for view in batch]
-        denoise = self.denoiser([view.name for view in batch])
+        own = [view.draws.generator("noise", self.device) for view in batch]
+        denoise = self.denoiser([view.picture for view in batch])
         return Problem(y, operator, denoise, self.process, Noise(own, y.shape[1:]))
 
     def _added(self, piece: Piece, x: Tensor, evaluations: int, seconds: float) -> Iterator[Result]:

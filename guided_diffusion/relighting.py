@@ -13,9 +13,10 @@ from torch import Tensor
 
 from guided_diffusion import hardware
 from guided_diffusion.denoiser import Denoise, Prediction
+from guided_diffusion.draws import Draws
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.images import PictureError, eight_bits
-from guided_diffusion.jobs import generator, picture_key
+from guided_diffusion.jobs import picture_key
 from guided_diffusion.masks import dilate
 from guided_diffusion.results import Lifted, Progress
 from guided_diffusion.shadow.detect import find_shadow
@@ -35,6 +36,7 @@ class Shaded:
     """
 
     name: str
+    draws: Draws
     key: str
     picture: np.ndarray
     shadow: np.ndarray
@@ -46,16 +48,14 @@ class Shaded:
 class Relighter:
     """Lifts shadows as `settings` say.
 
-    denoiser: name -> what denoises its picture, on `device`; it is asked only if the settings say so.
-    seed: with a picture's name it decides its draws. side, multiple: the model's training size, and of what
-    any other size must be a multiple.
+    denoiser: a picture's draws -> what denoises it, on `device`; it is asked only if the settings say so.
+    side, multiple: the model's training size, and of what any other size must be a multiple.
     """
 
     settings: RelightConfig
     process: GaussianDiffusion
-    denoiser: Callable[[Sequence[str]], Denoise]
+    denoiser: Callable[[Sequence[Draws]], Denoise]
     device: torch.device
-    seed: int
     side: int
     multiple: int
 
@@ -64,7 +64,9 @@ class Relighter:
         """Of the network, for each picture."""
         return evaluations(self.settings, self.process)
 
-    def shade(self, fingerprint: str, name: str, picture: np.ndarray, shadow: np.ndarray | None) -> Shaded:
+    def shade(
+        self, fingerprint: str, name: str, picture: np.ndarray, shadow: np.ndarray | None, draws: Draws
+    ) -> Shaded:
         """A picture uint8 or uint16 (H, W, 3) with its shadow, bool (H, W), True = shadow; None: it is found.
 
         fingerprint: of settings and, with a prior, weights.
@@ -74,7 +76,7 @@ class Relighter:
             shadow, note = find(picture), NONE_FOUND
         keep = ~dilate(shadow, self.settings.reach(*shadow.shape))
         key = picture_key(fingerprint, name, picture, shadow)
-        return Shaded(name, key, picture, shadow, keep, "" if shadow.any() else note)
+        return Shaded(name, draws, key, picture, shadow, keep, "" if shadow.any() else note)
 
     def lift(self, shaded: Shaded) -> Iterator[Progress | Lifted]:
         """The picture without its shadow comes last. Raises PictureError if that cannot be done."""
@@ -82,7 +84,7 @@ class Relighter:
         if shaded.note:
             yield _lifted(shaded.key, untouched(picture, shaded.note), begin)
             return
-        prior = self.prior(shaded.name) if self.settings.asks_prior else None
+        prior = self.prior(shaded.draws) if self.settings.asks_prior else None
         try:
             with threads(1):
                 again = find if self.settings.look_twice else None
@@ -98,16 +100,16 @@ class Relighter:
             yield Progress((shaded.name,), relit.evaluations, relit.evaluations)
         yield _lifted(shaded.key, relit, begin)
 
-    def prior(self, name: str) -> Prior:
+    def prior(self, draws: Draws) -> Prior:
         """The diffusion model for one picture; its network has all of torch's threads."""
-        denoise, all_threads = self.denoiser([name]), torch.get_num_threads()
+        denoise, all_threads = self.denoiser([draws]), torch.get_num_threads()
 
         def evaluate(x: Tensor, t: int) -> Prediction:
             with threads(all_threads):
                 return denoise(x, t)
 
-        draws = generator(self.seed, "relight", name, self.device)
-        return Prior(evaluate, self.process, self.side, self.multiple, draws)
+        own = draws.generator("relight", self.device)
+        return Prior(evaluate, self.process, self.side, self.multiple, own)
 
 
 def with_black(lifted: Lifted, filled: np.ndarray) -> Lifted:

@@ -11,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from guided_diffusion import inputs
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.datasets import DatasetError
+from guided_diffusion.draws import Draws
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.images import PictureError
 from guided_diffusion.painter import MOST_WAITING
@@ -293,8 +295,26 @@ def test_repaint_without_a_mask_says_what_it_needs(project: Project) -> None:
 
 def test_classes_are_drawn_per_picture_or_given(project: Project) -> None:
     engine = Engine(load_config(project(count=0), ["class_cond=true"]))
-    together = engine.networks.labels(["a", "b", "c"])
-    assert torch.equal(engine.networks.labels(["b"]), together[1:2])
+    pictures = [Draws(0, name) for name in "abc"]
+    together = engine.networks.labels(pictures)
+    assert torch.equal(engine.networks.labels(pictures[1:2]), together[1:2])
     assert len(set(together.tolist())) > 1
     given = Engine(load_config(project(count=0), ["class_cond=true", "cond_y=7"]))
-    assert given.networks.labels(["a", "b"]).tolist() == [7, 7]
+    assert given.networks.labels(pictures[:2]).tolist() == [7, 7]
+
+
+def test_each_of_several_fillings_is_that_of_its_seed_alone(project: Project) -> None:
+    conf = project(count=2)
+    many = {result.name: filled(result) for result in Engine(load_config(conf, ["seed=3", "seeds=2"]))()}
+    assert sorted(many) == ["p0_seed3", "p0_seed4", "p1_seed3", "p1_seed4"]
+    for seed in (3, 4):
+        alone = {result.name: filled(result) for result in Engine(load_config(conf, [f"seed={seed}"]))()}
+        for name, picture_alone in alone.items():
+            assert np.array_equal(many[f"{name}_seed{seed}"], picture_alone)
+    assert not np.array_equal(many["p0_seed3"], many["p0_seed4"])
+
+
+def test_seeds_keep_their_truths(project: Project) -> None:
+    conf = project(count=1, data={"gt_path": "gts", "mask_path": "masks", "free_path": "gts"})
+    config = load_config(conf, ["seeds=2"])
+    assert inputs.truths(config) == {"p0_seed0": "gts/p0.png", "p0_seed1": "gts/p0.png"}

@@ -57,6 +57,28 @@ def test_a_batch_too_large_goes_on_in_halves(
         assert np.abs(result.filled.astype(int) - other).max() <= 1
 
 
+def test_auto_doubles_the_batch_until_memory_holds_no_more(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = project(count=9)
+    plain = fill(conf)
+    memory = Memory(3, torch.OutOfMemoryError("CUDA out of memory"))
+    memory.install(monkeypatch)
+    grown = fill(conf, "data.batch_size=auto")
+    assert memory.seen == [*[1] * EVALUATIONS, *[2] * EVALUATIONS, 4, *[2] * 3 * EVALUATIONS]
+    assert list(grown) == list(plain)
+    for name, result in plain.items():
+        assert result.filled is not None and (other := grown[name].filled) is not None
+        assert np.abs(result.filled.astype(int) - other).max() <= 1
+
+
+def test_auto_ends_where_a_processor_gains_no_more(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Memory(99, torch.OutOfMemoryError("CUDA out of memory"))
+    memory.install(monkeypatch)
+    assert len(fill(project(count=25), "data.batch_size=auto")) == 25
+    assert memory.seen[::EVALUATIONS] == [1, 2, 4, 8, 8, 2]
+
+
 def test_one_picture_too_large_fails_alone(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = Memory(0, torch.OutOfMemoryError("CUDA out of memory"))
     memory.install(monkeypatch)
