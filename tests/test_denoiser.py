@@ -256,6 +256,13 @@ def test_the_network_sees_time_0_at_known_pixels_and_training_time_elsewhere(res
     assert torch.equal(seen, expected) and labels.tolist() == [5, 6]
 
 
+def test_windows_of_a_batch_have_the_labels_of_their_pictures() -> None:
+    process, times = build_process(ProcessConfig(timestep_respacing="4"))
+    network = Recorder(draw(1, 6).repeat(3, 1, 1, 1))
+    Denoiser(network, process, times, labels=torch.tensor([5, 6]))(draw(0).repeat(3, 1, 1, 1), 2)
+    assert network.calls[0][1].tolist() == [5, 6] * 3
+
+
 @pytest.mark.parametrize("clip", [False, True])
 def test_known_pixels_are_predicted_as_they_are_and_the_others_as_ever(clip: bool) -> None:
     denoiser, x = Denoiser(Recorder(2 * draw(1, 6)), PROCESS, TIMES, clip=clip), draw(0)

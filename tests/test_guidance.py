@@ -100,3 +100,11 @@ def test_the_prediction_is_untouched_and_no_graph_is_kept() -> None:
     assert torch.equal(p.x0, x / 2) and torch.equal(p.eps, x / 3)
     assert p.score is not None and not p.score.requires_grad
     assert classifier.weights.grad is None and not x.requires_grad
+
+
+def test_each_of_a_pictures_windows_has_its_label() -> None:
+    """Windows come one after the other, each of all pictures."""
+    x, more = picture(), picture().flip(-1)
+    both = guided(Linear()).score(torch.cat([x, more]), 1)
+    apart = torch.cat([guided(Linear()).score(each, 1) for each in (x, more)])
+    assert torch.allclose(both, apart, atol=1e-6)

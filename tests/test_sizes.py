@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from PIL import Image
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.images import PictureError
 from guided_diffusion.results import Progress, Result
-from tests.conftest import EVALUATIONS, picture
+from tests.conftest import EVALUATIONS, Outcome, picture
 from tests.test_out_of_memory import Memory
 
 Project = Callable[..., Path]
@@ -181,3 +183,17 @@ def test_a_strip_too_long_for_the_model_is_filled_by_overlap(conf: Path) -> None
     with pytest.raises(PictureError, match="270x2 picture is so long and thin .* set windows: overlap"):
         run(conf, {"p": shown}, {"p": keep})
     assert filled(one(conf, keep, "windows=overlap")).shape == (2, 270, 3)
+
+
+def test_the_command_says_which_window_it_is_at(
+    project: Project, cli: Callable[..., Outcome], command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "QUIET_SECONDS", -1.0)
+    conf = project(count=0)
+    Image.fromarray(picture(0, *SHAPE)).save("gts/p.png")
+    Image.fromarray(keep_but("a", "b", "c")).save("masks/p.png")
+    outcome = cli("--conf_path", conf)
+    assert outcome.code == 0 and f"p: window 3 of 3, step 2 of {EVALUATIONS}" in outcome.out
+    told = json.loads(Path("log/run/run.json").read_text())
+    assert told["pictures"]["p"]["evaluations"] == 3 * EVALUATIONS
+    assert "finished before" in cli("--conf_path", conf).out
