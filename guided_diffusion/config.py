@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from guided_diffusion.compilation import Compile
 from guided_diffusion.config_file import merge, one_dataset, parse_override, read_yaml
 from guided_diffusion.construct import (
     CommaList,
@@ -158,6 +159,7 @@ class Config:
     seed: int = 0
     device: str = "auto"
     precision: Precision = "auto"
+    compile: Compile = "auto"
     paste_known: bool = True
     clip_denoised: bool = True
     generate: Index = 0  # number of pictures to make when there is no gt_path
@@ -272,7 +274,7 @@ def to_mapping(config: Config) -> dict[str, Any]:
 
 _PLACES_AND_AMOUNTS = (
     *("data", "paths", "name", "device", "show_progress", "generate", "model_path", "classifier_path"),
-    *("outputs", "save_npz"),
+    *("outputs", "save_npz", "compile"),
 )
 
 _TOLD_BY_WEIGHTS = ("per_pixel_time", "precision")  # `extra` says what they came to
