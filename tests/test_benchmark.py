@@ -35,9 +35,9 @@ class Diffusion:
         print("what a peer prints is no reply")
         assert model_kwargs["gt"].shape == tuple(shape) and conf.schedule_jump_params["t_T"]
         for _ in range(5): model(torch.zeros(shape), torch.zeros(shape[0]), gt=None)
-def model_and_diffusion_defaults(): return {"num_channels": 1, "use_fp16": False}
-def create_model_and_diffusion(num_channels, use_fp16, timestep_respacing, diffusion_steps, conf):
-    return Net(3, 3, 1), Diffusion()
+def model_and_diffusion_defaults(): return {"num_channels": 1, "learn_sigma": False}
+def create_model_and_diffusion(num_channels, learn_sigma, conf): return Net(3, 3, 1), None
+def create_gaussian_diffusion(steps, learn_sigma, timestep_respacing, conf): return Diffusion()
 """
 CONF = "class Default_Conf(dict):\n    __getattr__ = dict.get\n"
 

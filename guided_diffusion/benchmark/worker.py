@@ -18,9 +18,12 @@ from types import SimpleNamespace
 from typing import Any, TextIO
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+Walk = Callable[[], object]
+"""Does one walk."""
 
 Options = SimpleNamespace
 """engine: ours | repaint | diffusers; model: the U-Net's keys; weights: file; precision, compile: of ours;
@@ -83,12 +86,12 @@ class Ours:
             empty = assembly.build_network(model)
         loaded = checkpoints.load(empty, options.weights, model.image_size)
         placed = assembly.place(loaded, self.device, options.precision)
-        self.network = compilation.quickened(placed, options.compile)
+        self.network = self.call = compilation.quickened(placed, options.compile)
 
     def evaluate(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.network(x, t)
+        return self.call(x, t)
 
-    def walk(self, y: Tensor, keep: Tensor, schedule: Mapping[str, Any], counted: Counted) -> None:
+    def walk(self, y: Tensor, keep: Tensor, schedule: Mapping[str, Any], counted: Counted) -> Walk:
         from guided_diffusion import assembly
         from guided_diffusion.config import ProcessConfig
         from guided_diffusion.denoiser import Denoiser
@@ -100,8 +103,8 @@ class Ours:
         denoise = Denoiser(counted, process, times.to(self.device))  # type: ignore[arg-type]  # no Module
         generators = [torch.Generator(self.device).manual_seed(i) for i in range(len(y))]
         problem = Problem(y, Mask(keep), denoise, process, Noise(generators, y.shape[1:]))
-        for step in walk(RePaint(JumpSchedule(**schedule)), problem):
-            wait(step.x)
+        sampler = RePaint(JumpSchedule(**schedule))
+        return lambda: [wait(step.x) for step in walk(sampler, problem)]
 
 
 class Theirs:
@@ -112,27 +115,27 @@ class Theirs:
         self.code = importlib.import_module("guided_diffusion.script_util")
         self.conf = importlib.import_module("conf_mgt").Default_Conf()
         self.device, self.model = options.device, options.model
-        self.network = self._made("250")[0]
-        state = torch.load(options.weights, map_location="cpu", weights_only=True)
-        self.network.load_state_dict(state)
-        self.network.to(self.device).eval()
-
-    def _made(self, respacing: str) -> tuple[nn.Module, Any]:
-        """Network and diffusion for so many respaced steps."""
         defaults = self.code.model_and_diffusion_defaults()
         given = {key: value for key, value in self.model.items() if key in defaults}
-        chosen = {**defaults, **given, "timestep_respacing": respacing, "diffusion_steps": 1000}
-        self.conf.update(chosen, use_value_logger=False, respace_interpolate=False, inpa_inj_sched_prev=True)
-        return self.code.create_model_and_diffusion(**chosen, conf=self.conf)
+        self.conf.update({**defaults, **given, "diffusion_steps": 1000})
+        self.conf.update(use_value_logger=False, respace_interpolate=False, pget=lambda _key: None)
+        self.conf.update(inpa_inj_sched_prev=True, inpa_inj_sched_prev_cumnoise=False)
+        keys = {key: self.conf[key] for key in defaults}
+        self.network, _ = self.code.create_model_and_diffusion(**keys, conf=self.conf)
+        state = torch.load(options.weights, map_location="cpu", weights_only=True)
+        self.network.load_state_dict(state)
+        self.call = self.network.to(self.device).eval()
 
     def evaluate(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.network(x, t)
+        return self.call(x, t)
 
-    def walk(self, y: Tensor, keep: Tensor, schedule: Mapping[str, int], counted: Counted) -> None:
-        _, diffusion = self._made(str(schedule["t_T"]))
-        self.conf.update(schedule_jump_params={"n_sample": 1, **schedule}, inpa_inj_sched_prev_cumnoise=False)
-        self.conf.update(pget=lambda _key: None)
-        diffusion.p_sample_loop(
+    def walk(self, y: Tensor, keep: Tensor, schedule: Mapping[str, Any], counted: Counted) -> Walk:
+        respacing, learned = str(schedule["t_T"]), self.conf["learn_sigma"]
+        diffusion = self.code.create_gaussian_diffusion(
+            steps=1000, learn_sigma=learned, timestep_respacing=respacing, conf=self.conf
+        )
+        self.conf.update(timestep_respacing=respacing, schedule_jump_params={"n_sample": 1, **schedule})
+        return lambda: diffusion.p_sample_loop(
             lambda x, t, **_: counted(x, t),
             tuple(y.shape),
             model_kwargs={"gt": y, "gt_keep_mask": keep},
@@ -163,22 +166,20 @@ class Diffusers:
             attention_head_dim=model["num_head_channels"],
             norm_num_groups=model["norm_num_groups"],
         )
-        self.network.to(self.device).eval()
-        self.forward = self.network.forward
+        self.call = self.network.to(self.device).eval().forward
 
     def evaluate(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.forward(x, t).sample
+        return self.call(x, t).sample
 
-    def walk(self, y: Tensor, keep: Tensor, schedule: Mapping[str, int], counted: Counted) -> None:
+    def walk(self, y: Tensor, keep: Tensor, schedule: Mapping[str, Any], counted: Counted) -> Walk:
         pipeline = self.code.RePaintPipeline(self.network, self.code.RePaintScheduler())
         pipeline.set_progress_bar_config(disable=True)
-        counted.call = self.forward
         self.network.forward = counted
         jumps = {key: schedule[key] for key in ("jump_length", "jump_n_sample")}
-        pipeline(y, keep, num_inference_steps=schedule["t_T"], output_type="np", **jumps)
-        self.network.forward = self.forward
+        return lambda: pipeline(y, keep, num_inference_steps=schedule["t_T"], output_type="np", **jumps)
 
 
+# An engine: `network`; `call`, what a walk calls, with whatever it likes; `evaluate`; `walk`.
 ENGINES: dict[str, Callable[[Options], Any]] = {"ours": Ours, "repaint": Theirs, "diffusers": Diffusers}
 
 
@@ -205,11 +206,11 @@ class Server:
         torch.save(self.engine.evaluate(x, t).float().cpu(), path)
         return {}
 
-    def walk(self, batch: int, side: int, schedule: Mapping[str, int]) -> dict[str, Any]:
-        counted = Counted(self.engine.evaluate, self.now, self.device)
-        y, keep = masked(batch, side, self.device)
+    def walk(self, batch: int, side: int, schedule: Mapping[str, Any]) -> dict[str, Any]:
+        counted = Counted(self.engine.call, self.now, self.device)
+        go = self.engine.walk(*masked(batch, side, self.device), schedule, counted)
         begin = self.now()
-        self.engine.walk(y, keep, schedule, counted)
+        go()
         return {
             "seconds": self.now() - begin,
             "inside": counted.seconds,
