@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from guided_diffusion.compilation import Compile
 from guided_diffusion.config_file import merge, one_dataset, parse_override, read_yaml
 from guided_diffusion.construct import (
     CommaList,
@@ -162,6 +163,7 @@ class Config:
     device: str = "auto"
     ray: str | None = None  # address of a Ray cluster that shares the pictures; local = one on this machine
     precision: Precision = "auto"
+    compile: Compile = "auto"
     paste_known: bool = True
     windows: Windows = "holes"  # the model sees each hole by itself, large ones natively, or all through one
     clip_denoised: bool = True
@@ -276,19 +278,8 @@ def to_mapping(config: Config) -> dict[str, Any]:
 
 
 _PLACES_AND_AMOUNTS = (
-    *(
-        "data",
-        "paths",
-        "name",
-        "device",
-        "ray",
-        "seeds",
-        "show_progress",
-        "generate",
-        "model_path",
-        "classifier_path",
-    ),
-    *("outputs", "save_npz"),
+    *("data", "paths", "name", "device", "ray", "seeds", "show_progress", "generate", "outputs"),
+    *("model_path", "classifier_path", "save_npz", "compile"),
 )
 
 _TOLD_BY_WEIGHTS = ("per_pixel_time", "precision")  # `extra` says what they came to

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guided_diffusion import assembly, checkpoints
+from guided_diffusion import assembly, checkpoints, compilation
 from guided_diffusion.config import Config
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.denoiser import Denoise, Denoiser
@@ -62,7 +62,9 @@ class Networks:
     @cached_property
     def network(self) -> nn.Module:
         empty, _ = self.empty()
-        return assembly.place(self._load(empty, self.config.model_path), self.device, self.precision)
+        loaded = self._load(empty, self.config.model_path)
+        placed = assembly.place(loaded, self.device, self.precision)
+        return compilation.quickened(placed, self.config.compile)
 
     @cached_property
     def classifier(self) -> nn.Module | None:

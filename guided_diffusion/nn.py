@@ -95,7 +95,7 @@ def embed_places(embed: Callable[[Tensor], Tensor], times: Tensor, levels: int) 
     maps = [times]
     for _ in range(levels - 1):
         maps.append(F.avg_pool2d(maps[-1], 2))
-    return {each.shape[2]: F.silu(embed(each[:, 0])) for each in maps}
+    return {int(each.shape[2]): F.silu(embed(each[:, 0])) for each in maps}
 
 
 def project_embedding(layers: nn.Sequential, emb: Embedding, height: int) -> Tensor:
@@ -104,7 +104,7 @@ def project_embedding(layers: nn.Sequential, emb: Embedding, height: int) -> Ten
     if isinstance(emb, Tensor):
         return layers(emb)[:, :, None, None]
     _, linear = layers
-    return linear(emb[height]).permute(0, 3, 1, 2)
+    return linear(emb[int(height)]).permute(0, 3, 1, 2)
 
 
 def attend(qkv: Tensor, heads: int, new_order: bool) -> Tensor:

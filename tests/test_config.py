@@ -259,6 +259,7 @@ configs = st.builds(
     seed=st.integers(),
     device=st.sampled_from(["auto", "cpu", "cuda", "cuda:3"]),
     precision=st.sampled_from(["auto", "fp32", "tf32", "bf16", "fp16"]),
+    compile=st.sampled_from(["auto", True, False]),
     paste_known=st.booleans(),
     generate=st.integers(0),
     cond_y=st.none() | st.integers(0),
@@ -308,7 +309,12 @@ PICTURE_CHANGES = [
 ]
 OTHER_CHANGES = {
     **{"name": "y", "model_path": "other.pt", "device": "cpu", "show_progress": False, "generate": 4},
-    **{"precision": "bf16", "retired": ("num_samples",), "model": ModelConfig(per_pixel_time=True)},
+    **{
+        "compile": True,
+        "precision": "bf16",
+        "retired": ("num_samples",),
+        "model": ModelConfig(per_pixel_time=True),
+    },
     **{"data": DataConfig("a", "b", 4, 10, 2), "paths": PathsConfig("a")},
 }
 

@@ -47,3 +47,22 @@ def test_half_precision_stays_near_float32(project: Project, precision: str) -> 
     conf = project(count=1, device="cuda")
     full, half = fill(conf)["p0"], fill(conf, f"precision={precision}")["p0"]
     assert np.abs(full.astype(int) - half).mean() < 8
+
+
+def test_captured_networks_change_no_byte_and_never_wait(project: Project) -> None:
+    conf = project(count=4, device="cuda")
+    for batch in ("data.batch_size=1", "data.batch_size=3"):  # 3: a batch of 3 and one of 1
+        plain, quick = fill(conf, batch, "compile=false"), fill(conf, batch, "compile=true")
+        assert all(np.array_equal(plain[name], quick[name]) for name in plain)
+    engine = Engine(load_config(conf, ["compile=true"]))
+    jobs = [engine.job(pair.name, *read(pair)) for pair in engine.pairs()]
+    list(walk(engine.sampler, engine.painter.problem(jobs)))  # captures
+    [call] = engine.networks.network.compiled.values()
+    assert call is not engine.networks.network.network, "it was not captured"
+    problem = engine.painter.problem(jobs)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        steps = list(walk(engine.sampler, problem))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.isfinite(steps[-1].x).all()
