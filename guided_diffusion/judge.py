@@ -50,6 +50,8 @@ def overrides_of(method: str, steps: int) -> list[str]:
             "repaint-N and ddnm-N resample N times"
         )
     keys = [f"method={match[1] or method}", f"timestep_respacing='{steps}'"]
+    if match[1] == "repaint":
+        keys.append("rule=ddpm")
     if method.startswith(("repaint", "ddnm")):
         jumps = f"{{jump_length: {JUMP_LENGTH}, jump_n_sample: {match[2] or 1}}}"
         keys.append(f"schedule_jump_params={jumps}")

@@ -51,6 +51,7 @@ class CountTransfers(TorchDispatchMode):
 SAMPLERS = [
     RePaint(JumpSchedule(jump_length=2, jump_n_sample=2)),
     RePaint(JumpSchedule(jump_length=2, jump_n_sample=2), rule="ddim", eta=0.5),
+    RePaint(rule="ding"),
     DDPM(),
     DDIM(),
     DDNM(),
