@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -100,11 +100,16 @@ def flops_per_evaluation(model: ModelConfig, shape: Sequence[int]) -> int:
     return counter.get_total_flops()
 
 
-def matrix_rate(device: torch.device, precision: str = "fp32", seconds: float = 0.2) -> float:
+def matrix_rate(
+    device: torch.device,
+    precision: str = "fp32",
+    seconds: float = 0.2,
+    now: Callable[[], float] = time.perf_counter,
+) -> float:
     """FLOP/s of the fastest of the matrix products that fit into `seconds`, on random numbers.
 
-    precision: fp32 | tf32 | bf16 | fp16. Random, since constant ones switch fewer
-    transistors and flatter a GPU.
+    precision: fp32 | tf32 | bf16 | fp16; now: the clock of each product. Random, since constant
+    ones switch fewer transistors and flatter a GPU.
     """
     side = 8192 if device.type == "cuda" else 1024
     generator = torch.Generator(device).manual_seed(0)
@@ -114,8 +119,8 @@ def matrix_rate(device: torch.device, precision: str = "fp32", seconds: float = 
     product = torch.empty_like(a)
     torch.mm(a, a, out=product)  # warms up
     while best == float("inf") or time.monotonic() < end:
-        begin = time.perf_counter()
+        begin = now()
         torch.mm(a, a, out=product)
         product[0, 0].item()  # waits for it
-        best = min(best, time.perf_counter() - begin)
+        best = min(best, now() - begin)
     return 2 * side**3 / best

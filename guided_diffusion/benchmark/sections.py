@@ -237,22 +237,21 @@ def memory(bench: Bench) -> Iterator[str]:
 
 def roofline(bench: Bench) -> Iterator[str]:
     """How much of the device's rate of matrix products the network reaches."""
-    rows, device = [], torch.device(bench.device)
-    torch.set_num_threads(bench.threads)
+    rows, side = [], bench.model.image_size
     for precision in dict.fromkeys(["fp32", bench.precision]):
         with Contender(OURS, bench.options("ours", precision, compile=True)) as ours:
             for batch in bench.batches:
-                shape = (batch, 3, bench.model.image_size, bench.model.image_size)
-                flops = assembly.flops_per_evaluation(bench.model, shape)
-
-                def product(precision: str = precision) -> float:
-                    return 1 / assembly.matrix_rate(device, precision)
-
-                measures = [product, evaluation(ours, batch, bench.model.image_size)]
-                ceiling, taken = in_turn(measures, bench.rounds)
+                flops = assembly.flops_per_evaluation(bench.model, (batch, 3, side, side))
+                product = partial(flop, ours, precision)
+                ceiling, taken = in_turn([product, evaluation(ours, batch, side)], bench.rounds)
                 best, reached = 1e-9 / ceiling.best, flops / taken.best / 1e9
                 rows.append([batch, precision, f"{best:.0f}", f"{reached:.0f}", f"{reached / best:.0%}"])
     yield table(["batch", "precision", "GFLOP/s of matrix products", "of the network", "share"], rows)
+
+
+def flop(contender: Contender, precision: str) -> float:
+    """Seconds of a floating-point operation in a matrix product."""
+    return 1 / contender.ask("product", precision=precision)["rate"]
 
 
 SECTIONS: Mapping[str, Callable[[Bench], Iterator[str]]] = {

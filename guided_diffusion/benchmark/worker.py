@@ -224,6 +224,11 @@ class Server:
             self.engine.evaluate(x, t)
         return {"flops": counter.get_total_flops()}
 
+    def product(self, precision: str) -> dict[str, Any]:
+        from guided_diffusion.assembly import matrix_rate
+
+        return {"rate": matrix_rate(torch.device(self.device), precision, now=self.now)}
+
     def memory(self) -> dict[str, Any]:
         weights = sum(p.numel() * p.element_size() for p in self.engine.network.parameters())
         return {"weights": weights, "empty": self.empty, "peak": peak_memory()}
