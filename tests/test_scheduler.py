@@ -167,7 +167,7 @@ def test_runs_as_a_script_from_anywhere_without_the_package_folder_hiding_module
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("130 evaluations, 8 steps back up, 138 transitions")
+    assert done.stdout.startswith("45 evaluations, 4 steps back up, 49 transitions")
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
