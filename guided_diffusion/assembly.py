@@ -13,7 +13,7 @@ from guided_diffusion.config import ClassifierConfig, ModelConfig, ProcessConfig
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.denoiser import network_times
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.hardware import DTYPES
+from guided_diffusion.hardware import DTYPES, let_go
 from guided_diffusion.levels import attention_downsamples, channel_mults
 from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, space_timesteps
 from guided_diffusion.unet import Encoder, EncoderUNetModel, UNetModel
@@ -43,13 +43,23 @@ def build_network(model: ModelConfig) -> UNetModel:
 
 
 def place(network: nn.Module, device: torch.device, precision: str) -> nn.Module:
-    """The network as it runs there: its body in the precision's type, its convolutions with channels last.
+    """The network as it runs there: its body in the precision's type, all else in float32, its convolutions
+    with channels last.
 
-    It is changed in place, weight by weight, so that no second copy of all is held.
+    It is changed in place, weight by weight, and the file that a weight was mapped from is let go of, so that
+    no second copy of all is held.
     """
+    narrow: set[int] = set()
     if isinstance(network, UNetModel) and DTYPES[precision].itemsize == 2:
-        network.narrow(DTYPES[precision])
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stubs
+        narrow = {id(weight) for part in network.body for weight in part.parameters()}
+    for weight in network.parameters():
+        dtype = DTYPES[precision] if id(weight) in narrow else torch.float32
+        layout = torch.channels_last if weight.ndim == 4 else torch.preserve_format
+        stored = weight.data
+        weight.data = stored.to(device, dtype, memory_format=layout)
+        if weight.data_ptr() != stored.data_ptr():
+            let_go(stored)
+    return network.to(device)
 
 
 def build_classifier(config: ClassifierConfig, image_size: int, channel_mult: str = "") -> EncoderUNetModel:

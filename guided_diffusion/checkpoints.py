@@ -109,11 +109,12 @@ def _read_safetensors(path: str) -> State:
     return safetensors.load_file(path)
 
 
-def load(network: nn.Module, path: str, image_size: int) -> nn.Module:
+def load(network: nn.Module, path: str, image_size: int, as_stored: bool = False) -> nn.Module:
     """Put the weights at `path` into a network, strictly; the network may be on the meta device.
 
-    Returns it in eval mode, float32, without gradients, on the CPU. Raises CheckpointError listing the keys
-    that differ and the config keys that would fit.
+    Returns it in eval mode, without gradients, on the CPU, in float32; as_stored: in the file's own types,
+    mapped from it where that can be. Raises CheckpointError listing the keys that differ and the config keys
+    that would fit.
     """
     state = read_state(path)
     own = network.state_dict()
@@ -127,7 +128,8 @@ def load(network: nn.Module, path: str, image_size: int) -> nn.Module:
         )
         raise CheckpointError(f"checkpoint {path} does not fit the configured network: {problem}; {remedy}")
     network.load_state_dict(state, strict=True, assign=True)
-    return network.float().eval().requires_grad_(False)
+    network.eval().requires_grad_(False)
+    return network if as_stored else network.float()
 
 
 def _differences(own: State, state: State) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
+from contextlib import suppress
 from typing import Literal, TypeAlias
 
 import torch
@@ -15,7 +17,7 @@ Precision: TypeAlias = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's <malloc.h>
-_MADV_HUGEPAGE = 14  # of Linux's <sys/mman.h>
+_MADV_DONTNEED, _MADV_HUGEPAGE = 4, 14  # of Linux's <sys/mman.h>
 _HUGE = 1 << 21  # bytes of a huge page
 _HEAP = 1 << 33  # bytes of the heap that are to be huge pages
 
@@ -71,6 +73,21 @@ def share_cores() -> None:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """True for what torch raises when a GPU or the system has no memory left."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def let_go(values: torch.Tensor) -> None:
+    """Give the pages of a tensor back to the system if they are mapped from a file; nobody is to read it now.
+
+    A map of a checkpoint is one storage for all its tensors, so that it would stay whole until the last.
+    """
+    if values.device.type != "cpu" or values.untyped_storage().filename is None:
+        return
+    begin = -(-values.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = values.data_ptr() + values.nbytes - begin
+    with suppress(AttributeError, OSError):  # a system without it
+        advise = ctypes.CDLL(None).madvise
+        advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        advise(begin, max(0, length // mmap.PAGESIZE * mmap.PAGESIZE), _MADV_DONTNEED)
 
 
 def keep_memory() -> bool:

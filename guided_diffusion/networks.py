@@ -62,7 +62,7 @@ class Networks:
     @cached_property
     def network(self) -> nn.Module:
         empty, _ = self.empty()
-        loaded = self._load(empty, self.config.model_path)
+        loaded = self._load(empty, self.config.model_path, as_stored=True)
         placed = assembly.place(loaded, self.device, self.precision)
         return compilation.quickened(placed, self.config.compile)
 
@@ -71,8 +71,8 @@ class Networks:
         _, empty = self.empty()
         return None if empty is None else self._load(empty, str(self.classifier_path)).to(self.device)
 
-    def _load(self, empty: nn.Module, path: str) -> nn.Module:
-        return checkpoints.load(empty, path, self.config.model.image_size)
+    def _load(self, empty: nn.Module, path: str, as_stored: bool = False) -> nn.Module:
+        return checkpoints.load(empty, path, self.config.model.image_size, as_stored)
 
     @cached_property
     def identity(self) -> dict[str, Any]:

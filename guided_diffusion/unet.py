@@ -234,12 +234,11 @@ class UNetModel(nn.Module):
         """Of the body's weights and features."""
         return next(self.input_blocks.parameters()).dtype
 
-    def narrow(self, dtype: torch.dtype) -> UNetModel:
-        """Put the body's weights into bfloat16 or float16, tensor by tensor, and return the network. The
-        embedding of the time and the last layer stay as they are, as in the published half-precision nets."""
-        for part in (self.input_blocks, self.middle_block, self.output_blocks):
-            part.to(dtype)
-        return self
+    @property
+    def body(self) -> tuple[nn.Module, ...]:
+        """What may be in half precision: all but the embedding of the time and the last layer, as in the
+        published half-precision nets."""
+        return self.input_blocks, self.middle_block, self.output_blocks
 
     def _embed(self, t: Tensor, y: Tensor | None) -> Tensor:
         """t (B, ...) -> (B, ..., E), the label's embedding included."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from guided_diffusion.assembly import (
     matrix_rate,
     place,
 )
+from guided_diffusion.checkpoints import load
 from guided_diffusion.config import ClassifierConfig, ModelConfig, ProcessConfig
 from guided_diffusion.respace import get_named_beta_schedule
 from tests import stored
@@ -170,3 +172,33 @@ def test_a_placed_network_computes_in_its_precision_and_says_nearly_the_same(
     assert (told - exact).norm() < (1e-5 if body == torch.float32 else 0.05) * exact.norm()
     convolution = network.output_blocks[0][0].in_layers[2].weight
     assert convolution.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_weights_mapped_from_a_file_are_placed_and_the_map_is_let_go(tmp_path: Path) -> None:
+    """No second copy: as the resident pages of the map say, after all its weights have been converted."""
+    torch.manual_seed(0)
+    path = tmp_path / "weights.pt"
+    wide = replace(stored.TINY, num_channels=64)
+    state = {key: torch.randn_like(value).half() for key, value in build_network(wide).state_dict().items()}
+    torch.save(state, path)
+    with torch.device("meta"):
+        empty = build_network(wide)
+    loaded = load(empty, str(path), wide.image_size, as_stored=True)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float16}
+    mapped = [p.data for p in loaded.parameters()]
+    assert sum(float(values.float().sum()) for values in mapped), "all has been read"
+    before = resident(path)
+    placed = place(loaded, torch.device("cpu"), "bf16")
+    size = path.stat().st_size
+    assert before > 0.9 * size and resident(path) < 0.3 * size
+    for key, value in placed.state_dict().items():
+        assert torch.equal(value.float(), state[key].to(value.dtype).float())
+
+
+def resident(path: Path) -> int:
+    """Bytes of this process's maps of a file that are in memory."""
+    lines, total = iter(Path("/proc/self/smaps").read_text().splitlines()), 0
+    for line in lines:
+        if line.endswith(str(path)):
+            total += next(1024 * int(each.split()[1]) for each in lines if each.startswith("Rss:"))
+    return total

@@ -84,7 +84,7 @@ class Ours:
         self.device, model = torch.device(options.device), ModelConfig(**options.model)
         with torch.device("meta"):
             empty = assembly.build_network(model)
-        loaded = checkpoints.load(empty, options.weights, model.image_size)
+        loaded = checkpoints.load(empty, options.weights, model.image_size, as_stored=True)
         placed = assembly.place(loaded, self.device, options.precision)
         self.network = self.call = compilation.quickened(placed, options.compile)
 
