@@ -17,7 +17,7 @@ Precision: TypeAlias = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's <malloc.h>
-_MADV_DONTNEED, _MADV_HUGEPAGE = 4, 14  # of Linux's <sys/mman.h>
+_MADV_HUGEPAGE, _MADV_PAGEOUT = 14, 21  # of Linux's <sys/mman.h>
 _HUGE = 1 << 21  # bytes of a huge page
 _HEAP = 1 << 33  # bytes of the heap that are to be huge pages
 
@@ -76,18 +76,19 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def let_go(values: torch.Tensor) -> None:
-    """Give the pages of a tensor back to the system if they are mapped from a file; nobody is to read it now.
+    """Have the system take back the pages of a tensor that nobody is to read now, if they are mapped from a
+    file: a map of a checkpoint is one storage of all its tensors, and would stay whole until the last.
 
-    A map of a checkpoint is one storage for all its tensors, so that it would stay whole until the last.
+    It is a request (Linux 5.4 on); what is read all the same comes from the file again.
     """
-    if values.device.type != "cpu" or values.untyped_storage().filename is None:
-        return
     begin = -(-values.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
     length = values.data_ptr() + values.nbytes - begin
-    with suppress(AttributeError, OSError):  # a system without it
+    if values.device.type != "cpu" or length < mmap.PAGESIZE:
+        return
+    with suppress(AttributeError, OSError):  # another C library
         advise = ctypes.CDLL(None).madvise
         advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-        advise(begin, max(0, length // mmap.PAGESIZE * mmap.PAGESIZE), _MADV_DONTNEED)
+        advise(begin, length // mmap.PAGESIZE * mmap.PAGESIZE, _MADV_PAGEOUT)
 
 
 def keep_memory() -> bool:

@@ -176,6 +176,9 @@ def test_a_placed_network_computes_in_its_precision_and_says_nearly_the_same(
 
 def test_weights_mapped_from_a_file_are_placed_and_the_map_is_let_go(tmp_path: Path) -> None:
     """No second copy: as the resident pages of the map say, after all its weights have been converted."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    if any(kind == "tmpfs" and tmp_path.is_relative_to(at) for _, at, kind, *_ in mounts):
+        pytest.skip("files that are memory themselves cannot be let go of")
     torch.manual_seed(0)
     path = tmp_path / "weights.pt"
     wide = replace(stored.TINY, num_channels=64)
