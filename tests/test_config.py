@@ -152,7 +152,7 @@ def test_our_yamls_load_without_a_warning(path):
     assert config.options.keys() <= KEYS.keys()
 
 
-@pytest.mark.parametrize(("preset", "evaluations"), [("draft", 45), ("fast", 85), ("paper", 2410)])
+@pytest.mark.parametrize(("preset", "evaluations"), [("draft", 45), ("fast", 280), ("paper", 2410)])
 def test_the_presets_cost_what_they_say(preset, evaluations, write):
     path = CONFS / "presets" / f"{preset}.yml"
     config = load(write("p.yml", {**MINIMAL, "include": str(path)}), (), KEYS)
