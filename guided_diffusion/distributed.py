@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable
 
@@ -38,6 +39,9 @@ def close() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
+        # What still refers to it in circles, as DistributedDataParallel does, keeps its threads alive. If
+        # they let go of a tensor while the interpreter ends, they take the process down.
+        gc.collect()
 
 
 def rank() -> int:
