@@ -66,11 +66,11 @@ class Bench:
         own = {"engine": engine, "precision": precision, "compile": compile}
         return {**shared, **own, "model": asdict(model), "weights": str(path)}
 
-    def all(self, *engines: str) -> dict[str, dict[str, Any]]:
+    def all(self, *engines: str, large: bool = False) -> dict[str, dict[str, Any]]:
         """Name -> options: the peers in `engines` that can be tried, then ours from exact to fastest."""
         wanted = {}
         if THEIRS in engines and self.repaint:
-            wanted[THEIRS] = self.options("repaint")
+            wanted[THEIRS] = self.options("repaint", large=large)
         elif THEIRS in engines:
             self.tell(
                 "RePaint's code is left out: clone https://github.com/andreas128/RePaint, give --repaint DIR"
@@ -78,7 +78,9 @@ class Bench:
         if DIFFUSERS in engines:
             wanted[DIFFUSERS] = self.options("diffusers")
         precisions = dict.fromkeys(["fp32", self.precision])
-        ours = {f"{OURS}, {each}": self.options("ours", each) for each in precisions}
+        ours = {f"{OURS}, {each}": self.options("ours", each, large=large) for each in precisions}
+        if large:  # too large to gain by being compiled
+            return {**wanted, **ours}
         fastest = self.options("ours", self.precision, compile=True)
         return {**wanted, **ours, f"{OURS}, {self.precision}, compiled": fastest}
 
@@ -103,9 +105,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def evaluation(contender: Contender, batch: int, side: int) -> Callable[[], float]:
-    """Measures the seconds of one evaluation."""
-    return lambda: min(contender.ask("evaluate", batch=batch, side=side, calls=CALLS)["seconds"])
+def evaluation(contender: Contender, batch: int, side: int, calls: int = CALLS) -> Callable[[], float]:
+    """Measures the seconds of one evaluation, the quickest of `calls`."""
+    return lambda: min(contender.ask("evaluate", batch=batch, side=side, calls=calls)["seconds"])
 
 
 def network(bench: Bench) -> Iterator[str]:
@@ -123,6 +125,22 @@ def network(bench: Bench) -> Iterator[str]:
                 )
     head = ["batch", "one evaluation", "ms, least", "ms, median", "times as fast", "by minima", "error"]
     yield table(head, rows)
+
+
+def large(bench: Bench) -> Iterator[str]:
+    """One evaluation of RePaint's CelebA-HQ network, in two rounds of a single one."""
+    side = bench.large.image_size
+    flops = assembly.flops_per_evaluation(bench.large, (1, 3, side, side))
+    with ExitStack() as stack:
+        found = contenders(stack, bench.all(THEIRS, large=True), bench.tell)
+        times = in_turn([evaluation(each, 1, side, calls=1) for each in found], rounds=2)
+        product = 1e-9 / flop(found[-1], bench.precision)
+    rows = [
+        [each.name, f"{taken.best:.2f}", f"{flops / taken.best / 1e9:.0f}", *ratios(taken, times[0])]
+        for each, taken in zip(found, times, strict=True)
+    ]
+    yield table(["one evaluation", "s, least", "GFLOP/s", "times as fast", "by minima"], rows)
+    yield f"\nA matrix product in {bench.precision} reaches {product:.0f} GFLOP/s."
 
 
 def answer(bench: Bench, contender: Contender, batch: int) -> torch.Tensor:
@@ -255,7 +273,7 @@ def flop(contender: Contender, precision: str) -> float:
 
 
 SECTIONS: Mapping[str, Callable[[Bench], Iterator[str]]] = {
-    each.__name__: each for each in (network, loop, diffusers, linear, memory, roofline)
+    each.__name__: each for each in (network, large, loop, diffusers, linear, memory, roofline)
 }
 
 
