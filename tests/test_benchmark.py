@@ -181,6 +181,17 @@ def test_the_other_sections_measure_what_they_say(here: None, capsys: pytest.Cap
     assert float(last[4].rstrip("%")) > 0
 
 
+def test_the_large_network_is_timed_in_each_precision(
+    here: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "has_bf16", lambda _device: True)
+    out, rows = main(capsys, "--only", "large")
+    assert [row[0] for row in rows] == ["ours, fp32", "ours, bf16"] and rows[0][3:] == ["1.00", "1.00"]
+    assert all(float(row[1]) >= 0 for row in rows)
+    [rate] = re.findall(r"product in bf16 reaches ([0-9]+) GFLOP/s", out)
+    assert int(rate) > 0
+
+
 def test_a_worker_counts_the_arithmetic_it_does(here: None, tmp_path: Path) -> None:
     sections.write_weights(TINY, tmp_path / "w.pt", torch.float32)
     options = {"engine": "ours", "precision": "fp32", "compile": False, "model": asdict(TINY)}
