@@ -29,7 +29,6 @@ from guided_diffusion.sketch import Sketched
 from guided_diffusion.tiles import Tiled
 
 MOST_WAITING = 4  # batches' worth of views held back until others of their shape come
-GOLDEN = 0.618  # of a stride windows move from step to step: multiples of it lie evenly
 SKETCHED = 0.3  # share of the process, from the cleanest step on, in which a sketch is not heard
 
 Piece = tuple[Gathering, int]  # a picture, and the number of one of its views
@@ -151,8 +150,7 @@ class Painter:
         where = torch.zeros(problem.y.shape[-2:], dtype=torch.bool)
         height, width = view.own.shape
         where[view.window.inner][:height, :width] = torch.from_numpy(view.own)
-        stride = self.size // 2
-        tiled = Tiled(problem.denoise, self.size, stride, where, at_once, drift=round(GOLDEN * stride))
+        tiled = Tiled(problem.denoise, self.size, self.size // 2, where, at_once)
         stages = [replace(problem, denoise=tiled)]
         if view.sketch is not None:
             stages.insert(0, self.problem([view.sketch]))

@@ -1,8 +1,7 @@
 """A denoiser for pictures larger than the ones its network was trained on: overlapping windows, blended.
 
 Paper: Bar-Tal et al. 2023, "MultiDiffusion" (arXiv 2302.08113), section 4: at each step the windows' answers
-are averaged. Where we differ: a window's weight falls towards its border, and windows may move from step to
-step, so that no seam is left.
+are averaged. Where we differ: a window's weight falls towards its border, so that no seam is left.
 """
 
 from __future__ import annotations
@@ -26,9 +25,8 @@ class Tiled:
     """`denoise` on windows of size x size pixels, at most `stride` apart; it is again a Denoise.
 
     where: bool (H, W), or None for the whole picture. Windows without such a pixel are left out; where none
-    is left, x0 is 0. at_once: windows that `denoise` sees together. drift: by how many pixels the windows
-    move from each time to the next, so that no place is always at a border. Raises ValueError for a stride
-    beyond the size, which would leave gaps.
+    is left, x0 is 0. at_once: windows that `denoise` sees together. Raises ValueError for a stride beyond the
+    size, which would leave gaps.
     """
 
     denoise: Denoise
@@ -36,7 +34,6 @@ class Tiled:
     stride: int
     where: Tensor | None = None
     at_once: int = 16
-    drift: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.stride <= self.size:
@@ -44,18 +41,17 @@ class Tiled:
 
     def __call__(self, x: Tensor, t: int) -> Prediction:
         """x (B, C, H, W), both sides at least `size`."""
-        return self._blended(x, t, lambda cut: self.denoise(cut(x), t))
+        return self._blended(x, lambda cut: self.denoise(cut(x), t))
 
     def given(self, x: Tensor, t: int, known: Tensor) -> Prediction:
         """As DenoiseGiven, which `denoise` must be."""
         denoise = self.denoise
         assert isinstance(denoise, DenoiseGiven)
-        return self._blended(x, t, lambda cut: denoise.given(cut(x), t, cut(known)))
+        return self._blended(x, lambda cut: denoise.given(cut(x), t, cut(known)))
 
-    def _blended(self, x: Tensor, t: int, predict: Callable[[Cut], Prediction]) -> Prediction:
+    def _blended(self, x: Tensor, predict: Callable[[Cut], Prediction]) -> Prediction:
         size, at_once = self.size, max(1, self.at_once // len(x))
-        height, width = x.shape[-2:]
-        corners, weight = self.corners(height, width, t), _tent(self.size).to(x)
+        corners, weight = self.corners(*x.shape[-2:]), _tent(self.size).to(x)
         total = x.new_zeros(len(x), 3 * x.shape[1], *x.shape[-2:])
         cover = x.new_zeros(x.shape[-2:])
         for first in range(0, len(corners), at_once):
@@ -68,10 +64,9 @@ class Tiled:
                 cover[at[1:]] += weight
         return Prediction(*(total / cover.clamp_min(1e-12)).split(x.shape[1], dim=1))
 
-    def corners(self, height: int, width: int, t: int = 0) -> list[tuple[int, int]]:
-        """Top and left of each window at time t."""
-        moved = self.drift * t % self.stride
-        rows, columns = (_starts(side, self.size, self.stride, moved) for side in (height, width))
+    def corners(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Top and left of each window."""
+        rows, columns = (_starts(side, self.size, self.stride) for side in (height, width))
         windows = product(rows, columns)
         if self.where is None:
             return list(windows)
@@ -94,10 +89,10 @@ def _tent(size: int) -> Tensor:
     return tent[:, None] * tent
 
 
-def _starts(length: int, size: int, stride: int, moved: int) -> list[int]:
-    """Starts of windows that cover 0..length; the last one ends there, the second one is moved."""
+def _starts(length: int, size: int, stride: int) -> list[int]:
+    """Starts of windows that cover 0..length; the last one ends there."""
     if length < size:
         raise ValueError(
             f"a side of {length} pixels is shorter than the window of {size}; enlarge the picture"
         )
-    return sorted({0, *range(moved, length - size, stride), length - size})
+    return [*range(0, length - size, stride), length - size]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from guided_diffusion.engine import Engine, load_config
-from guided_diffusion.jobs import read
+from guided_diffusion.jobs import View, read
 from guided_diffusion.samplers import walk
 
 pytestmark = pytest.mark.gpu
@@ -21,11 +21,13 @@ def fill(conf: Path, *overrides: str) -> dict[str, np.ndarray]:
     return {r.name: r.filled for r in Engine(load_config(conf, overrides))() if r.filled is not None}
 
 
-def test_a_whole_walk_never_waits_for_the_device(project: Project) -> None:
-    conf = project(count=2, device="cuda")
-    engine = Engine(load_config(conf))
-    views = [view for pair in engine.pairs() for view in engine.job(pair.name, *read(pair)).views]
-    list(walk(engine.sampler, engine.painter.problem(views)))  # warm: tables go up once
+def views_of(engine: Engine) -> list[View]:
+    """What the model sees of all the pictures."""
+    return [view for pair in engine.pairs() for view in engine.job(pair.name, *read(pair)).views]
+
+
+def never_waits(engine: Engine, views: list[View]) -> None:
+    """A walk over these views runs through without a synchronisation."""
     problem = engine.painter.problem(views)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
@@ -34,6 +36,14 @@ def test_a_whole_walk_never_waits_for_the_device(project: Project) -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.isfinite(steps[-1].x).all()
+
+
+def test_a_whole_walk_never_waits_for_the_device(project: Project) -> None:
+    conf = project(count=2, device="cuda")
+    engine = Engine(load_config(conf))
+    views = views_of(engine)
+    list(walk(engine.sampler, engine.painter.problem(views)))  # warm: tables go up once
+    never_waits(engine, views)
 
 
 def test_batches_give_the_same_bytes_or_one_level_apart(project: Project) -> None:
@@ -55,14 +65,8 @@ def test_captured_networks_change_no_byte_and_never_wait(project: Project) -> No
         plain, quick = fill(conf, batch, "compile=false"), fill(conf, batch, "compile=true")
         assert all(np.array_equal(plain[name], quick[name]) for name in plain)
     engine = Engine(load_config(conf, ["compile=true"]))
-    jobs = [engine.job(pair.name, *read(pair)) for pair in engine.pairs()]
-    list(walk(engine.sampler, engine.painter.problem(jobs)))  # captures
+    views = views_of(engine)
+    list(walk(engine.sampler, engine.painter.problem(views)))  # captures
     [call] = engine.networks.network.compiled.values()
     assert call is not engine.networks.network.network, "it was not captured"
-    problem = engine.painter.problem(jobs)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        steps = list(walk(engine.sampler, problem))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert torch.isfinite(steps[-1].x).all()
+    never_waits(engine, views)

@@ -57,9 +57,7 @@ def test_the_borders_of_overlapping_windows_leave_no_seam(engine: Engine) -> Non
 def test_windows_side_by_side_would_leave_one(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the score above is known to tell."""
 
-    def side_by_side(
-        denoise: Denoise, size: int, stride: int, where: Tensor, at_once: int, drift: int
-    ) -> Tiled:
+    def side_by_side(denoise: Denoise, size: int, stride: int, where: Tensor, at_once: int) -> Tiled:
         return Tiled(denoise, size, size, where, at_once)
 
     monkeypatch.setattr(painter, "Tiled", side_by_side)

@@ -41,13 +41,10 @@ def picture(height: int, width: int, count: int = 1) -> Tensor:
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("drift", [0, 3])
 @pytest.mark.parametrize(("height", "width", "stride"), [(8, 8, 8), (21, 8, 5), (16, 30, 8), (19, 23, 1)])
-def test_windows_of_a_pointwise_denoiser_make_up_the_whole(
-    height: int, width: int, stride: int, drift: int
-) -> None:
+def test_windows_of_a_pointwise_denoiser_make_up_the_whole(height: int, width: int, stride: int) -> None:
     x = picture(height, width, 2)
-    whole, tiled = Pointwise()(x, 7), Tiled(Pointwise(), 8, stride, drift=drift)(x, 7)
+    whole, tiled = Pointwise()(x, 7), Tiled(Pointwise(), 8, stride)(x, 7)
     for name in ("x0", "eps", "log_variance"):
         assert torch.allclose(getattr(tiled, name), getattr(whole, name), atol=1e-5)
     assert tiled.score is None
@@ -70,12 +67,6 @@ def test_every_pixel_is_covered_and_no_window_leaves_the_picture() -> None:
             assert 0 <= i <= height - 8 and 0 <= j <= width - 8
             seen[i : i + 8, j : j + 8] = True
         assert seen.all()
-
-
-def test_windows_that_drift_stand_elsewhere_at_each_time() -> None:
-    tiled = Tiled(Mean(), 8, 4, drift=3)
-    borders = [{i % 4 for i, _ in tiled.corners(40, 8, t) if 0 < i < 32} for t in range(5)]
-    assert borders == [{0}, {3}, {2}, {1}, {0}]
 
 
 def test_disagreeing_windows_are_blended_without_a_seam() -> None:
