@@ -102,7 +102,7 @@ def flops_per_evaluation(model: ModelConfig, shape: Sequence[int]) -> int:
     """Floating-point operations of one evaluation on (B, 3, H, W); counted without weights or memory."""
     with torch.device("meta"):
         network: nn.Module = build_network(model)
-        x, t = torch.empty(*shape), torch.zeros(shape[0])
+        x, t = torch.empty(*shape), torch.zeros(1)
         label = (torch.zeros(shape[0], dtype=torch.long),) if model.class_cond else ()
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():

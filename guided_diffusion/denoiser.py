@@ -77,7 +77,7 @@ class Denoiser:
     @torch.no_grad()
     def __call__(self, x: Tensor, t: int) -> Prediction:
         """x (B, C, H, W) at index t of the process -> Prediction."""
-        out, v = self._network(x, self.timesteps[t].expand(len(x)))
+        out, v = self._network(x, self.timesteps[t : t + 1])
         return self._read(x, t, out, v)
 
     @torch.no_grad()

@@ -36,7 +36,7 @@ class Guided:
         """scale * gradient of log p(labels | x_t) with respect to x_t, (B, C, H, W)."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            logits = self.classifier(x, self.timesteps[t].expand(len(x)))
+            logits = self.classifier(x, self.timesteps[t : t + 1])
             labels = self.labels.repeat(len(x) // len(self.labels))
             chosen = logits.float().log_softmax(dim=-1).gather(1, labels[:, None])
             (gradient,) = torch.autograd.grad(chosen.sum(), x)

@@ -124,8 +124,7 @@ class ResBlock(nn.Module):
         e = project_embedding(self.emb_layers, emb, h.shape[2])  # (B, out or 2 out, 1 or H', 1 or W')
         if self.use_scale_shift_norm:
             scale, shift = e.chunk(2, dim=1)
-            h = self.out_layers[0](h) * (1 + scale) + shift
-            h = self.out_layers[1:](h)
+            h = self.out_layers[1:](self.out_layers[0](h, scale, shift))
         else:
             h = self.out_layers(h + e)
         return self.skip_connection(x) + h
@@ -254,7 +253,8 @@ class UNetModel(nn.Module):
         """x (B, C_in, H, W), t training timesteps (may be fractional), y (B,) labels or None
         -> (B, out_channels, H, W).
 
-        t: (B,), or one per pixel, (B, 1, H, W), as in TD-Paint (arXiv 2410.09306).
+        t: (B,); (1,) for all, which is quicker and the same to the bit in whatever batch; or one per pixel,
+        (B, 1, H, W), as in TD-Paint (arXiv 2410.09306).
         """
         if t.ndim == 1:
             emb: Embedding = self._embed(t, y)
@@ -327,7 +327,7 @@ class EncoderUNetModel(nn.Module):
         self.out = nn.Sequential(*heads[pool]())
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """x (B, 3, H, W), t (B,) -> (B, out_channels)."""
+        """x (B, 3, H, W), t (B,) or (1,) for all -> (B, out_channels)."""
         emb = self.time_embed(timestep_embedding(t, self.spec.model_channels).to(x.dtype))
         pooled = []
         for block in self.input_blocks:
