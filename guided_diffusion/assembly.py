@@ -15,6 +15,7 @@ from guided_diffusion.denoiser import network_times
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.hardware import DTYPES, let_go
 from guided_diffusion.levels import attention_downsamples, channel_mults
+from guided_diffusion.packing import input_shapes, packed
 from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, space_timesteps
 from guided_diffusion.unet import Encoder, EncoderUNetModel, UNetModel
 
@@ -42,24 +43,40 @@ def build_network(model: ModelConfig) -> UNetModel:
     return UNetModel(spec, 6 if model.learn_sigma else 3, classes, model.num_heads_upsample)
 
 
-def place(network: nn.Module, device: torch.device, precision: str) -> nn.Module:
+def place(network: nn.Module, device: torch.device, precision: str, side: int | None = None) -> nn.Module:
     """The network as it runs there: its body in the precision's type, all else in float32, its convolutions
-    with channels last.
+    with channels last. side: the pictures' height and width where no gradients will be asked for: a CPU's
+    convolutions are then packed.
 
-    It is changed in place, weight by weight, and the file that a weight was mapped from is let go of, so that
+    It is changed in place, layer by layer, and the file that a weight was mapped from is let go of, so that
     no second copy of all is held.
     """
     narrow: set[int] = set()
-    if isinstance(network, UNetModel) and DTYPES[precision].itemsize == 2:
-        narrow = {id(weight) for part in network.body for weight in part.parameters()}
-    for weight in network.parameters():
-        dtype = DTYPES[precision] if id(weight) in narrow else torch.float32
-        layout = torch.channels_last if weight.ndim == 4 else torch.preserve_format
-        stored = weight.data
-        weight.data = stored.to(device, dtype, memory_format=layout)
-        if weight.data_ptr() != stored.data_ptr():
-            let_go(stored)
+    shapes: dict[str, list[int]] = {}
+    if isinstance(network, UNetModel):
+        if DTYPES[precision].itemsize == 2:
+            narrow = {id(weight) for part in network.body for weight in part.parameters()}
+        if side is not None:
+            shapes = convolution_inputs(network, side)
+    for name in [name for name, _ in network.named_modules()]:
+        layer = network.get_submodule(name)
+        for weight in layer.parameters(recurse=False):
+            dtype = DTYPES[precision] if id(weight) in narrow else torch.float32
+            layout = torch.channels_last if weight.ndim == 4 else torch.preserve_format
+            stored = weight.data
+            weight.data = stored.to(device, dtype, memory_format=layout)
+            if weight.data_ptr() != stored.data_ptr():
+                let_go(stored)
+        if name in shapes:
+            network.set_submodule(name, packed(layer, shapes[name]))
     return network.to(device)
+
+
+def convolution_inputs(network: UNetModel, side: int) -> dict[str, list[int]]:
+    """Name -> shape of what each of a U-Net's convolutions is given for a picture of that side."""
+    x, t = torch.empty(1, network.spec.in_channels, side, side, device="meta"), torch.zeros(1, device="meta")
+    label = (torch.zeros(1, dtype=torch.long, device="meta"),) if network.num_classes else ()
+    return input_shapes(network, x, t, *label)
 
 
 def build_classifier(config: ClassifierConfig, image_size: int, channel_mult: str = "") -> EncoderUNetModel:

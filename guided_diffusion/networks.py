@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guided_diffusion import assembly, checkpoints, compilation, packing
+from guided_diffusion import assembly, checkpoints, compilation
 from guided_diffusion.config import Config
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.denoiser import Denoise, Denoiser
@@ -63,8 +63,8 @@ class Networks:
     def network(self) -> nn.Module:
         empty, _ = self.empty()
         loaded = self._load(empty, self.config.model_path, as_stored=True)
-        placed = assembly.place(loaded, self.device, self.precision)
-        return compilation.quickened(packing.packed(placed), self.config.compile)
+        placed = assembly.place(loaded, self.device, self.precision, self.config.model.image_size)
+        return compilation.quickened(placed, self.config.compile)
 
     @cached_property
     def classifier(self) -> nn.Module | None:

@@ -7,24 +7,29 @@ arithmetic, and takes the smallest convolutions elsewhere, so that the size of a
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 
 class PackedConv2d(nn.Module):
-    """x (B, C, H, W), best with channels last -> what the convolution that it was says, (B, out, H', W')."""
+    """x (B, C, H, W), best with channels last -> what the convolution that it was says, (B, out, H', W').
 
-    def __init__(self, plain: nn.Conv2d) -> None:
+    shape: of the x for which its weights lie best; they do for any B, and nearly always for any H and W.
+    """
+
+    def __init__(self, plain: nn.Conv2d, shape: list[int]) -> None:
         super().__init__()
         self.bias, self.groups = plain.bias, plain.groups
         self.padding, self.stride, self.dilation = (
             [int(size) for size in sizes] for sizes in (plain.padding, plain.stride, plain.dilation)
         )
-        weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
-            plain.weight.data.to_mkldnn(), self.padding, self.stride, self.dilation, self.groups
+        weight = torch.ops.aten.mkldnn_reorder_conv2d_weight(
+            plain.weight.data.to_mkldnn(), self.padding, self.stride, self.dilation, self.groups, shape
         )
         self.weight = nn.Parameter(weight, requires_grad=False)
 
@@ -55,24 +60,37 @@ def _for_traces() -> Any:
         return torch.jit.script(_convolve)
 
 
-def packed(network: nn.Module) -> nn.Module:
-    """The network, its convolutions packed in place, one at a time, so that no second copy of all is held.
+def packed(layer: nn.Module, shape: list[int]) -> nn.Module:
+    """What packs the convolution, for inputs of that shape (B, C, H, W).
 
     Left as they are: those on a GPU, those that oneDNN does not take in their precision on this processor,
-    all where torch lacks the op, which inductor has it for.
+    and all where torch lacks the op, which it has for inductor.
     """
-    for name, child in network.named_children():
-        if type(child) is nn.Conv2d:
-            setattr(network, name, _packed(child))
-        else:
-            packed(child)
-    return network
-
-
-def _packed(layer: nn.Conv2d) -> nn.Module:
-    if layer.weight.device.type != "cpu" or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+    known = hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    if not known or not isinstance(layer, nn.Conv2d) or layer.weight.device.type != "cpu":
         return layer
     try:
-        return PackedConv2d(layer)
+        return PackedConv2d(layer, shape)
     except RuntimeError:
         return layer
+
+
+def input_shapes(network: nn.Module, *inputs: Tensor) -> dict[str, list[int]]:
+    """Name -> shape of what each of the network's convolutions is given, told by `inputs` alone: they are on
+    the meta device, and nothing is computed."""
+    shapes: dict[str, list[int]] = {}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _layer, given: shapes.update({name: list(given[0].shape)})
+
+    layers = [(name, layer) for name, layer in network.named_modules() if type(layer) is nn.Conv2d]
+    hooks = [layer.register_forward_pre_hook(note(name)) for name, layer in layers]
+    weights = {
+        name: torch.empty_like(weight, dtype=torch.float32, device="meta")
+        for name, weight in network.named_parameters()
+    }
+    with torch.no_grad():
+        functional_call(network, weights, inputs)
+    for hook in hooks:
+        hook.remove()
+    return shapes

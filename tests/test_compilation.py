@@ -16,7 +16,6 @@ from guided_diffusion.assembly import build_network, place
 from guided_diffusion.compilation import Compiled, quickened
 from guided_diffusion.config import ModelConfig
 from guided_diffusion.engine import Engine, load_config
-from guided_diffusion.packing import packed
 from tests.conftest import EVALUATIONS, MODEL
 
 SHAPES = [(1, 16, 16), (2, 16, 24)]
@@ -25,7 +24,7 @@ SHAPES = [(1, 16, 16), (2, 16, 24)]
 def tiny(weights: Path, precision: str = "fp32") -> nn.Module:
     network = build_network(ModelConfig(**MODEL))
     network.load_state_dict(torch.load(weights))
-    return packed(place(network.eval().requires_grad_(False), torch.device("cpu"), precision))
+    return place(network.eval().requires_grad_(False), torch.device("cpu"), precision, MODEL["image_size"])
 
 
 def inputs(batch: int, rows: int, cols: int, seed: int) -> tuple[Tensor, Tensor]:

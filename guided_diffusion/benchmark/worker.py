@@ -77,7 +77,7 @@ class Ours:
     """This project, set up as `test.py` sets it up."""
 
     def __init__(self, options: Options) -> None:
-        from guided_diffusion import assembly, checkpoints, compilation, hardware, packing
+        from guided_diffusion import assembly, checkpoints, compilation, hardware
         from guided_diffusion.config import ModelConfig
 
         hardware.keep_memory()
@@ -85,8 +85,8 @@ class Ours:
         with torch.device("meta"):
             empty = assembly.build_network(model)
         loaded = checkpoints.load(empty, options.weights, model.image_size, as_stored=True)
-        placed = assembly.place(loaded, self.device, options.precision)
-        self.network = self.call = compilation.quickened(packing.packed(placed), options.compile)
+        placed = assembly.place(loaded, self.device, options.precision, model.image_size)
+        self.network = self.call = compilation.quickened(placed, options.compile)
 
     def evaluate(self, x: Tensor, t: Tensor) -> Tensor:
         return self.call(x, t[:1])  # as a Denoiser asks: one time for all
