@@ -7,7 +7,9 @@ folder lie where all machines reach them, under the same paths, as with torchrun
 
 from __future__ import annotations
 
+import math
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from guided_diffusion.reports import saved
 from guided_diffusion.results import Result
 
 RESTARTS = 3  # of an actor, and of the pictures it was at when it died
+PATIENCE = 300.0  # seconds until the first worker has begun; machines may have to be started for it
 _PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -46,44 +49,74 @@ class Worker:
         return [saved(event, self.folder) for event in events if isinstance(event, Result)]
 
 
-def share(resources: Mapping[str, float], parts: int, device: str) -> tuple[int, dict[str, int]]:
+def share(nodes: Sequence[Mapping[str, float]], parts: int, device: str) -> tuple[int, dict[str, int]]:
     """How many workers there are to be for so many parts of the work, and what Ray shall give to each.
 
-    resources: of the cluster, by Ray's names; device: the Config's. One worker a GPU; without GPUs the cores
-    are dealt out, and Ray sets each worker's threads accordingly.
+    nodes: what each machine has, by Ray's names; device: the Config's. One worker a GPU; without GPUs the
+    cores are dealt out, as many to each worker as the machines hold of such workers, and Ray sets each
+    worker's threads accordingly.
     """
-    gpus, cpus = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     if gpus and device != "cpu":
         return min(parts, gpus), {"num_gpus": 1}
-    workers = min(parts, cpus)
-    return workers, {"num_cpus": cpus // workers}
+    cores = [int(node.get("CPU", 0)) for node in nodes]
+    workers = min(parts, max(1, sum(cores)))
+    threads = max(1, sum(cores) // workers)
+    while threads > 1 and sum(each // threads for each in cores) < workers:
+        threads -= 1
+    return workers, {"num_cpus": threads}
+
+
+def cut(pairs: Sequence[Pair], workers: int, most: int) -> list[Sequence[Pair]]:
+    """Parts of the work, of up to so many pictures; two for each worker at least, if there are as many."""
+    size = min(most, math.ceil(len(pairs) / (2 * workers)))
+    return [pairs[i : i + size] for i in range(0, len(pairs), size)]
+
+
+def dealt(ray: Any, workers: Sequence[Any], parts: Sequence[Sequence[Pair]]) -> Iterator[dict[str, Any]]:
+    """What becomes of the pictures: a worker is given a part once it has begun, and the next when it is free.
+
+    Nothing is given to one that Ray has no place for yet. Raises TimeoutError if it finds none for any.
+    """
+    todo, left = deque(parts), len(parts)
+    busy = {worker.work.remote([]): worker for worker in workers}
+    patience: float | None = PATIENCE
+    while left:
+        done, _ = ray.wait([*busy], timeout=patience)
+        if not done:
+            raise TimeoutError(f"no worker was given a place within {PATIENCE:.0f} s; is the cluster busy?")
+        patience = None
+        worker = busy.pop(done[0])
+        made = ray.get(done[0])
+        left -= bool(made)  # nothing was made where it only began
+        if todo:
+            busy[worker.work.remote(todo.popleft())] = worker
+        yield from made
 
 
 def reports(config: Config, pairs: Sequence[Pair], head: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Have the cluster at `config.ray` make the pictures; what became of each, as it is told.
 
-    Raises ConfigError without Ray, ClusterError for a cluster that cannot be reached or a worker that fails
-    again and again.
+    Raises ConfigError without Ray, ClusterError for a cluster that cannot be reached, that has no place for a
+    worker, or a worker that fails again and again.
     """
     try:
         import ray
-        from ray.util import ActorPool
     except ImportError:
         raise ConfigError(f"ray: {config.ray} needs the extra `ray`: pip install -e '.[ray]'") from None
-    size = hardware.batch_size(config.data.batch_size, torch.device("cpu"))
-    parts = [pairs[i : i + size] for i in range(0, len(pairs), size)]
     try:
         path = os.pathsep.join([str(_PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
         known = {"env_vars": {"PYTHONPATH": path}}
         ray.init(config.ray, runtime_env=known, logging_level="ERROR", log_to_driver=False)
-        count, each = share(ray.cluster_resources(), len(parts), config.device)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        count, each = share(nodes, len(pairs), config.device)
+        parts = cut(pairs, count, hardware.batch_size(config.data.batch_size, torch.device("cpu")))
         lasting = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
         actor = ray.remote(Worker).options(**each, **lasting)
         workers = [actor.remote(config, head, os.getcwd()) for _ in range(count)]
-        for made in ActorPool(workers).map_unordered(lambda worker, part: worker.work.remote(part), parts):
-            yield from made
-    except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError) as error:
-        last = str(error).strip().splitlines()[-1]
+        yield from dealt(ray, workers, parts)
+    except (ray.exceptions.RayError, ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+        last = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise ClusterError(f"ray {config.ray}: {last}") from None
     finally:
         ray.shutdown()

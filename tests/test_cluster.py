@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from guided_diffusion.cluster import Worker, share
+from guided_diffusion.cluster import Worker, cut, dealt, share
+from guided_diffusion.datasets import Pair
 from guided_diffusion.engine import Engine, load_config
 from tests.conftest import ROOT, Outcome
 
@@ -24,22 +26,72 @@ Cli = Callable[..., Outcome]
 
 
 @given(
-    gpus=st.integers(0, 9),
-    cpus=st.integers(0, 200),
+    nodes=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 64)), max_size=5),
     parts=st.integers(1, 50),
     device=st.sampled_from(["auto", "cpu", "cuda"]),
 )
-def test_no_more_workers_than_parts_and_no_more_is_given_than_there_is(
-    gpus: int, cpus: int, parts: int, device: str
+@example(nodes=[(0, 3), (0, 3)], parts=1, device="cpu")  # six cores, and no machine that has them
+@example(nodes=[(0, 5), (0, 5), (0, 5)], parts=4, device="cpu")
+def test_as_many_workers_as_there_are_parts_or_places_and_each_fits(
+    nodes: list[tuple[int, int]], parts: int, device: str
 ) -> None:
-    count, each = share({"GPU": float(gpus), "CPU": float(cpus), "memory": 1e9}, parts, device)
-    assert 1 <= count <= parts
+    known = [{"GPU": float(gpus), "CPU": float(cpus), "memory": 1e9} for gpus, cpus in nodes]
+    count, each = share(known, parts, device)
+    gpus, cpus = (sum(node[i] for node in nodes) for i in (0, 1))
     if gpus and device != "cpu":
         assert each == {"num_gpus": 1} and count == min(parts, gpus)
-    else:
-        [threads] = each.values()
-        cores = max(1, cpus)
-        assert threads >= 1 and cores - count < count * threads <= cores and count == min(parts, cores)
+        return
+    [threads] = each.values()
+    assert count == min(parts, max(1, cpus)) and threads >= 1
+    places = {size: sum(cores // size for _, cores in nodes) for size in (threads, threads + 1)}
+    assert not cpus or places[threads] >= count > places[threads + 1], "and as large as they fit"
+
+
+@given(total=st.integers(1, 200), workers=st.integers(1, 20), most=st.integers(1, 300))
+def test_every_worker_has_two_parts_if_there_are_as_many_pictures(
+    total: int, workers: int, most: int
+) -> None:
+    pairs = [Pair(str(i), None, None) for i in range(total)]
+    parts = cut(pairs, workers, most)
+    assert [pair for part in parts for pair in part] == pairs
+    assert all(len(part) <= most for part in parts) and len(parts) > min(total, 2 * workers) / 2
+    if total % (2 * workers) == 0:
+        assert len(parts) >= 2 * workers
+
+
+class Ready:
+    """In place of Ray: workers of which some find no place; what they do is done at once."""
+
+    def __init__(self, waiting: list[object]) -> None:
+        self.waiting = waiting  # the workers without a place
+
+    def wait(self, refs: list[tuple[object, list[int]]], timeout: float | None) -> tuple[list, list]:
+        done = [ref for ref in refs if ref[0] not in self.waiting]
+        assert done or timeout is not None, "for ever"
+        return done[:1], []
+
+    @staticmethod
+    def get(ref: tuple[object, tuple[int, ...]]) -> list[int]:
+        return list(ref[1])
+
+
+class Placed:
+    """A worker; the reference to its answer is the worker and the answer."""
+
+    def __init__(self) -> None:
+        self.work = self
+
+    def remote(self, part: list[int]) -> tuple[object, tuple[int, ...]]:
+        return self, tuple(part)
+
+
+def test_what_finds_no_place_is_not_waited_for() -> None:
+    free, never = Placed(), Placed()
+    assert [*dealt(Ready([never]), [never, free], [[0, 1], [2], [3]])] == [0, 1, 2, 3]
+    with pytest.raises(
+        TimeoutError, match="^no worker was given a place within 300 s; is the cluster busy.$"
+    ):
+        next(dealt(Ready([never, free]), [never, free], [[0]]))
 
 
 def test_a_worker_makes_the_pictures_of_one_process_and_tells_of_each(project: Project, cli: Cli) -> None:
@@ -62,6 +114,24 @@ def test_without_ray_the_extra_is_named(project: Project, cli: Cli, monkeypatch:
         outcome.code == 2
         and outcome.err == "error: ray: auto needs the extra `ray`: pip install -e '.[ray]'\n"
     )
+
+
+def test_an_error_without_words_is_called_by_its_name(
+    project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent(ModuleType):
+        exceptions = SimpleNamespace(RayError=type("RayError", (Exception,), {}))
+
+        def init(self, *_: object, **__: object) -> None:
+            raise ConnectionError
+
+        def shutdown(self) -> None:
+            pass
+
+    monkeypatch.setitem(sys.modules, "ray", Silent("ray"))
+    outcome = cli("--conf_path", project(), "--set", "ray=auto")
+    told = "error: ray auto: ConnectionError; finished pictures are kept, the same command goes on\n"
+    assert outcome.code == 1 and outcome.err == told
 
 
 def pictures(folder: str) -> dict[str, bytes]:
