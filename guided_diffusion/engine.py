@@ -59,6 +59,10 @@ class Engine:
             raise ConfigError(str(error)) from error
         self.precision = hardware.choose_precision(config.precision, self.device)
         hardware.round_products(self.precision)
+        if config.precision not in ("auto", self.precision):
+            self.warnings.append(
+                f"precision {config.precision} is for GPUs; on {self.device} it is {self.precision}"
+            )
         self.networks = Networks(config, self.process, self.times, self.device, self.precision)
         shared = self.process, self.networks.denoiser, self.device
         size, at_once = config.model.image_size, config.data.batch_size

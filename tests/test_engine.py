@@ -318,3 +318,13 @@ def test_seeds_keep_their_truths(project: Project) -> None:
     conf = project(count=1, data={"gt_path": "gts", "mask_path": "masks", "free_path": "gts"})
     config = load_config(conf, ["seeds=2"])
     assert inputs.truths(config) == {"p0_seed0": "gts/p0.png", "p0_seed1": "gts/p0.png"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"), [("fp16", True), ("tf32", True), ("fp32", False), ("auto", False)]
+)
+def test_a_precision_that_the_processor_lacks_is_named(
+    project: Callable[..., Path], wanted: str, told: bool
+) -> None:
+    warnings = Engine(load_config(project(), [f"precision={wanted}", "device=cpu"])).warnings
+    assert warnings == ([f"precision {wanted} is for GPUs; on cpu it is fp32"] if told else [])
