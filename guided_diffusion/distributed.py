@@ -14,9 +14,32 @@ class DeviceError(ValueError):
     """A device that is not there; one line for the user."""
 
 
+class LaunchError(ValueError):
+    """Ranks that cannot find each other; one line for the user."""
+
+
+def check_launch() -> None:
+    """Raises LaunchError if this process is called a rank, and not told where the others are."""
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if is_launched() and missing:
+        raise LaunchError(
+            f"RANK and WORLD_SIZE are set, {' and '.join(missing)} not; start with torchrun, or unset RANK"
+        )
+
+
 def is_launched() -> bool:
     """True under torchrun (its environment variables are set)."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def signed(line: str) -> str:
+    """What a rank says, with its number unless it is the leader."""
+    return line if is_leader() else f"rank {os.environ['RANK']}: {line}"
+
+
+def would_restart() -> bool:
+    """True where torchrun is to start the ranks anew if one of them leaves with another code than 0."""
+    return is_launched() and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
 
 
 def is_leader() -> bool:
@@ -61,7 +84,10 @@ def find_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        own, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if own >= gpus > 0:
+            raise DeviceError(f"more ranks than CUDA devices ({gpus}) here; use --nproc_per_node={gpus}")
+        name = f"cuda:{own}"
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -62,11 +62,12 @@ def batch_size(wanted: int | Literal["auto"], device: torch.device) -> int:
 def share_cores() -> None:
     """Under torchrun, give this process its part of the machine's cores; else leave torch's choice.
 
-    torchrun itself gives every rank one thread. Two processes that both take all the cores slow each other up
-    to 75-fold, since waiting threads spin. OMP_NUM_THREADS above 1 is the user's word and stays.
+    torchrun itself gives every one of several ranks one thread. Two processes that both take all the cores
+    slow each other up to 75-fold, since waiting threads spin. OMP_NUM_THREADS above 1, or for a single rank,
+    is the user's word and stays.
     """
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
-    if ranks and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if ranks > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks))
 
 

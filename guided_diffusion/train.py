@@ -33,8 +33,9 @@ from guided_diffusion.codec import PixelCodec
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.datasets import DatasetError
 from guided_diffusion.denoiser import Denoiser
+from guided_diffusion.distributed import DeviceError, LaunchError
 from guided_diffusion.files import write_bytes
-from guided_diffusion.hardware import keep_memory
+from guided_diffusion.hardware import keep_memory, share_cores
 from guided_diffusion.images import PictureError, contact_sheet, write_picture
 from guided_diffusion.operators import Nothing
 from guided_diffusion.samplers.base import Noise, Problem, walk
@@ -235,19 +236,19 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     keep_memory()
+    share_cores()
     stop = Stop(options.minutes)
     try:
+        distributed.check_launch()
         config = load_train(options.conf_path, options.set)
         device = distributed.find_device(options.device)
         distributed.setup(device)
         with stop.listening():
             trainer = train(config, device, stop)
-    except (ConfigError, DatasetError, CheckpointError, distributed.DeviceError) as error:
+    except (ConfigError, DatasetError, CheckpointError, DeviceError, LaunchError) as error:
         return _fail(str(error), 2)
-    except TrainingError as error:
+    except (TrainingError, PictureError, OSError) as error:
         return _fail(str(error), 1)
-    except (PictureError, OSError) as error:  # of this rank alone
-        return _fail(str(error), 1, everywhere=True)
     except KeyboardInterrupt:
         return _fail("stopped at once; the state saved last is kept, the same command goes on from it", 130)
     finally:
@@ -257,10 +258,10 @@ def main(arguments: list[str] | None = None) -> int:
     return 130 if stop.interrupted else 0
 
 
-def _fail(message: str, code: int, everywhere: bool = False) -> int:
-    if everywhere or distributed.is_leader():
-        # What a loader's worker raised arrives as its whole traceback; the message is at its end.
-        print(f"error: {message.rpartition('PictureError: ')[2].strip()}", file=sys.stderr)
+def _fail(message: str, code: int) -> int:
+    # What a loader's worker raised arrives as its whole traceback; the message is at its end.
+    line = f"error: {message.rpartition('PictureError: ')[2].strip()}"
+    print(distributed.signed(line), file=sys.stderr)
     return code
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from guided_diffusion import distributed
-from guided_diffusion.distributed import DeviceError, find_device
+from guided_diffusion.distributed import DeviceError, LaunchError, find_device
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -66,6 +66,34 @@ def test_the_leader_is_known_before_setup(monkeypatch: pytest.MonkeyPatch, rank:
     assert distributed.is_launched() and distributed.is_leader() is leader
 
 
+def test_a_rank_is_to_know_where_the_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    distributed.check_launch()
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    with pytest.raises(LaunchError, match="are set, MASTER_ADDR not; start with torchrun, or unset RANK"):
+        distributed.check_launch()
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    distributed.check_launch()
+
+
+@pytest.mark.parametrize(
+    ("rank", "most", "restarts"),
+    [(None, "3", False), ("0", None, False), ("0", "0", False), ("1", "3", True)],
+)
+def test_who_is_started_anew(
+    monkeypatch: pytest.MonkeyPatch, rank: str | None, most: str | None, restarts: bool
+) -> None:
+    told = {"RANK": rank, "WORLD_SIZE": rank and "2", "TORCHELASTIC_MAX_RESTARTS": most}
+    for name, value in told.items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert distributed.would_restart() is restarts
+
+
 def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
@@ -86,3 +114,9 @@ def test_each_rank_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_device("cuda") == find_device() == torch.device("cuda:3")
     assert find_device("cuda:1") == torch.device("cuda:1")
     assert find_device("cpu") == CPU
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    for name in ("auto", "cuda"):
+        with pytest.raises(
+            DeviceError, match="^more ranks than CUDA devices .4. here; use --nproc_per_node=4$"
+        ):
+            find_device(name)

@@ -87,3 +87,30 @@ def test_memory_is_kept_and_the_numbers_stay() -> None:
     plain, kept = run("leave"), run("keep")
     assert plain[1] == kept[1]
     assert kept[0] < 100 < plain[0], "pages that the system had to bring anew"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "told", "threads"),
+    [
+        (None, None, None),
+        (None, "1", None),
+        ("1", None, None),
+        ("1", "1", None),  # of a single rank torchrun sets nothing: the user did
+        ("2", "1", 4),  # torchrun's own
+        ("2", None, 4),
+        ("2", "3", None),
+        ("16", "1", 1),
+    ],
+)
+def test_ranks_share_the_cores_unless_the_user_says_how_many(
+    monkeypatch: pytest.MonkeyPatch, ranks: str | None, told: str | None, threads: int | None
+) -> None:
+    for name, value in {"LOCAL_WORLD_SIZE": ranks, "OMP_NUM_THREADS": told}.items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda _process: set(range(8)))
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    hardware.share_cores()
+    assert asked == ([] if threads is None else [threads])
