@@ -1,7 +1,8 @@
 """Fill the pictures of one YAML: `python test.py --conf_path confs/shadow.yml`.
 
 Exit 0: every picture is done; 1: some failed (each is named with its reason); 2: the configuration is wrong;
-130: stopped by Ctrl-C.
+130: stopped by Ctrl-C. Where torchrun would start the ranks anew, pictures that failed leave 0: they would
+fail again.
 """
 
 from __future__ import annotations
@@ -20,10 +21,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from guided_diffusion import __version__, cluster, distributed, inputs
+from guided_diffusion import __version__, board, cluster, distributed, inputs
 from guided_diffusion.aside import aside
 from guided_diffusion.assembly import build_network, flops_per_evaluation, matrix_rate, place
-from guided_diffusion.board import Board
 from guided_diffusion.checkpoints import CheckpointError, remedy
 from guided_diffusion.config import to_mapping
 from guided_diffusion.construct import ConfigError
@@ -38,6 +38,7 @@ from guided_diffusion.results import Progress, Result, describe_run, printable
 log = logging.getLogger("penumbra")
 SMALL = 50e9  # floating-point operations; a network that needs fewer is timed instead of estimated
 NETWORK_SHARE = 0.75  # of the device's matrix rate that a large network reaches
+HEARING_SECONDS = 1.0  # how often the leader asks what the other ranks have made
 QUIET_SECONDS = 60.0  # without a terminal a long picture tells this often where it stands
 
 
@@ -58,13 +59,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 class Screen(logging.Handler):
-    """Prints log lines above the progress bars instead of through them; what is wrong goes to stderr."""
+    """Prints log lines above the progress bars instead of through them; what is wrong goes to stderr.
+
+    A rank that does not lead is to be attached for errors alone, and says which it is.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         wrong = record.levelno >= logging.WARNING
         stream = sys.stderr if wrong else sys.stdout
         line = f"{record.levelname.lower()}: {record.getMessage()}" if wrong else record.getMessage()
-        encoding = stream.encoding or "utf-8"
+        line, encoding = distributed.signed(line), stream.encoding or "utf-8"
         tqdm.write(line.encode(encoding, "backslashreplace").decode(encoding), file=stream)
         stream.flush()
 
@@ -185,21 +189,26 @@ def share_by_board(
 ) -> None:
     """Take picture after picture, as all ranks do; the leader hears what became of each. Files are written
     while the next pictures are sampled."""
-    board, leads = Board(len(pairs)), distributed.is_leader()
+    shared, leads, heard = board.join(len(pairs)), distributed.is_leader(), time.monotonic()
+    numbers = {pair.name: number for number, pair in enumerate(pairs)}
 
-    def keep(result: Result) -> None:
-        board.post(saved(result, folder))
+    def keep(result: Result | None) -> None:
+        if result is not None:
+            shared.post(numbers[result.name], saved(result, folder))
         if leads:
-            hear(board.news())
+            hear(shared.news())
 
     with aside(keep) as write:
-        for event in engine.stream((pairs[i] for i in board.take()), folder.has):
-            if isinstance(event, Progress):
-                display.step(event)
-            else:
+        for event in engine.stream((pairs[i] for i in shared.take()), folder.has):
+            if isinstance(event, Result):
                 write(event)
+                continue
+            display.step(event)
+            if leads and time.monotonic() - heard > HEARING_SECONDS:
+                heard = time.monotonic()
+                write(None)  # what others made while this rank is at one picture
     if leads:
-        hear(board.rest())
+        hear(shared.rest())
 
 
 def run(engine: Engine, pairs: list[Pair], folder: LogFolder, display: Display) -> int:
@@ -230,6 +239,10 @@ def run(engine: Engine, pairs: list[Pair], folder: LogFolder, display: Display) 
 def execute(options: argparse.Namespace, command: str, logs: ExitStack) -> int:
     overrides = [*options.set, *([f"device={options.device}"] if options.device else [])]
     config = load_config(options.conf_path, overrides)
+    if config.ray and distributed.is_launched():
+        raise ConfigError(
+            f"ray: {config.ray} shares the pictures by itself; start one process, without torchrun"
+        )
     engine = Engine(config)
     if options.dry_run:
         engine.networks.empty()
@@ -258,7 +271,7 @@ def execute(options: argparse.Namespace, command: str, logs: ExitStack) -> int:
         log.warning(warning)
     took = duration(time.monotonic() - begin)
     log.info(f"{len(pairs) - failed} of {len(pairs)} pictures in {took}; see {overview or config.log_dir}")
-    return 1 if failed else 0
+    return 1 if failed and not distributed.would_restart() else 0
 
 
 def warn(engine: Engine) -> None:
@@ -273,10 +286,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_memory()
     share_cores()
     with ExitStack() as logs:
-        attach(Screen() if distributed.is_leader() else logging.NullHandler(), logs, logging.INFO)
+        attach(Screen(), logs, logging.INFO if distributed.is_leader() else logging.ERROR)
         try:
+            distributed.check_launch()
             return execute(options, command, logs)
-        except (ConfigError, DatasetError, CheckpointError) as error:
+        except (ConfigError, DatasetError, CheckpointError, distributed.LaunchError) as error:
             log.error(printable(str(error)))
             return 2
         except cluster.ClusterError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
 
 from guided_diffusion import board
 from guided_diffusion.board import Board
@@ -19,44 +22,80 @@ ROOT = Path(__file__).parent.parent
 Project = Callable[..., Path]
 
 
-def shared(monkeypatch: pytest.MonkeyPatch, total: int, ranks: int) -> list[Board]:
+def shared(store: dist.Store, total: int, ranks: int) -> list[Board]:
     """Boards of several ranks on one store."""
-    store = dist.HashStore()
-    monkeypatch.setattr(board.dist, "HashStore", lambda: store)
-    return [Board(total) for _ in range(ranks)]
+    return [Board(total, store, rank, ranks) for rank in range(ranks)]
 
 
-def test_each_picture_is_taken_once_and_a_quick_rank_takes_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other = (each.take() for each in shared(monkeypatch, 7, 2))
+def test_each_picture_is_taken_once_and_a_quick_rank_takes_more() -> None:
+    one, other = (each.take() for each in shared(dist.HashStore(), 7, 2))
     taken = [next(one), next(other), next(one), next(one), next(one)]
     assert taken + [*one] + [*other] == list(range(7))
 
 
 def test_the_leader_hears_every_report_once_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    leader, other = shared(monkeypatch, 4, 2)
-    other.post({"name": "ä"})
-    leader.post(["b"])
+    leader, other = shared(dist.HashStore(), 4, 2)
+    assert list(leader.news()) == []
+    mine, others = leader.take(), other.take()
+    other.post(next(others), {"name": "ä"})
+    leader.post(next(mine), ["b"])
     assert list(leader.news()) == [{"name": "ä"}, ["b"]]
     assert list(leader.news()) == []
-    monkeypatch.setattr(board.time, "sleep", lambda _seconds: other.post(len(waited)) or waited.append(1))
+    slow = next(others)
+    other.post(next(others), "quick")
+    assert list(leader.news()) == ["quick"] and list(mine) == []
+    monkeypatch.setattr(board.time, "sleep", lambda _seconds: waited.append(1) or other.post(slow, "slow"))
     waited: list[int] = []
-    assert list(leader.rest()) == [0, 1] and len(waited) == 2
+    assert list(leader.rest()) == ["slow"] and len(waited) == 1
 
 
 def test_nothing_to_do_is_done_at_once() -> None:
-    empty = Board(0)
+    empty = Board(0, dist.HashStore())
     assert list(empty.take()) == list(empty.news()) == list(empty.rest()) == []
 
 
-def torchrun(conf: Path, ranks: int, *more: str) -> subprocess.CompletedProcess[str]:
+@given(st.data())
+def test_whoever_is_started_anew_every_picture_is_told(data: st.DataObject) -> None:
+    """Rounds of any number of ranks, all of which end somewhere; then one of which none does."""
+    total, store = data.draw(st.integers(0, 12)), dist.HashStore()
+    done: list[int] = []
+    for last in [*[False] * data.draw(st.integers(0, 3)), True]:
+        boards = shared(store, total, data.draw(st.integers(1, 4)))
+        working = [each.take() for each in boards]
+        in_hand: set[int] = set()
+        while working and (last or data.draw(st.booleans())):
+            number = next(taking := data.draw(st.sampled_from(working)), None)
+            if number is None:
+                working.remove(taking)
+                continue
+            assert number not in in_hand and number not in done, "one rank at a time, until it is told"
+            in_hand.add(number)
+            if last or data.draw(st.booleans()):
+                done.append(number)
+                boards[0].post(number, number)
+    assert list(boards[0].rest()) == sorted(done) == list(range(total))
+
+
+def launch(*arguments: object) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    return subprocess.run(
-        [*command, str(ROOT / "test.py"), "--conf_path", str(conf), *more],
-        capture_output=True,
-        text=True,
-        env=environment,
+    command = [sys.executable, "-m", "torch.distributed.run", *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
+
+
+def ended(*runs: subprocess.Popen[str]) -> list[subprocess.CompletedProcess[str]]:
+    try:
+        told = [run.communicate(timeout=240) for run in runs]
+    finally:
+        for run in runs:
+            run.terminate()  # one that hangs; torchrun ends its ranks too
+    return [subprocess.CompletedProcess(r.args, r.returncode, *t) for r, t in zip(runs, told, strict=True)]
+
+
+def torchrun(conf: Path, ranks: int, *more: str) -> subprocess.CompletedProcess[str]:
+    program = [ROOT / "test.py", "--conf_path", conf, *more]
+    return ended(launch("--standalone", f"--nproc_per_node={ranks}", *program))[0]
 
 
 def pictures(folder: str) -> dict[str, bytes]:
@@ -64,11 +103,12 @@ def pictures(folder: str) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_two_ranks_make_the_bytes_of_one_and_tell_of_all(
-    project: Project, cli: Callable[..., object]
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_the_ranks_make_the_bytes_of_one_and_tell_of_all(
+    project: Project, cli: Callable[..., object], ranks: int
 ) -> None:
     conf = project(count=5)
-    done = torchrun(conf, 2, "--set", "name=two")
+    done = torchrun(conf, ranks, "--set", "name=two")
     assert done.returncode == 0, done.stderr
     cli("--conf_path", conf, "--set", "name=one")
     assert pictures("two") == pictures("one") and len(pictures("two")) == 5
@@ -76,7 +116,7 @@ def test_two_ranks_make_the_bytes_of_one_and_tell_of_all(
     assert sorted(told) == [f"p{i}" for i in range(5)] and all(each["evaluations"] for each in told.values())
     assert Path("log/two/overview.png").is_file() and "5 of 5 pictures" in done.stdout
     assert done.stdout.count("p3: 10 evaluations") == 1, "one voice"
-    again = torchrun(conf, 2, "--set", "name=two")
+    again = torchrun(conf, ranks, "--set", "name=two")
     assert "5 of 5 pictures were finished before" in again.stdout
 
 
@@ -107,13 +147,32 @@ def test_a_killed_rank_s_pictures_are_taken_over(
     conf = project(count=6)
     killer = tmp_path / "killer.py"
     killer.write_text(KILLER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [f"--max-restarts={restarts}", str(killer), str(ROOT / "test.py"), "--conf_path", str(conf)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    first = subprocess.run([*command, "--set", "name=two"], capture_output=True, text=True, env=environment)
+    agent = ["--standalone", "--nproc_per_node=2", f"--max-restarts={restarts}"]
+    [first] = ended(launch(*agent, killer, ROOT / "test.py", "--conf_path", conf, "--set", "name=two"))
     assert (first.returncode == 0) == bool(restarts), first.stderr
     if not restarts:
         assert len(pictures("two")) < 6
         assert torchrun(conf, 2, "--set", "name=two").returncode == 0
+    cli("--conf_path", conf, "--set", "name=one")
+    assert pictures("two") == pictures("one") and len(pictures("two")) == 6
+
+
+@pytest.mark.slow
+def test_a_rank_killed_on_one_of_two_machines(
+    project: Project, cli: Callable[..., object], tmp_path: Path
+) -> None:
+    """Each machine's torchrun counts restarts for itself: one says 1, the other 0."""
+    conf = project(count=6)
+    killer = tmp_path / "killer.py"
+    killer.write_text(KILLER)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    agent = ["--nnodes=2", "--nproc_per_node=1", "--max-restarts=1", "--rdzv-backend=c10d", "--rdzv-id=board"]
+    program = [killer, ROOT / "test.py", "--conf_path", conf, "--set", "name=two"]
+    runs = [launch(*agent, f"--rdzv-endpoint=localhost:{port}", *program) for _ in range(2)]
+    done = ended(*runs)
+    assert [each.returncode for each in done] == [0, 0], done[0].stderr + done[1].stderr
+    assert sum("SIGKILL" in each.stderr or "-9" in each.stderr for each in done) == 1, "of one machine"
     cli("--conf_path", conf, "--set", "name=one")
     assert pictures("two") == pictures("one") and len(pictures("two")) == 6
