@@ -121,14 +121,17 @@ def test_the_ranks_make_the_bytes_of_one_and_tell_of_all(
 
 
 KILLER = """
-import os, signal, sys
+import os, pathlib, signal, sys, time
 sys.path.insert(0, os.environ["PYTHONPATH"])
 from guided_diffusion.unet import UNetModel
-forward, count = UNetModel.forward, 0
+forward, count, killed = UNetModel.forward, 0, pathlib.Path(__file__).with_name("killed")
 def dying(*arguments):
     global count
     count += 1
-    if os.environ["RANK"] == "1" and count > 12 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    while os.environ["RANK"] == "0" and not killed.exists():
+        time.sleep(0.02)  # the other may begin late
+    if os.environ["RANK"] == "1" and count > 12 and not killed.exists():
+        killed.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return forward(*arguments)
 UNetModel.forward = dying
