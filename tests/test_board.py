@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch.distributed as dist
@@ -17,8 +18,11 @@ from hypothesis import strategies as st
 
 from guided_diffusion import board
 from guided_diffusion.board import Board
+from guided_diffusion.log_folder import LogFolder
+from tests.conftest import EVALUATIONS, Outcome
 
 ROOT = Path(__file__).parent.parent
+Cli = Callable[..., Outcome]
 Project = Callable[..., Path]
 
 
@@ -74,6 +78,85 @@ def test_whoever_is_started_anew_every_picture_is_told(data: st.DataObject) -> N
                 done.append(number)
                 boards[0].post(number, number)
     assert list(boards[0].rest()) == sorted(done) == list(range(total))
+
+
+@pytest.fixture
+def ranked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Call it to have this process be a rank of two, on a store of its own."""
+
+    def set_rank(rank: int, **more: str) -> None:
+        place = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+        for name, value in {**place, **more}.items():
+            monkeypatch.setenv(name, value)
+        store = dist.HashStore()
+        monkeypatch.setattr(dist, "rendezvous", lambda _url: iter([(store, rank, 2)]))
+
+    return set_rank
+
+
+def test_a_rank_that_does_not_lead_tells_why_it_ends_and_no_more(
+    project: Project, cli: Cli, ranked: Callable[..., None]
+) -> None:
+    conf = project()
+    ranked(1)
+    outcome = cli("--conf_path", conf)
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    assert len(list(Path("log/run/inpainted").iterdir())) == 3
+    outcome = cli("--conf_path", conf, "--set", "model_path=none.pt")
+    assert outcome.code == 2 and outcome.out == ""
+    [line] = outcome.err.splitlines()
+    assert line.startswith("rank 1: error: ") and "none.pt" in line
+
+
+@pytest.mark.parametrize(("restarts", "code"), [("0", 1), ("2", 0)])
+def test_torchrun_does_not_start_anew_for_a_picture_that_cannot_be_read(
+    project: Project, cli: Cli, ranked: Callable[..., None], restarts: str, code: int
+) -> None:
+    conf = project()
+    Path("gts/p1.png").write_bytes(b"no picture")
+    ranked(0, TORCHELASTIC_MAX_RESTARTS=restarts)
+    outcome = cli("--conf_path", conf)
+    assert (
+        outcome.code == code and "error: p1 failed: " in outcome.err and "2 of 3 pictures in" in outcome.out
+    )
+
+
+def test_a_rank_without_an_address_and_ranks_with_ray_are_refused(
+    project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch, ranked: Callable[..., None]
+) -> None:
+    conf = project()
+    ranked(0)
+    outcome = cli("--conf_path", conf, "--set", "ray=auto")
+    told = "error: ray: auto shares the pictures by itself; start one process, without torchrun\n"
+    assert (outcome.code, outcome.err) == (2, told)
+    monkeypatch.delenv("MASTER_ADDR")
+    outcome = cli("--conf_path", conf)
+    assert outcome.code == 2 and len(outcome.err.splitlines()) == 1
+    assert "MASTER_ADDR not; start with torchrun" in outcome.err
+
+
+def test_the_leader_hears_of_others_while_it_is_at_a_picture(
+    project: Project, cli: Cli, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another rank's report comes up after this one's first evaluation, of the only picture it has."""
+    conf, shared = project(count=2), Board(2, dist.HashStore(), 0, 2)
+    shared.store.set("taker 1", "1")
+    other = {"name": "p1", "level": 20, "line": "p1: by another", "counts": {}, "picture": {}, "shown": None}
+    steps: list[int] = []
+
+    def step(_display: object, progress: Any) -> None:
+        steps.append(progress.step)
+        if progress.step == 1:
+            shared.post(1, other)
+
+    heard: list[int] = []
+    accept = LogFolder.accept
+    monkeypatch.setattr(command.Display, "step", step)
+    monkeypatch.setattr(LogFolder, "accept", lambda *told: heard.append(len(steps)) or accept(*told))
+    monkeypatch.setattr(command.board, "join", lambda _total: shared)
+    monkeypatch.setattr(command, "HEARING_SECONDS", 0.0)
+    assert cli("--conf_path", conf).code == 0
+    assert len(heard) == 2 and heard[0] < EVALUATIONS == heard[1], "p1, then its own"
 
 
 def launch(*arguments: object) -> subprocess.Popen[str]:
