@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import warnings
 from contextlib import suppress
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 
@@ -45,11 +46,17 @@ def choose_precision(wanted: Precision, device: torch.device) -> str:
 def round_products(precision: str) -> None:
     """Let NVIDIA GPUs take float32 products in TF32 if this is the precision, exactly if it is another.
 
-    torch's own defaults round those of convolutions and not those of matrices.
+    torch's own defaults round those of convolutions and not those of matrices. It has two ways to say so, and
+    reading the older one, as inductor does, fails where only the newer was used: both are told the same.
     """
-    told = "tf32" if precision == "tf32" else "ieee"
-    torch.backends.cudnn.conv.fp32_precision = told  # type: ignore[attr-defined]  # not in torch's stubs
-    torch.backends.cuda.matmul.fp32_precision = told
+    rounded, told = precision == "tf32", "tf32" if precision == "tf32" else "ieee"
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch 2.9 deprecated the older way; later ones took that back
+        cudnn.allow_tf32 = matmul.allow_tf32 = rounded
+    products: list[Any] = [cudnn.conv, cudnn.rnn, matmul]  # type: ignore[attr-defined]  # not in torch's stubs
+    for each in products:
+        each.fp32_precision = told
 
 
 def batch_size(wanted: int | Literal["auto"], device: torch.device) -> int:

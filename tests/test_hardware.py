@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -46,16 +47,32 @@ def test_each_device_has_its_precision(
     assert choose_precision(wanted, device) == chosen  # type: ignore[arg-type]
 
 
+@pytest.fixture
+def products() -> Iterator[None]:
+    """The settings of float32 products are put back afterwards."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    yield
+    cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
 @pytest.mark.parametrize(("precision", "told"), [("tf32", "tf32"), ("fp32", "ieee"), ("bf16", "ieee")])
-def test_float32_is_exact_on_a_gpu_unless_tf32_is_asked_for(precision: str, told: str) -> None:
-    places = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
-    before = [place.fp32_precision for place in places]
-    try:
+def test_float32_is_exact_on_a_gpu_unless_tf32_is_asked_for(
+    products: None, precision: str, told: str
+) -> None:
+    hardware.round_products(precision)
+    for place in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul):
+        assert place.fp32_precision == told
+
+
+def test_whoever_asks_torch_how_products_are_rounded_gets_an_answer(products: None) -> None:
+    """Also by the older of its two ways, as torch.compile does."""
+    for precision in ("fp32", "tf32", "bf16"):
         hardware.round_products(precision)
-        assert [place.fp32_precision for place in places] == [told, told]
-    finally:
-        for place, value in zip(places, before, strict=True):
-            place.fp32_precision = value
+        rounded = precision == "tf32"
+        assert torch.backends.cudnn.allow_tf32 is rounded
+        assert torch.backends.cuda.matmul.allow_tf32 is rounded
+        assert torch.get_float32_matmul_precision() == ("high" if rounded else "highest")
 
 
 PROGRAM = """
