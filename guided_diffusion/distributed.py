@@ -51,8 +51,8 @@ def setup(device: torch.device) -> None:
     """Join the process group that torchrun announced (NCCL on CUDA, else Gloo); nothing without torchrun."""
     if not is_launched() or dist.is_initialized():
         return
+    make_current(device)
     if device.type == "cuda":
-        torch.cuda.set_device(device)
         dist.init_process_group("nccl", device_id=device)
     else:
         dist.init_process_group("gloo")
@@ -97,6 +97,12 @@ def find_device(name: str = "auto") -> torch.device:
             f"device {name!r} is not there ({torch.cuda.device_count()} CUDA devices); use auto or cpu"
         )
     return device
+
+
+def make_current(device: torch.device) -> None:
+    """Let what names no GPU, such as a stream or what is asked of its kind, mean this one."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def average(tensors: Iterable[torch.Tensor]) -> None:

@@ -57,6 +57,7 @@ class Engine:
             self._check_class()
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        distributed.make_current(self.device)
         self.precision = hardware.choose_precision(config.precision, self.device)
         hardware.round_products(self.precision)
         if config.precision not in ("auto", self.precision):

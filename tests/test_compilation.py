@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from guided_diffusion import compilation
+from guided_diffusion import compilation, distributed, hardware
 from guided_diffusion.assembly import build_network, place
 from guided_diffusion.compilation import Compiled, quickened
 from guided_diffusion.config import ModelConfig
@@ -61,7 +64,7 @@ class Counting(nn.Module):
 
 
 def test_auto_waits_until_it_pays_for_each_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compilation, "PAYS_AFTER", 4)
+    monkeypatch.setattr(compilation, "PAYS_AFTER", {"cpu": 4})
     network = Counting()
     quick = quickened(network, "auto")
     for i in range(10):
@@ -70,12 +73,88 @@ def test_auto_waits_until_it_pays_for_each_shape(monkeypatch: pytest.MonkeyPatch
     assert network.calls == 2 * (4 + 1 + 1)  # the waiting, the one to compare with, the trace
 
 
-def test_so_many_shapes_are_compiled_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shapes_used_last_stay_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the last of a batch that grows, which most are made in, is one of them."""
     monkeypatch.setattr(compilation, "MOST_SHAPES", 2)
     quick = quickened(Counting(), True)
-    for size in (1, 2, 3, 1, 3):
+    assert isinstance(quick, Compiled)
+    for size in (1, 2, 1, 3, 3):
         quick(torch.zeros(size))
-    assert isinstance(quick, Compiled) and len(quick.compiled) == 2
+    assert [shape for ((shape, _),) in quick.compiled] == [(1,), (3,)]
+    quick(torch.zeros(2))
+    assert [shape for ((shape, _),) in quick.compiled] == [(3,), (2,)]
+
+
+class Full(Counting):
+    """A network for which memory is found only once the compiled ones have given theirs back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quick: Compiled | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.quick is not None and (self.quick.compiled or len(x) > 7):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("wait", [0, 1])
+def test_memory_of_the_compiled_is_given_back_where_there_is_none_left(wait: int) -> None:
+    network = Full()
+    quick = Compiled(network, wait)
+    for _ in range(wait + 1):
+        quick(torch.zeros(1))
+    assert len(quick.compiled) == 1
+    network.quick = quick
+    assert torch.equal(quick(torch.ones(2)), torch.full((2,), 2.0)) and not quick.compiled
+    with pytest.raises(torch.OutOfMemoryError):
+        quick(torch.ones(8))
+
+
+class Making:
+    """In place of `traced`: a maker that fails for want of memory while others are compiled."""
+
+    def __init__(self, compiled: dict[tuple[object, ...], compilation.Call]) -> None:
+        self.compiled = compiled
+
+    def __call__(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> compilation.Call:
+        if self.compiled:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return lambda *given: network(*given)
+
+
+def test_the_compiled_give_way_to_one_that_finds_no_memory(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    quick = Compiled(Counting(), 0)
+    monkeypatch.setattr(compilation, "traced", Making(quick.compiled))
+    for size in (1, 2, 2):
+        assert torch.equal(quick(torch.ones(size)), torch.full((size,), 2.0))
+    assert [shape for ((shape, _),) in quick.compiled] == [(2,)]
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("holds", ["the answer", "the inputs"])
+def test_what_holds_on_to_what_it_was_made_from_is_not_taken(
+    holds: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a CUDA graph that was captured on another device: its replay does nothing."""
+
+    def stale(network: nn.Module, inputs: tuple[Tensor, ...]) -> compilation.Call:
+        answer = network(*inputs)
+        return lambda *given: answer if holds == "the answer" else network(given[0], *inputs[1:])
+
+    class Sum(nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return x + t
+
+    monkeypatch.setattr(compilation, "traced", stale)
+    quick = quickened(Sum(), True)
+    for value in range(3):
+        for time in (torch.tensor([value]), torch.tensor([[0.5 * value]])):
+            x = torch.full((2,), float(value))
+            assert torch.equal(quick(x, time), x + time)
+    assert "it would change what the network says" in caplog.messages[0]
 
 
 class Drifting(Counting):
@@ -107,10 +186,14 @@ def test_what_cannot_be_compiled_goes_on_and_one_line_tells(
     assert why in line and "\n" not in line
 
 
-def test_heavy_networks_are_left_alone_unless_asked_for() -> None:
+def test_heavy_networks_on_a_cpu_are_left_alone_unless_asked_for() -> None:
     with torch.device("meta"):
         heavy = nn.Linear(10_001, 10_000)
     light = nn.Linear(2, 2)
+    with FakeTensorMode():
+        weights = nn.Parameter(torch.empty(10_001, 10_000, device="cuda"))
+    on_gpu = quickened(nn.ParameterList([weights]), "auto")
+    assert isinstance(on_gpu, Compiled) and on_gpu.wait == compilation.PAYS_AFTER["cuda"]
     assert quickened(heavy, "auto") is heavy
     assert isinstance(quickened(heavy, True), Compiled)
     assert isinstance(quickened(light, "auto"), Compiled)
@@ -132,3 +215,60 @@ def test_a_run_gives_the_same_pictures_under_the_same_keys(project: Callable[...
     for name, plain in results["false"].items():
         for other in (results["true"][name], results["auto"][name]):
             assert np.array_equal(plain.filled, other.filled) and plain.key == other.key
+
+
+class CUDA:
+    """In place of torch.cuda: its current device, and that of each stream and graph."""
+
+    def __init__(self) -> None:
+        self.current, self.used = 0, list[tuple[str, int]]()
+
+    @contextmanager
+    def device(self, device: torch.device) -> Iterator[None]:
+        before, self.current = self.current, device.index
+        yield
+        self.current = before
+
+    def CUDAGraph(self) -> SimpleNamespace:
+        return SimpleNamespace(replay=lambda: None)
+
+    def Stream(self) -> SimpleNamespace:
+        return SimpleNamespace(index=self.current, wait_stream=lambda other: None)
+
+    current_stream = Stream
+
+    @contextmanager
+    def stream(self, stream: SimpleNamespace) -> Iterator[None]:
+        self.used.append(("warming", stream.index))
+        yield
+
+    @contextmanager
+    def graph(self, graph: SimpleNamespace, stream: SimpleNamespace) -> Iterator[None]:
+        self.used.append(("capturing", stream.index))
+        yield
+
+
+def test_a_network_is_captured_on_the_device_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torch's own stream for captures it would be on the one that captured first."""
+    cuda = CUDA()
+    monkeypatch.setattr(torch, "cuda", cuda)
+
+    class There:
+        device = torch.device("cuda:1")
+
+        def clone(self, **_: object) -> There:
+            return self
+
+    compilation.captured(nn.Identity(), (There(),))  # type: ignore[arg-type]
+    assert cuda.used == [("warming", 1), ("capturing", 1)] and cuda.current == 0
+
+
+def test_the_engine_makes_its_device_the_current_one(
+    project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(distributed, "find_device", lambda _name: torch.device("cuda:1"))
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(hardware, "has_bf16", lambda _device: bool(chosen))
+    engine = Engine(load_config(project()))
+    assert chosen == [torch.device("cuda:1")] and engine.precision == "bf16"
