@@ -10,6 +10,7 @@ whose low frequencies are replaced, as DDNM does (Wang et al. 2022), so every sa
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -45,9 +46,13 @@ class Sketched:
     def _drawn(self, x: Tensor, t: int, p: Prediction) -> Prediction:
         if t < self.until:
             return p
-        missing = self._smooth(self.where * (self.sketch - p.x0)) / self._smooth(self.where).clamp_min(1e-6)
+        missing = self._smooth(self.where * (self.sketch - p.x0)) / self._counted
         x0 = (p.x0 + self.where * missing).clamp(-1, 1)
         return replace(p, x0=x0, eps=self.process.eps_from_x0(x, t, x0))
+
+    @cached_property
+    def _counted(self) -> Tensor:
+        return self._smooth(self.where).clamp_min(1e-6)
 
     def _smooth(self, plane: Tensor) -> Tensor:
         means = F.interpolate(plane, self.blocks, mode="area")

@@ -6,6 +6,7 @@ devices are counted by a dispatch mode.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,6 +31,8 @@ from guided_diffusion.samplers import (
     walk,
 )
 from guided_diffusion.scheduler import JumpSchedule
+from guided_diffusion.sketch import Sketched
+from guided_diffusion.tiles import Tiled
 from tests.conftest import MODEL
 
 
@@ -61,18 +64,53 @@ SAMPLERS = [
 ]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: f"{type(s).__name__}-{getattr(s, 'rule', '')}")
-def test_the_loop_neither_waits_nor_uploads(sampler: Sampler) -> None:
+def problem_of(side: int) -> Problem:
+    """Two pictures on the meta device."""
     with torch.device("meta"):
         network = assembly.build_network(ModelConfig(**MODEL)).eval()
-        y, keep = torch.zeros(2, 3, 16, 16), torch.ones(2, 1, 16, 16)
+        y, keep = torch.zeros(2, 3, side, side), torch.ones(2, 1, side, side)
     process, times = assembly.build_process(ProcessConfig(timestep_respacing="6"))
     denoise = Denoiser(network, process, times.to("meta"))
-    problem = Problem(y, Mask(keep), denoise, process, lambda: torch.empty_like(y))
+    return Problem(y, Mask(keep), denoise, process, lambda: torch.empty_like(y))
+
+
+def uploads_nothing(sampler: Sampler, problem: Problem) -> None:
     with CountTransfers() as counter:
         steps = list(walk(sampler, problem))
     assert steps[-1].x.device.type == "meta"
     assert counter.transfers == 0
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: f"{type(s).__name__}-{getattr(s, 'rule', '')}")
+def test_the_loop_neither_waits_nor_uploads(sampler: Sampler) -> None:
+    uploads_nothing(sampler, problem_of(16))
+
+
+@pytest.mark.parametrize("sampler", [SAMPLERS[0], TDPaint()], ids=lambda s: type(s).__name__)
+def test_overlapping_windows_neither_wait_nor_upload_and_are_laid_out_once(
+    sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, where, done = problem_of(32), torch.ones(32, 32, dtype=torch.bool), list[str]()
+
+    def corners(tiled: Tiled, height: int, width: int) -> list[tuple[int, int]]:
+        done.append("corners")
+        return told(tiled, height, width)
+
+    told = Tiled.corners
+    monkeypatch.setattr(Tiled, "corners", corners)
+    tiled = Tiled(problem.denoise, 16, 8, where)
+    shown = torch.ones(1, 1, 32, 32, device="meta")
+    sketched = Sketched(tiled, problem.process, torch.zeros_like(problem.y), shown, (4, 4), 2)
+    smoothed = sketched._smooth
+
+    def smooth(plane: Tensor) -> Tensor:
+        if plane is shown:
+            done.append("where")
+        return smoothed(plane)
+
+    vars(sketched)["_smooth"] = smooth
+    uploads_nothing(sampler, replace(problem, denoise=sketched))
+    assert sorted(done) == ["corners", "where"]
 
 
 def test_the_counter_sees_an_upload() -> None:
