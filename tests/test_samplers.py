@@ -24,6 +24,7 @@ from guided_diffusion.samplers import (
     RePaint,
     Sampler,
     Step,
+    base,
     walk,
 )
 from guided_diffusion.scheduler import JumpSchedule
@@ -238,14 +239,31 @@ def test_guidance_shifts_both_rules_to_the_same_posterior() -> None:
         assert torch.allclose(x[:, 1].mean(), MEAN[1], atol=0.02)
 
 
-def test_noise_of_a_picture_ignores_its_batch() -> None:
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_noise_of_a_picture_ignores_its_batch(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where several steps are drawn together, as on a GPU: each picture's are those of its stream."""
+
     def generators() -> list[torch.Generator]:
         return [torch.Generator().manual_seed(i) for i in range(3)]
 
+    monkeypatch.setattr(base, "draws_at_once", lambda _device, _shape: at_once)
     together = Noise(generators(), (3, 8, 8))
     alone = Noise(generators()[1:2], (3, 8, 8))
+    drawn = []
     for _ in range(3):
-        assert torch.equal(together()[1], alone()[0])
+        drawn.append(together())
+        assert drawn[-1].shape == (3, 3, 8, 8) and drawn[-1].is_contiguous()
+        assert torch.equal(drawn[-1][1], alone()[0])
+    stream = torch.Generator().manual_seed(1)
+    expected = torch.cat([torch.randn(at_once, 3, 8, 8, generator=stream) for _ in range(3)])
+    assert all(torch.equal(step[1], e) for step, e in zip(drawn, expected, strict=False))
+
+
+def test_only_a_gpu_draws_ahead_and_less_far_the_larger_the_picture() -> None:
+    gpu = torch.device("cuda:0")
+    assert base.draws_at_once(torch.device("cpu"), (3, 8, 8)) == 1
+    ahead = [base.draws_at_once(gpu, (3, side, side)) for side in (64, 128, 256, 1024)]
+    assert ahead == [21, 5, 1, 1]
 
 
 def test_one_picture_draws_as_the_global_generator_would() -> None:

@@ -7,6 +7,7 @@ A sampler is a frozen dataclass with `times, start, down, up`; its fields are it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +20,8 @@ from guided_diffusion.denoiser import Denoise
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.operators import Nothing, Operator, replace_range
 
+AHEAD = 1 << 18  # numbers that a GPU draws at once for a picture
+
 
 class Noise:
     """Standard normal draws, one generator per picture, so that a picture's draws ignore its batch.
@@ -29,13 +32,30 @@ class Noise:
 
     def __init__(self, generators: Sequence[torch.Generator], shape: Sequence[int]) -> None:
         self.generators, self.shape = list(generators), tuple(shape)
+        self.draws = self._endless()
 
     def __call__(self) -> Tensor:
         """(B, C, H, W) float32, fresh."""
-        out = torch.empty(len(self.generators), *self.shape, device=self.generators[0].device)
-        for picture, generator in zip(out, self.generators, strict=True):
-            picture.normal_(generator=generator)
-        return out
+        return next(self.draws)
+
+    def _endless(self) -> Iterator[Tensor]:
+        device = self.generators[0].device
+        steps = draws_at_once(device, self.shape)
+        while True:
+            drawn = torch.empty(len(self.generators), steps, *self.shape, device=device)
+            for picture, generator in zip(drawn, self.generators, strict=True):
+                picture.normal_(generator=generator)
+            for step in drawn.unbind(1):
+                yield step.contiguous()
+
+
+def draws_at_once(device: torch.device, shape: Sequence[int]) -> int:
+    """How many times (C, H, W) numbers are drawn for a picture at once.
+
+    On a GPU a draw is a launch for each picture, which for many small pictures outweighs the network. A
+    picture's numbers hang on this one, so it must not depend on the batch.
+    """
+    return max(1, AHEAD // math.prod(shape)) if device.type == "cuda" else 1
 
 
 class DrawNoise(Protocol):
