@@ -6,12 +6,15 @@ The raw gradient travels, because the DDPM and DDIM rules use it differently (al
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from guided_diffusion.denoiser import Denoise, Prediction
+
+RAISED = 256  # times the gradient on its way back through float16, for which a pixel's share is too small
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Guided:
 
     classifier: (x_t, time) -> logits (B, classes); timesteps: as in Denoiser; labels: (B,) the wanted
     classes, as there;
-    scale: s of the paper, 0 = none.
+    scale: s of the paper, 0 = none; autocast: the type to which torch narrows the classifier's arithmetic,
+    or None.
     """
 
     denoise: Denoise
@@ -28,16 +32,19 @@ class Guided:
     timesteps: Tensor
     labels: Tensor
     scale: float
+    autocast: torch.dtype | None = None
 
     def __call__(self, x: Tensor, t: int) -> Prediction:
         return replace(self.denoise(x, t), score=self.score(x, t))
 
     def score(self, x: Tensor, t: int) -> Tensor:
         """scale * gradient of log p(labels | x_t) with respect to x_t, (B, C, H, W)."""
+        raised = RAISED if self.autocast is torch.float16 else 1
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            logits = self.classifier(x, self.timesteps[t : t + 1])
+            with nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast):
+                logits = self.classifier(x, self.timesteps[t : t + 1])
             labels = self.labels.repeat(len(x) // len(self.labels))
             chosen = logits.float().log_softmax(dim=-1).gather(1, labels[:, None])
-            (gradient,) = torch.autograd.grad(chosen.sum(), x)
-        return gradient.float() * self.scale
+            (gradient,) = torch.autograd.grad(chosen.sum() * raised, x)
+        return gradient.float() * (self.scale / raised)

@@ -17,6 +17,7 @@ from guided_diffusion.denoiser import Denoise, Denoiser
 from guided_diffusion.draws import Draws
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.guidance import Guided
+from guided_diffusion.hardware import DTYPES
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ class Networks:
     @cached_property
     def classifier(self) -> nn.Module | None:
         _, empty = self.empty()
-        return None if empty is None else self._load(empty, str(self.classifier_path)).to(self.device)
+        if empty is None:
+            return None
+        return assembly.place(self._load(empty, str(self.classifier_path)), self.device, "fp32")
 
     def _load(self, empty: nn.Module, path: str, as_stored: bool = False) -> nn.Module:
         return checkpoints.load(empty, path, self.config.model.image_size, as_stored)
@@ -99,7 +102,9 @@ class Networks:
         )
         if classifier is None or labels is None:
             return plain
-        return Guided(plain, classifier, times, labels, guide.classifier_scale)
+        dtype = DTYPES[self.precision]
+        autocast = dtype if dtype.itemsize == 2 else None
+        return Guided(plain, classifier, times, labels, guide.classifier_scale, autocast)
 
     def labels(self, pictures: Sequence[Draws]) -> Tensor:
         """Classes (B,): cond_y for all, else for each picture one of its draws."""

@@ -6,8 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from guided_diffusion.assembly import build_classifier, build_process
+from guided_diffusion.config import ClassifierConfig, Config, ProcessConfig
 from guided_diffusion.denoiser import Prediction
+from guided_diffusion.draws import Draws
 from guided_diffusion.guidance import Guided
+from guided_diffusion.networks import Networks
 
 WEIGHTS = torch.randn(4, 12, generator=torch.Generator().manual_seed(0))  # 4 classes of 3 x 2 x 2 pixels
 TIMES = torch.tensor([0.0, 10.0, 40.0])
@@ -108,3 +112,56 @@ def test_each_of_a_pictures_windows_has_its_label() -> None:
     both = guided(Linear()).score(torch.cat([x, more]), 1)
     apart = torch.cat([guided(Linear()).score(each, 1) for each in (x, more)])
     assert torch.allclose(both, apart, atol=1e-6)
+
+
+def off(score: Tensor, truth: Tensor) -> float:
+    return ((score - truth).norm() / truth.norm()).item()
+
+
+def test_in_bfloat16_the_score_is_a_few_percent_off() -> None:
+    """Of a network such as the published one, smaller and with random weights."""
+    config = ClassifierConfig(classifier_width=64, classifier_depth=1, classifier_pool="attention")
+    classifier = build_classifier(config, 32, "1,2").eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for weight in classifier.parameters():
+        draws = torch.randn(weight.shape, generator=generator)
+        weight += 0.05 * draws if weight.ndim < 2 else draws * weight[0].numel() ** -0.5 - weight
+    x = torch.randn(2, 3, 32, 32, generator=generator)
+    exact, half = (
+        Guided(denoise, classifier, TIMES, LABELS, 1.0, dtype).score(x, 1) for dtype in (None, torch.bfloat16)
+    )
+    assert half.dtype == torch.float32 and 1e-3 < off(half, exact) < 0.06
+
+
+def test_in_float16_a_score_too_small_for_it_is_not_lost() -> None:
+    class Sure(nn.Module):
+        """Nearly certain of class 0 by the mean of many pixels, each of which has a share of the doubt."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 2, 1, bias=False)
+            nn.init.constant_(self.layer.weight, 0.5)
+            nn.init.constant_(self.layer.weight[1], -0.5)
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return self.layer(x).mean(dim=(2, 3)) + torch.tensor([5.0, 0.0])
+
+    classifier, x = Sure().requires_grad_(False), torch.zeros(1, 3, 256, 256)
+    label = torch.zeros(1, dtype=torch.long)
+    exact, half = (
+        Guided(denoise, classifier, TIMES, label, 2.0, dtype).score(x, 0) for dtype in (None, torch.float16)
+    )
+    assert 0 < exact.abs().max() < 3e-7 and off(half, exact) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("fp32", None), ("tf32", None), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
+)
+def test_the_classifier_has_the_precision_of_the_network(precision: str, dtype: torch.dtype | None) -> None:
+    process, times = build_process(ProcessConfig(timestep_respacing="6"))
+    config = Config("run", "model.pt", classifier=ClassifierConfig("classifier.pt", 1.0), cond_y=3)
+    networks = Networks(config, process, times, torch.device("cpu"), precision)
+    vars(networks).update(network=nn.Identity(), classifier=Linear())
+    wrapped = networks.denoiser([Draws(0, "a")])
+    assert isinstance(wrapped, Guided) and wrapped.autocast is dtype
