@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +18,11 @@ import torch
 
 from guided_diffusion import hardware
 from guided_diffusion.assembly import build_network, flops_per_evaluation
-from guided_diffusion.benchmark import __main__ as command
-from guided_diffusion.benchmark import contest, sections, worker
+from guided_diffusion.benchmark import __main__ as benchmark
+from guided_diffusion.benchmark import contest, ranks, sections, worker
 from guided_diffusion.benchmark.contest import Absent, Contender, Times, in_turn
 from guided_diffusion.config import ModelConfig
+from guided_diffusion.images import read_picture
 from guided_diffusion.scheduler import JumpSchedule, count_evaluations
 from tests.conftest import MODEL
 
@@ -29,14 +32,18 @@ PEER = """
 import torch
 class Net(torch.nn.Conv2d):
     def load_state_dict(self, state): self.loaded = len(state)
+    def convert_to_fp16(self): self.weight.data *= 2  # to be seen
     def forward(self, x, t): return torch.cat([super().forward(x)] * 2, dim=1)
 class Diffusion:
     def p_sample_loop(self, model, shape, model_kwargs, conf, **_):
         print("what a peer prints is no reply")
         assert model_kwargs["gt"].shape == tuple(shape) and conf.schedule_jump_params["t_T"]
         for _ in range(5): model(torch.zeros(shape), torch.zeros(shape[0]), gt=None)
-def model_and_diffusion_defaults(): return {"num_channels": 1, "learn_sigma": False}
-def create_model_and_diffusion(num_channels, learn_sigma, conf): return Net(3, 3, 1), None
+def model_and_diffusion_defaults(): return {"num_channels": 1, "learn_sigma": False, "use_fp16": False}
+def create_model_and_diffusion(num_channels, learn_sigma, use_fp16, conf):
+    assert not use_fp16 or conf["use_fp16"]
+    torch.manual_seed(0)
+    return Net(3, 3, 1, bias=False), None
 def create_gaussian_diffusion(steps, learn_sigma, timestep_respacing, conf): return Diffusion()
 """
 CONF = "class Default_Conf(dict):\n    __getattr__ = dict.get\n"
@@ -91,7 +98,7 @@ def cells(text: str) -> list[list[str]]:
 
 def main(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, list[list[str]]]:
     few = ["--rounds", "1", "--batch", "2", "--threads", "1", "--device", "cpu"]
-    assert command.main([*few, *arguments], TINY, TINY) == 0
+    assert benchmark.main([*few, *arguments], TINY, TINY) == 0
     out = capsys.readouterr().out
     return out, cells(out)
 
@@ -124,9 +131,13 @@ def test_another_network_in_its_own_process(checkout: Path, tmp_path: Path) -> N
         assert len(took) == 3 and all(seconds >= 0 for seconds in took)
         walked = peer.ask("walk", batch=2, side=8, schedule={"t_T": 3})
         assert walked["evaluations"] == 5 and 0 <= walked["inside"] <= walked["seconds"]
+        peer.ask("answer", batch=2, side=8, path=str(tmp_path / "full.pt"))
         with pytest.raises(Absent, match="^peer does not run here: .*lacking"):
             peer.ask("lacking")
     assert peer.process.returncode == 0
+    with Contender("peer", {**options, "precision": "fp16"}) as half:
+        half.ask("answer", batch=2, side=8, path=str(tmp_path / "half.pt"))
+    assert torch.equal(torch.load(tmp_path / "half.pt"), 2 * torch.load(tmp_path / "full.pt"))
 
 
 def test_an_engine_that_is_not_there_is_told_in_one_line() -> None:
@@ -181,6 +192,19 @@ def test_the_other_sections_measure_what_they_say(here: None, capsys: pytest.Cap
     assert float(last[4].rstrip("%")) > 0
 
 
+def test_what_grows_is_drawn_where_there_is_matplotlib(
+    here: None, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sections, "whole_walk", lambda *_: 1.0)
+    plot = tmp_path / "linear.png"
+    out, _ = main(capsys, "--only", "linear", "--plot", str(plot))
+    assert read_picture(plot).shape[1] > 1000 and "matplotlib" not in out
+    plot.unlink()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    out, rows = main(capsys, "--only", "linear", "--plot", str(plot))
+    assert "The plot needs matplotlib" in out and rows and not plot.exists()
+
+
 def test_the_large_network_is_timed_in_each_precision(
     here: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +214,91 @@ def test_the_large_network_is_timed_in_each_precision(
     assert all(float(row[1]) >= 0 for row in rows)
     [rate] = re.findall(r"product in bf16 reaches ([0-9]+) GFLOP/s", out)
     assert int(rate) > 0
+
+
+def test_on_a_gpu_the_large_network_takes_as_many_at_once_as_pay(
+    here: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {1: 1.0, 4: 2.0, 16: 8.0}  # for each: 1, 1/2, 1/2
+    monkeypatch.setattr(sections.Bench, "on_gpu", True)
+    monkeypatch.setattr(hardware, "has_bf16", lambda _device: True)
+    monkeypatch.setattr(sections, "evaluation", lambda _of, batch, _side, calls=0: lambda: seconds[batch])
+    out, rows = main(capsys, "--only", "large")
+    assert [row[0] for row in rows] == ["ours, fp32", "ours, bf16", "ours, bf16, compiled", "1", "4", "16"]
+    evaluations, _ = count_evaluations(JumpSchedule(250, jump_length=10, jump_n_sample=10).times(250))
+    assert [float(row[-1]) for row in rows[3:]] == [evaluations, evaluations / 2, evaluations / 2]
+    assert f"{evaluations} evaluations by the paper's schedule" in out
+
+
+def test_batches_grow_until_memory_holds_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluation(_of: object, batch: int, _side: int) -> Any:
+        if batch == 64:
+            raise Absent("ours does not run here: OutOfMemoryError")
+        return lambda: 1.0
+
+    monkeypatch.setattr(sections, "evaluation", evaluation)
+    told: list[str] = []
+    ours: Any = None
+    assert list(sections.batches(ours, 8, told.append)) == [(1, 1.0), (4, 0.25), (16, 0.0625)]
+    assert told == ["64 pictures at once: ours does not run here: OutOfMemoryError"]
+
+
+def test_ranks_are_judged_by_one_process(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: Any
+) -> None:
+    """Here each run is one process, so that pictures are the same; how many there would be is told."""
+    monkeypatch.setattr(sections, "PICTURES", 2)
+    monkeypatch.setattr(ranks, "STEPS", 2)
+    monkeypatch.setattr(ranks, "in_turn", lambda measures, rounds: [Times((each(),)) for each in measures])
+    calls: list[tuple[str, int]] = []
+
+    def run(words: list[str], folder: Path, variables: Mapping[str, str]) -> str:
+        [started] = [i for i, word in enumerate(words) if word.endswith("test.py")]
+        calls.append((words[started - 1], len(os.sched_getaffinity(0))))
+        monkeypatch.chdir(folder)
+        assert variables["OMP_NUM_THREADS"] == "1"
+        return "" if command.main(words[started + 1 :]) == 0 else "it failed"
+
+    monkeypatch.setattr(ranks, "call", run)
+    before = os.sched_getaffinity(0)
+    _, rows = main(capsys, "--only", "ranks")
+    assert os.sched_getaffinity(0) == before
+    given = [min(cores, len(before)) for cores in (1, 1, 2, 4)]
+    assert [row[0] for row in rows] == ["no torchrun", "1", "2", "4"]
+    assert [row[1] for row in rows] == [str(cores) for cores in given]
+    assert rows[0][4] == "100%" and {row[5] for row in rows} == {"yes"}
+    plain, *under = dict.fromkeys(calls)
+    assert plain == (sys.executable, 1)
+    assert under == [(f"--nproc_per_node={n}", cores) for n, cores in zip((1, 2, 4), given[1:], strict=True)]
+    assert len(calls) == 8  # each again, with nothing left to do
+
+
+def test_ranks_that_do_not_run_are_told_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sections, "PICTURES", 1)
+    monkeypatch.setattr(ranks, "call", lambda *_: "Traceback\nNo room")
+    out, rows = main(capsys, "--only", "ranks")
+    assert "test.py by one process does not run here: No room" in out and not rows
+
+
+def test_the_clock_waits_for_the_device_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[object] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: waited.append(device))
+    out: Any = SimpleNamespace(is_cuda=True, device=torch.device("cuda:1"))
+    assert worker.wait(out) is out
+    worker.Counted(lambda: out, lambda: 0.0, "cuda:1")()
+    assert waited == [torch.device("cuda:1"), "cuda:1", "cuda:1"]
+
+
+def test_ours_rounds_products_as_the_engine_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(hardware, "keep_memory", lambda: True)
+    monkeypatch.setattr(hardware, "round_products", told.append)
+    sections.write_weights(TINY, tmp_path / "w.pt", torch.float32)
+    options = {"engine": "ours", "precision": "tf32", "compile": False, "model": asdict(TINY)}
+    Here("", {**options, "weights": str(tmp_path / "w.pt"), "device": "cpu", "threads": 1})
+    assert told == ["tf32"]
 
 
 def test_a_worker_counts_the_arithmetic_it_does(here: None, tmp_path: Path) -> None:
@@ -204,6 +313,6 @@ def test_a_worker_counts_the_arithmetic_it_does(here: None, tmp_path: Path) -> N
 def test_wrong_arguments_are_told_in_one_line(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command.main(arguments) == 2
+    assert benchmark.main(arguments) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert arguments[1] in line

@@ -38,6 +38,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="of each process on a CPU; with 1 the clock is the process's own time, which other programs "
         "spoil least (default torch's)",
     )
+    add("--plot", metavar="FILE", help="draw the section linear into a picture (needs the extra plot)")
     return parser.parse_args(arguments)
 
 
@@ -96,6 +97,7 @@ def main(
             options.rounds,
             options.batch,
             lambda line: print(f"\n{line}", flush=True),
+            options.plot,
         )
         for text in run(bench, options.only):
             print(f"\n{text}", flush=True)

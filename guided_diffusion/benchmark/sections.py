@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -13,8 +14,11 @@ from typing import Any
 import torch
 
 from guided_diffusion import assembly, hardware
+from guided_diffusion.benchmark import ranks as several
 from guided_diffusion.benchmark.contest import Absent, Contender, Times, contenders, in_turn
+from guided_diffusion.benchmark.curves import draw_curves
 from guided_diffusion.config import ModelConfig
+from guided_diffusion.scheduler import PAPER, count_evaluations, get_schedule_jump
 
 REFERENCE = ModelConfig(
     image_size=64,
@@ -31,13 +35,14 @@ LARGE = ModelConfig()
 
 SCHEDULE = {"t_T": 10, "jump_length": 3, "jump_n_sample": 2}  # of the walks
 CALLS = 3  # evaluations of which a round takes the quickest
+PICTURES = 32  # that the ranks share
 THEIRS, OURS, DIFFUSERS = "RePaint's code", "ours", "diffusers"
 
 
 @dataclass(frozen=True)
 class Bench:
     """What the sections share. folder: a temporary one; repaint: that of RePaint's code, or None; tell: hears
-    in one line of what is left out."""
+    in one line of what is left out; plot: a picture to be drawn of `linear`, or None."""
 
     model: ModelConfig
     large: ModelConfig
@@ -48,6 +53,11 @@ class Bench:
     rounds: int
     batches: Sequence[int]
     tell: Callable[[str], None]
+    plot: str | None = None
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device != "cpu"
 
     @property
     def precision(self) -> str:
@@ -71,6 +81,8 @@ class Bench:
         wanted = {}
         if THEIRS in engines and self.repaint:
             wanted[THEIRS] = self.options("repaint", large=large)
+            if self.on_gpu:
+                wanted[f"{THEIRS}, fp16"] = self.options("repaint", "fp16", large=large)
         elif THEIRS in engines:
             self.tell(
                 "RePaint's code is left out: clone https://github.com/andreas128/RePaint, give --repaint DIR"
@@ -79,9 +91,9 @@ class Bench:
             wanted[DIFFUSERS] = self.options("diffusers")
         precisions = dict.fromkeys(["fp32", self.precision])
         ours = {f"{OURS}, {each}": self.options("ours", each, large=large) for each in precisions}
-        if large:  # too large to gain by being compiled
+        if large and not self.on_gpu:  # too large to gain by being compiled
             return {**wanted, **ours}
-        fastest = self.options("ours", self.precision, compile=True)
+        fastest = self.options("ours", self.precision, compile=True, large=large)
         return {**wanted, **ours, f"{OURS}, {self.precision}, compiled": fastest}
 
 
@@ -128,19 +140,45 @@ def network(bench: Bench) -> Iterator[str]:
 
 
 def large(bench: Bench) -> Iterator[str]:
-    """One evaluation of RePaint's CelebA-HQ network, in two rounds of a single one."""
-    side = bench.large.image_size
+    """One evaluation of RePaint's CelebA-HQ network, in two rounds."""
+    side, calls = bench.large.image_size, CALLS if bench.on_gpu else 1
     flops = assembly.flops_per_evaluation(bench.large, (1, 3, side, side))
     with ExitStack() as stack:
         found = contenders(stack, bench.all(THEIRS, large=True), bench.tell)
-        times = in_turn([evaluation(each, 1, side, calls=1) for each in found], rounds=2)
+        times = in_turn([evaluation(each, 1, side, calls) for each in found], rounds=2)
         product = 1e-9 / flop(found[-1], bench.precision)
+        grown = list(batches(found[-1], side, bench.tell)) if bench.on_gpu else []
     rows = [
-        [each.name, f"{taken.best:.2f}", f"{flops / taken.best / 1e9:.0f}", *ratios(taken, times[0])]
+        [each.name, f"{taken.best:.3g}", f"{flops / taken.best / 1e9:.0f}", *ratios(taken, times[0])]
         for each, taken in zip(found, times, strict=True)
     ]
     yield table(["one evaluation", "s, least", "GFLOP/s", "times as fast", "by minima"], rows)
     yield f"\nA matrix product in {bench.precision} reaches {product:.0f} GFLOP/s."
+    if grown:
+        evaluations, _ = count_evaluations(get_schedule_jump(**PAPER))
+        costs = [
+            [batch, f"{each * batch:.3g}", f"{flops / each / 1e9:.0f}", f"{each * evaluations:.1f}"]
+            for batch, each in grown
+        ]
+        head = ["pictures at once", "s of an evaluation", "GFLOP/s"]
+        yield f"\n{found[-1].name}, {evaluations} evaluations by the paper's schedule:\n"
+        yield table([*head, "s of a picture by the paper's schedule"], costs)
+
+
+def batches(contender: Contender, side: int, tell: Callable[[str], None]) -> Iterator[tuple[int, float]]:
+    """1, 4, 16, ... pictures at once, and the seconds of an evaluation for each picture, as long as memory
+    holds them and four times as many take a picture less time."""
+    batch, before = 1, float("inf")
+    while True:
+        try:
+            [taken] = in_turn([evaluation(contender, batch, side)], rounds=2)
+        except Absent as error:
+            tell(f"{batch} pictures at once: {error}")
+            return
+        yield batch, taken.best / batch
+        if taken.best / batch > 0.97 * before:
+            return
+        batch, before = 4 * batch, taken.best / batch
 
 
 def answer(bench: Bench, contender: Contender, batch: int) -> torch.Tensor:
@@ -219,14 +257,21 @@ def linear(bench: Bench) -> Iterator[str]:
     }
     usual = {"batch": 1, "side": side, "schedule": {"t_T": 5, **shorter}}
     rows = []
+    measured: dict[str, list[tuple[int, float]]] = {}
     with Contender(OURS, bench.options("ours", bench.precision)) as ours:
         for what, points in curves.items():
             walks = [partial(whole_walk, ours, {**usual, **changed}) for _, changed in points]
             times = in_turn(walks, bench.rounds)
             first = times[0].best / points[0][0]
+            measured[what] = [(amount, taken.best) for (amount, _), taken in zip(points, times, strict=True)]
             for (amount, _), taken in zip(points, times, strict=True):
                 rows.append([what, amount, f"{taken.best:.3f}", f"{taken.best / amount / first:.2f}"])
     yield table(["walk by", "how many", "s, least", "for each, against the first row"], rows)
+    if bench.plot:
+        try:
+            draw_curves(measured, bench.plot)
+        except ImportError:
+            bench.tell("The plot needs matplotlib: pip install -e '.[plot]'")
 
 
 def whole_walk(contender: Contender, asked: Mapping[str, Any]) -> float:
@@ -272,8 +317,19 @@ def flop(contender: Contender, precision: str) -> float:
     return 1 / contender.ask("product", precision=precision)["rate"]
 
 
+def ranks(bench: Bench) -> Iterator[str]:
+    """A folder of pictures by test.py: one process, and ranks under torchrun that share it, a thread each."""
+    here = torch.cuda.device_count() if bench.on_gpu else len(os.sched_getaffinity(0))
+    counts = [each for each in (1, 2, 4) if each <= here or not bench.on_gpu]
+    weights, device = bench.options("ours")["weights"], torch.device(bench.device).type
+    runs = several.Runs(bench.folder, bench.model, weights, device)
+    rows = several.compare(runs, PICTURES, counts, here)
+    head = ["ranks", "GPUs" if bench.on_gpu else "cores", "s, least", "pictures/s"]
+    yield table([*head, "of one process's, for each", "its bytes"], rows)
+
+
 SECTIONS: Mapping[str, Callable[[Bench], Iterator[str]]] = {
-    each.__name__: each for each in (network, large, loop, diffusers, linear, memory, roofline)
+    each.__name__: each for each in (network, large, loop, diffusers, linear, memory, roofline, ranks)
 }
 
 

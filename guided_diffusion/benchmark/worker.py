@@ -26,8 +26,8 @@ Walk = Callable[[], object]
 """Does one walk."""
 
 Options = SimpleNamespace
-"""engine: ours | repaint | diffusers; model: the U-Net's keys; weights: file; precision, compile: of ours;
-device; threads; place: folder of RePaint's code."""
+"""engine: ours | repaint | diffusers; model: the U-Net's keys; weights: file; precision: of ours, and fp16 of
+RePaint's code; compile: of ours; device; threads; place: folder of RePaint's code."""
 
 
 def clock(device: str, threads: int) -> Callable[[], float]:
@@ -38,7 +38,7 @@ def clock(device: str, threads: int) -> Callable[[], float]:
 def wait(out: Tensor) -> Tensor:
     """Wait until a GPU has computed it."""
     if out.is_cuda:
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(out.device)
     return out
 
 
@@ -58,30 +58,34 @@ class Counted:
     """Stands before a network: counts its evaluations and the seconds spent in them."""
 
     def __init__(self, call: Callable[..., Any], now: Callable[[], float], device: str) -> None:
-        self.call, self.now, self.cuda = call, now, device != "cpu"
+        self.call, self.now, self.device = call, now, device
         self.evaluations, self.seconds = 0, 0.0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.cuda:
-            torch.cuda.synchronize()
+        self._wait()
         begin = self.now()
         out = self.call(*args, **kwargs)
-        if self.cuda:
-            torch.cuda.synchronize()
+        self._wait()
         self.seconds += self.now() - begin
         self.evaluations += 1
         return out
+
+    def _wait(self) -> None:
+        if self.device != "cpu":
+            torch.cuda.synchronize(self.device)
 
 
 class Ours:
     """This project, set up as `test.py` sets it up."""
 
     def __init__(self, options: Options) -> None:
-        from guided_diffusion import assembly, checkpoints, compilation, hardware
+        from guided_diffusion import assembly, checkpoints, compilation, distributed, hardware
         from guided_diffusion.config import ModelConfig
 
         hardware.keep_memory()
         self.device, model = torch.device(options.device), ModelConfig(**options.model)
+        distributed.make_current(self.device)
+        hardware.round_products(options.precision)
         with torch.device("meta"):
             empty = assembly.build_network(model)
         loaded = checkpoints.load(empty, options.weights, model.image_size, as_stored=True)
@@ -108,7 +112,8 @@ class Ours:
 
 
 class Theirs:
-    """RePaint's published code, from a checkout, called as its test.py calls it: float32, as torch comes."""
+    """RePaint's published code, from a checkout, called as its test.py calls it: as torch comes, in float32
+    or, with its key use_fp16, in float16."""
 
     def __init__(self, options: Options) -> None:
         sys.path.insert(0, options.place)
@@ -117,14 +122,18 @@ class Theirs:
         self.device, self.model = options.device, options.model
         defaults = self.code.model_and_diffusion_defaults()
         given = {key: value for key, value in self.model.items() if key in defaults}
-        self.conf.update({**defaults, **given, "diffusion_steps": 1000})
+        half = options.precision == "fp16"
+        self.conf.update({**defaults, **given, "diffusion_steps": 1000, "use_fp16": half})
         self.conf.update(use_value_logger=False, respace_interpolate=False, pget=lambda _key: None)
         self.conf.update(inpa_inj_sched_prev=True, inpa_inj_sched_prev_cumnoise=False)
         keys = {key: self.conf[key] for key in defaults}
         self.network, _ = self.code.create_model_and_diffusion(**keys, conf=self.conf)
         state = torch.load(options.weights, map_location="cpu", weights_only=True)
         self.network.load_state_dict(state)
-        self.call = self.network.to(self.device).eval()
+        self.network.to(self.device)
+        if half:
+            self.network.convert_to_fp16()
+        self.call = self.network.eval()
 
     def evaluate(self, x: Tensor, t: Tensor) -> Tensor:
         return self.call(x, t)
