@@ -109,7 +109,7 @@ def test_an_experiment_with_the_shipped_prior_runs(name: str, monkeypatch: pytes
 def test_a_preset_costs_what_it_says(tmp_path: Path, base: str, preset: str) -> None:
     conf = tmp_path / "conf.yml"
     conf.write_text(yaml.safe_dump({"include": [f"{CONFS}/{base}.yml", f"{CONFS}/presets/{preset}.yml"]}))
-    engine = Engine(load_config(conf))
+    engine = Engine(load_config(conf, ["precision=auto"]))
     assert (engine.outputs["inpainted"], engine.warnings) == (COST[preset], [])
 
 
