@@ -33,7 +33,7 @@ from guided_diffusion.hardware import keep_memory, share_cores
 from guided_diffusion.images import PictureError
 from guided_diffusion.log_folder import FILLED_COLUMNS, LIFTED_COLUMNS, LogFolder
 from guided_diffusion.reports import duration, saved, unwritten
-from guided_diffusion.results import Progress, Result, describe_run, printable
+from guided_diffusion.results import Progress, describe_run, printable
 
 log = logging.getLogger("penumbra")
 SMALL = 50e9  # floating-point operations; a network that needs fewer is timed instead of estimated
@@ -192,14 +192,20 @@ def share_by_board(
     shared, leads, heard = board.join(len(pairs)), distributed.is_leader(), time.monotonic()
     numbers = {pair.name: number for number, pair in enumerate(pairs)}
 
-    def keep(result: Result | None) -> None:
-        if result is not None:
-            shared.post(numbers[result.name], saved(result, folder))
+    def keep(result: Result | None) -> tuple[int, dict[str, Any]] | None:
+        return None if result is None else (numbers[result.name], saved(result, folder))
+
+    def tell(kept: tuple[int, dict[str, Any]] | None) -> None:
+        if kept is not None:
+            shared.post(*kept)
         if leads:
             hear(shared.news())
 
-    with aside(keep) as write:
-        for event in engine.stream((pairs[i] for i in shared.take()), folder.has):
+    def weigh(result: Result | None) -> int:
+        return 0 if result is None else result.nbytes
+
+    with aside(keep, tell, weigh) as write:
+        for event in engine.stream((pairs[i] for i in shared.take()), folder.has, shared.share):
             if isinstance(event, Result):
                 write(event)
                 continue

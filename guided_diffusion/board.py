@@ -32,6 +32,11 @@ class Board:
         self.taken = 0  # pictures below this number are known to be taken
         self.unheard: list[int] = []  # of these, those without a report at the last look
 
+    @property
+    def share(self) -> int | None:
+        """The most pictures that a rank is to take together."""
+        return distributed.share(self.total, self.ranks)
+
     def take(self) -> Iterator[int]:
         """Numbers that are for this rank to make, until there are none: what it takes, or took before it was
         started anew."""

@@ -7,7 +7,6 @@ folder lie where all machines reach them, under the same paths, as with torchrun
 
 from __future__ import annotations
 
-import math
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 
-from guided_diffusion import hardware
+from guided_diffusion import distributed, hardware
 from guided_diffusion.config import Config
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.datasets import Pair
@@ -68,8 +67,8 @@ def share(nodes: Sequence[Mapping[str, float]], parts: int, device: str) -> tupl
 
 
 def cut(pairs: Sequence[Pair], workers: int, most: int) -> list[Sequence[Pair]]:
-    """Parts of the work, of up to so many pictures; two for each worker at least, if there are as many."""
-    size = min(most, math.ceil(len(pairs) / (2 * workers)))
+    """Parts of the work, of up to so many pictures; two for each of several workers, if there are as many."""
+    size = min(most, distributed.share(len(pairs), workers) or most)
     return [pairs[i : i + size] for i in range(0, len(pairs), size)]
 
 
@@ -110,7 +109,8 @@ def reports(config: Config, pairs: Sequence[Pair], head: Mapping[str, Any]) -> I
         ray.init(config.ray, runtime_env=known, logging_level="ERROR", log_to_driver=False)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         count, each = share(nodes, len(pairs), config.device)
-        parts = cut(pairs, count, hardware.batch_size(config.data.batch_size, torch.device("cpu")))
+        side = config.model.image_size
+        parts = cut(pairs, count, hardware.batch_size(config.data.batch_size, torch.device("cpu"), side))
         lasting = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
         actor = ray.remote(Worker).options(**each, **lasting)
         workers = [actor.remote(config, head, os.getcwd()) for _ in range(count)]

@@ -125,7 +125,9 @@ class DataConfig:
 
     gt_path: str | None = None
     mask_path: str | None = None  # method relight also takes auto: it finds the shadows itself
-    batch_size: Count | Literal["auto"] = 1  # pictures at once; auto = as many as pay and as memory holds
+    batch_size: Count | Literal["auto"] = (
+        "auto"  # pictures at once; auto = as many as pay and as memory holds
+    )
     max_len: Count | None = None
     offset: Index = 0
     mask_is: Literal["keep", "shadow"] = "keep"  # what 255 stands for

@@ -75,6 +75,12 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def share(total: int, ranks: int) -> int | None:
+    """The most of `total` pictures that a rank is to take together, so that the quick ones can take more:
+    half of what each would get. None, all it likes, for one alone."""
+    return None if ranks == 1 else -(-total // (2 * ranks))
+
+
 def find_device(name: str = "auto") -> torch.device:
     """auto: this rank's GPU where there is one, else the CPU. cuda: this rank's GPU. Else a torch device
     name: cpu, cuda:1.

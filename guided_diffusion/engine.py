@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import fields, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 from PIL import Image
@@ -31,8 +32,14 @@ from guided_diffusion.shadow.settings import RelightConfig
 
 # Name -> type: errors can then name keys inside a type too.
 SAMPLER_KEYS = {key: hint for cls in SAMPLERS.values() for key, hint in get_type_hints(cls).items()}
-Reading = Callable[[], tuple[np.ndarray | None, np.ndarray | None]]  # a pair's picture and keep-mask
 Done = Callable[[str, str, str], bool]  # (name, output, key) -> that output needs no computing
+
+
+class Ready(NamedTuple):
+    """A picture read and prepared: the bytes that it holds, about, and what is to be done of it."""
+
+    weight: int
+    events: Iterator[Job | Result | Progress]
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -66,9 +73,10 @@ class Engine:
             )
         self.networks = Networks(config, self.process, self.times, self.device, self.precision)
         shared = self.process, self.networks.denoiser, self.device
-        size, at_once = config.model.image_size, config.data.batch_size
-        grows, self.batch_size = at_once == "auto", hardware.batch_size(at_once, self.device)
-        self.painter = Painter(self.sampler, *shared, size, self.batch_size, grows, config.paste_known)
+        size = config.model.image_size
+        self.batch_size = hardware.batch_size(config.data.batch_size, self.device, size)
+        most = self.batch_size, self._expected
+        self.painter = Painter(self.sampler, *shared, size, *most, config.paste_known)
         multiple = 2 ** (len(config.model.channel_mults) - 1)  # of which a seen picture's sides are
         self.sight = jobs.Sight(size, multiple, config.windows)
         self.relighter = Relighter(config.relight, *shared, size, multiple)
@@ -109,6 +117,13 @@ class Engine:
         if foreign:
             self.warnings.append(f"keys that method {self.config.method} does not read: {', '.join(foreign)}")
         return construct(cls, own, f"method {self.config.method}")
+
+    def _expected(self, shape: tuple[int, ...]) -> int:
+        """How many views of a shape are to be tried together: auto looks at a CPU's memory, since there it
+        would be too late when that is full."""
+        if self.config.data.batch_size != "auto" or self.device.type != "cpu":
+            return self.batch_size
+        return max(1, hardware.available_memory() // (2 * self.networks.features(shape)))
 
     def _warn_of_start(self) -> None:
         """Warn if the walk enters the model at a level where the picture should still be visible."""
@@ -180,6 +195,9 @@ class Engine:
         """The pictures of the config, or names for those to generate. Raises DatasetError, ConfigError."""
         return inputs.pairs(self.config)
 
+    def _draws(self, name: str) -> Draws:
+        return Draws(self.config.seed, name)
+
     def job(
         self, name: str, gt: np.ndarray | None, keep: np.ndarray | None, draws: Draws | None = None
     ) -> Job:
@@ -188,7 +206,7 @@ class Engine:
         draws: None = those of the config's seed and this name. Raises PictureError if the networks cannot
         take what they would have to see of it.
         """
-        draws = draws or Draws(self.config.seed, name)
+        draws = draws or self._draws(name)
         job = self.sight.prepare(self.fingerprint, name, gt, keep, draws)
         pool = self.config.classifier.classifier_pool if self.networks.classifier_path else ""
         size = self.sight.size
@@ -209,31 +227,38 @@ class Engine:
         return (event for event in self.stream(pairs, done) if isinstance(event, Result))
 
     def stream(
-        self, pairs: Iterable[Pair] | None = None, done: Done | None = None
+        self, pairs: Iterable[Pair] | None = None, done: Done | None = None, share: int | None = None
     ) -> Iterator[Result | Progress]:
         """Results as they are finished, and a Progress after every evaluation of the network.
 
-        done: (name, output, key) -> True if that output needs no computing. A picture that cannot be read or
-        worked on gives a Result with an `error`; the others go on.
+        done: (name, output, key) -> True if that output needs no computing; another thread asks. share: the
+        most pictures to be taken together where other ranks take from the same `pairs`; half as many are
+        read ahead. A picture that cannot be worked on gives a Result with an `error`; the others go on.
         """
         chosen = self.pairs() if pairs is None else pairs
-        told, data = done or (lambda *_: False), self.config.data
-        read = partial(jobs.read, mask_is=data.mask_is, deep=self.config.method == "relight")
-        coming = ahead(read, chosen, self.batch_size)
-        yield from self.painter.paint(event for each in coming for event in self._prepared(*each, told))
+        most = self.batch_size if share is None else min(self.batch_size, share)
+        painter = replace(self.painter, batch_size=most)
+        work = partial(self._ready, done or (lambda *_: False))
+        further = most if share is None else min(most, share // 2)
+        with closing(ahead(work, chosen, further, weigh=lambda ready: ready.weight)) as coming:
+            yield from painter.paint(event for each in coming for event in self._prepared(*each))
 
-    def _prepared(self, pair: Pair, read: Reading, done: Done) -> Iterator[Job | Result | Progress]:
+    def _ready(self, done: Done, pair: Pair) -> Ready:
+        """All that takes no network, for another thread. Raises PictureError."""
+        lifts = self.config.method == "relight"
+        gt, keep = jobs.read(pair, self.config.data.mask_is, deep=lifts)
+        weight = 0 if gt is None else 2 * gt.nbytes  # with its mask and its views
+        if lifts:
+            assert gt is not None
+            return Ready(weight, self._lifted(pair, gt, None if keep is None else ~keep, done))
+        job = self.job(pair.name, gt, keep, pair.draws)
+        return Ready(weight, iter([job.unfilled if done(job.name, "inpainted", job.key) else job]))
+
+    def _prepared(self, pair: Pair, ready: Callable[[], Ready]) -> Iterator[Job | Result | Progress]:
         try:
-            gt, keep = read()
-            if self.config.method == "relight":
-                assert gt is not None
-                yield from self._lifted(pair, gt, None if keep is None else ~keep, done)
-                return
-            job = self.job(pair.name, gt, keep, pair.draws)
+            yield from ready().events
         except PictureError as error:
             yield Result(pair.name, error=str(error))
-            return
-        yield job.unfilled if done(job.name, "inpainted", job.key) else job
 
     def _lifted(
         self, pair: Pair, picture: np.ndarray, shadow: np.ndarray | None, done: Done
@@ -242,7 +267,7 @@ class Engine:
 
         picture: uint8 or uint16 (H, W, 3); shadow: bool (H, W), True = shadow, None = to be found.
         """
-        name, draws = pair.name, pair.draws or Draws(self.config.seed, pair.name)
+        name, draws = pair.name, pair.draws or self._draws(pair.name)
         shaded = self.relighter.shade(self.lift_fingerprint, name, picture, shadow, draws)
         gt, lifted = eight_bits(picture), None
         job = self.job(name, gt, shaded.keep, draws) if "inpainted" in self.outputs else None
@@ -302,7 +327,7 @@ class Engine:
         gt, keep = inputs.from_images(picture, mask, self.config.data.mask_is)
         if keep is None and self.config.method in inputs.MASKED_METHODS:
             raise PictureError(f"method {self.config.method} needs a mask; give one, 255 = keep")
-        filled, _ = self._filled(Draws(self.config.seed, name), gt, keep)
+        filled, _ = self._filled(self._draws(name), gt, keep)
         return Image.fromarray(filled)
 
     def _filled(self, draws: Draws, gt: np.ndarray, keep: np.ndarray | None) -> tuple[np.ndarray, int]:
@@ -324,7 +349,7 @@ class Engine:
         """
         gt, keep = inputs.from_images(picture, mask, self.config.data.mask_is)
         shadow = None if keep is None else ~keep
-        shaded = self.relighter.shade(self.lift_fingerprint, name, gt, shadow, Draws(self.config.seed, name))
+        shaded = self.relighter.shade(self.lift_fingerprint, name, gt, shadow, self._draws(name))
         [lifted] = [event for event in self._lift(shaded) if isinstance(event, Lifted)]
         assert lifted.free is not None
         return Image.fromarray(lifted.free)

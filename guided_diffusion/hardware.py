@@ -5,8 +5,12 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import re
+import sys
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -21,6 +25,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's <malloc.h>
 _MADV_HUGEPAGE, _MADV_PAGEOUT = 14, 21  # of Linux's <sys/mman.h>
 _HUGE = 1 << 21  # bytes of a huge page
 _HEAP = 1 << 33  # bytes of the heap that are to be huge pages
+
+_NO_MEMORY = re.compile(  # torch's allocator, C++, oneDNN ("a primitive descriptor" is another matter), CUDA
+    "can't allocate memory|std::bad_alloc|could not create a (?:primitive|memory)(?! desc)"
+    "|CUDA error: out of memory|CU(?:BLAS|DNN)_STATUS_\\w*ALLOC\\w*_FAILED"
+)
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -59,10 +68,11 @@ def round_products(precision: str) -> None:
         each.fp32_precision = told
 
 
-def batch_size(wanted: int | Literal["auto"], device: torch.device) -> int:
-    """The most pictures at once: what is wanted; auto: beyond which a device gains no more."""
+def batch_size(wanted: int | Literal["auto"], device: torch.device, side: int) -> int:
+    """The most pictures of side x side pixels at once: what is wanted; auto: beyond which a device gains no
+    more, which on a GPU are a million pixels, and no more than 256 pictures."""
     if wanted == "auto":
-        return 8 if device.type == "cpu" else 256
+        return 8 if device.type == "cpu" else min(256, max(1, (1 << 20) // side**2))
     return wanted
 
 
@@ -78,9 +88,25 @@ def share_cores() -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks))
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """True for what torch raises when a GPU or the system has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def available_memory() -> int:
+    """Bytes that the system can still give to this process, as Linux tells them, if the ranks of this machine
+    get equal parts; boundless where it does not tell.
+
+    To ask beforehand is all that can be done: Linux promises memory that it does not have, and kills who
+    comes to use it.
+    """
+    try:
+        told = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        told = None
+    return int(told[1]) * 1024 // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if told else sys.maxsize
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """True for what Python, torch and the libraries beneath it raise when a GPU or the system has no memory
+    left: a MemoryError or one of several RuntimeErrors."""
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or bool(_NO_MEMORY.search(str(error)))
 
 
 def let_go(values: torch.Tensor) -> None:
@@ -94,9 +120,7 @@ def let_go(values: torch.Tensor) -> None:
     if values.device.type != "cpu" or length < mmap.PAGESIZE:
         return
     with suppress(AttributeError, OSError):  # another C library
-        advise = ctypes.CDLL(None).madvise
-        advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-        advise(begin, length // mmap.PAGESIZE * mmap.PAGESIZE, _MADV_PAGEOUT)
+        _advise()(begin, length // mmap.PAGESIZE * mmap.PAGESIZE, _MADV_PAGEOUT)
 
 
 def keep_memory() -> bool:
@@ -107,14 +131,21 @@ def keep_memory() -> bool:
     """
     try:
         libc = ctypes.CDLL(None)
-        mallopt, malloc, free, madvise = libc.mallopt, libc.malloc, libc.free, libc.madvise
+        mallopt, malloc, free, advise = libc.mallopt, libc.malloc, libc.free, _advise()
     except (AttributeError, OSError):  # another C library
         return False
     kept = all([mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, -1)])
     malloc.restype, malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-    free.argtypes, madvise.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    free.argtypes = [ctypes.c_void_p]
     if kept and (block := malloc(_HEAP)):  # addresses alone: pages come when they are written to
         start = -(-block // _HUGE) * _HUGE
-        madvise(start, _HEAP - _HUGE, _MADV_HUGEPAGE)
+        advise(start, _HEAP - _HUGE, _MADV_HUGEPAGE)
         free(block)
     return kept
+
+
+def _advise() -> Callable[[int, int, int], Any]:
+    """The C library's madvise: address, bytes, advice. Raises AttributeError or OSError if it has none."""
+    advise = ctypes.CDLL(None).madvise
+    advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return advise

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class LogFolder:
     shadow_frees, shadow_mattes, shadow_fields, local or remote; head: as `describe_run` gives it; columns: of
     the overview, folders -> titles; truths: names -> pictures to be shown there beside the results;
     leads: whether it writes run.json and overview.png, or pictures alone, of which `report` tells a leader.
-    Methods raise OSError when the place cannot be written.
+    Several threads may save. Methods raise OSError when the place cannot be written.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class LogFolder:
         self.columns, self.truths, self.leads = columns, truths or {}, leads
         self.pictures: dict[str, dict[str, Any]] = self._earlier()
         self.shown: dict[str, dict[str, str]] = {}  # name -> folder -> file
+        self.turn = threading.Lock()  # to say something of a picture
 
     def _earlier(self) -> dict[str, dict[str, Any]]:
         """What earlier runs of the same config said of the pictures they finished."""
@@ -86,18 +88,20 @@ class LogFolder:
     def save(self, result: Result) -> None:
         """Write a result's pictures; the finished ones last, when run.json tells of them already."""
         if result.error:
-            self.pictures[result.name] = {"evaluations": 0, "seconds": 0.0, "error": result.error}
+            with self.turn:
+                self.pictures[result.name] = {"evaluations": 0, "seconds": 0.0, "error": result.error}
             return
         sides = _sides(result)
         for folder, picture in sides.items():
             path = self._path(folder, result.name)
             if not (result.reused and path_kind(path) == "file"):
                 write_picture(path, picture)
-        if result.reused:
-            self.pictures.setdefault(result.name, dict(EARLIER))
-        else:
-            self.pictures[result.name] = _told(result, self.pictures.get(result.name, {}))
-            self._write_run()
+        with self.turn:
+            if result.reused:
+                self.pictures.setdefault(result.name, dict(EARLIER))
+            else:
+                self.pictures[result.name] = _told(result, self.pictures.get(result.name, {}))
+                self._write_run()
         for output, picture in result.made.items():
             text = {KEY: result.parts[output].key}
             write_picture(self._path(OUTPUTS[output], result.name), picture, text)
@@ -112,12 +116,13 @@ class LogFolder:
 
     def accept(self, name: str, picture: dict[str, Any], shown: dict[str, str] | None) -> None:
         """Take note of a picture that another rank has saved."""
-        known = self.pictures.get(name)
-        self.pictures[name] = picture
-        if shown is not None:
-            self.shown[name] = shown
-        if picture != known:
-            self._write_run()
+        with self.turn:
+            known = self.pictures.get(name)
+            self.pictures[name] = picture
+            if shown is not None:
+                self.shown[name] = shown
+            if picture != known:
+                self._write_run()
 
     def _write_run(self) -> None:
         if not self.leads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,6 +19,7 @@ from guided_diffusion.draws import Draws
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.guidance import Guided
 from guided_diffusion.hardware import DTYPES
+from guided_diffusion.unet import UNetModel
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,21 @@ class Networks:
                 return network, assembly.build_classifier(guide, model.image_size, model.channel_mult)
         except (ValueError, RuntimeError) as error:
             raise ConfigError(f"these settings describe no network: {error}") from error
+
+    def features(self, shape: Sequence[int]) -> int:
+        """Bytes of memory, at most, in which the network sees one picture (rows, cols, 3): all that its
+        convolutions are given. The measured peaks are half to three quarters of it."""
+        rows, columns, _ = shape
+        share = rows * columns / self.config.model.image_size**2
+        return int(share * self._given * DTYPES[self.precision].itemsize)
+
+    @cached_property
+    def _given(self) -> int:
+        """Numbers that the convolutions are given for a picture of the model's size."""
+        network, _ = self.empty()
+        assert isinstance(network, UNetModel)
+        shapes = assembly.convolution_inputs(network, self.config.model.image_size)
+        return sum(map(math.prod, shapes.values()))
 
     @cached_property
     def network(self) -> nn.Module:

@@ -29,6 +29,7 @@ from guided_diffusion.sketch import Sketched
 from guided_diffusion.tiles import Tiled
 
 MOST_WAITING = 4  # batches' worth of views held back until others of their shape come
+HELD_BYTES = 1 << 31  # of pictures, beyond which none waits for others
 SKETCHED = 0.3  # share of the process, from the cleanest step on, in which a sketch is not heard
 
 Piece = tuple[Gathering, int]  # a picture, and the number of one of its views
@@ -39,8 +40,8 @@ class Painter:
     """Fills pictures by one sampler.
 
     denoiser: pictures of a batch -> what denoises it, on `device`; size: the model's, in pixels; batch_size:
-    views, or windows of a native view, at once; grows: begin with one and double it up to there;
-    paste_known: keep the known bytes.
+    views, or windows of a native view, at once; expected: shape of a view -> as many as memory is expected to
+    hold, of which there will be fewer if it does not; paste_known: keep the known bytes.
     """
 
     sampler: Sampler
@@ -49,10 +50,9 @@ class Painter:
     device: torch.device
     size: int
     batch_size: int
-    grows: bool
+    expected: Callable[[tuple[int, ...]], int]
     paste_known: bool
     room: dict[tuple[int, ...], int] = field(default_factory=dict)  # shape -> the most that memory holds
-    held: dict[tuple[int, ...], int] = field(default_factory=dict)  # shape -> the most that it has held
 
     @cached_property
     def evaluations(self) -> int:
@@ -61,8 +61,9 @@ class Painter:
 
     def at_once(self, shape: tuple[int, ...]) -> int:
         """How many views of a shape are to be sampled together."""
-        most = self.room.get(shape, self.batch_size)
-        return min(most, 2 * self.held.get(shape, 0) or 1) if self.grows else most
+        if shape not in self.room:
+            self.room[shape] = self.expected(shape)
+        return min(self.batch_size, self.room[shape])
 
     def paint(self, ready: Iterable[Job | Result | Progress]) -> Iterator[Result | Progress]:
         """Copies pictures without a hole, samples the other Jobs in batches, and hands on what is no Job."""
@@ -91,7 +92,8 @@ class Painter:
         waiting[view.seen.shape].append(piece)
         longest = max(waiting, key=lambda shape: len(waiting[shape]))
         full = len(waiting[longest]) >= self.at_once(longest)
-        if full or sum(map(len, waiting.values())) == MOST_WAITING * self.batch_size:
+        many = sum(map(len, waiting.values())) == MOST_WAITING * self.batch_size
+        if full or many or _bytes(waiting.values()) > HELD_BYTES:
             yield from self._batch(waiting.pop(longest))
 
     def _batch(self, batch: list[Piece]) -> Iterator[Result | Progress]:
@@ -119,9 +121,8 @@ class Painter:
         is too many, the picture of the piece fails."""
         try:
             yield from events
-            self.held[shape] = max(at_once, self.held.get(shape, 0))
             return True
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not hardware.is_out_of_memory(error):
                 raise
         torch.cuda.empty_cache()  # here, where no traceback holds the failed attempt any longer
@@ -139,9 +140,10 @@ class Painter:
         ):
             x = step.x
             yield _progress(batch, i, self.evaluations)
+        fills = [_decoded(one) for one in x]  # waits for the device, so the clock is read after it
         seconds = (time.monotonic() - begin) / len(batch)
-        for piece, one in zip(batch, x, strict=True):
-            yield from self._added(piece, one, self.evaluations, seconds)
+        for piece, fill in zip(batch, fills, strict=True):
+            yield from self._added(piece, fill, self.evaluations, seconds)
 
     def _native(self, piece: Piece, at_once: int) -> Iterator[Result | Progress]:
         """Sample a native view in overlapping windows, `at_once` of them together, after its sketch."""
@@ -161,7 +163,8 @@ class Painter:
             for step in walk(self.sampler, stage):
                 x, done = step.x, done + 1
                 yield _progress([piece], done, steps)
-        yield from self._added(piece, x[0], steps, time.monotonic() - begin)
+        fill = _decoded(x[0])
+        yield from self._added(piece, fill, steps, time.monotonic() - begin)
 
     def _sketched(self, tiled: Tiled, view: View, sketch: View, x: Tensor) -> Denoise:
         """`tiled` that keeps to the sketch, filled as x (1, 3, rows, cols), where the view is filled."""
@@ -187,23 +190,38 @@ class Painter:
         denoise = self.denoiser([view.picture for view in batch])
         return Problem(y, operator, denoise, self.process, Noise(own, y.shape[1:]))
 
-    def _added(self, piece: Piece, x: Tensor, evaluations: int, seconds: float) -> Iterator[Result]:
+    def _added(
+        self, piece: Piece, fill: np.ndarray | ValueError, evaluations: int, seconds: float
+    ) -> Iterator[Result]:
         """Hand a filled view over to its picture; gives the result when that is complete, or has failed."""
         gathering, number = piece
         if gathering.failed:
             return
-        try:
-            gathering.add(number, PixelCodec().decode(x[None])[0], evaluations, seconds)
-        except ValueError as error:
-            yield gathering.fail(str(error))
+        if isinstance(fill, ValueError):
+            yield gathering.fail(str(fill))
             return
+        gathering.add(number, fill, evaluations, seconds)
         if gathering.complete:
             yield gathering.result(self.paste_known)
+
+
+def _decoded(x: Tensor) -> np.ndarray | ValueError:
+    """What a view was filled with, (3, rows, cols), as uint8 (rows, cols, 3), or why that cannot be."""
+    try:
+        return PixelCodec().decode(x[None])[0]
+    except ValueError as error:
+        return error
 
 
 def _view(piece: Piece) -> View:
     gathering, number = piece
     return gathering.job.views[number]
+
+
+def _bytes(batches: Iterable[Sequence[Piece]]) -> int:
+    """Of the pictures that these are pieces of."""
+    pictures = {gathering for batch in batches for gathering, _ in batch}
+    return sum(gathering.job.unfilled.nbytes for gathering in pictures)
 
 
 def _progress(batch: Sequence[Piece], step: int, steps: int) -> Progress:

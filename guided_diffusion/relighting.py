@@ -89,7 +89,7 @@ class Relighter:
             with threads(1):
                 again = find if self.settings.look_twice else None
                 relit = relight(picture, shaded.shadow, self.settings, prior, again)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not hardware.is_out_of_memory(error):
                 raise
             raise PictureError(

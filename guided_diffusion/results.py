@@ -77,6 +77,12 @@ class Result:
         return not self.error and not self.made
 
     @property
+    def nbytes(self) -> int:
+        """Of its arrays."""
+        arrays = [*vars(self).values(), *(vars(self.lifted).values() if self.lifted else ())]
+        return sum(each.nbytes for each in arrays if isinstance(each, np.ndarray))
+
+    @property
     def notes(self) -> str:
         """What is to be said of it, each thing once."""
         return "; ".join(dict.fromkeys(part.note for part in self.parts.values() if part.note))

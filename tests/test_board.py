@@ -53,6 +53,14 @@ def test_the_leader_hears_every_report_once_in_their_order(monkeypatch: pytest.M
     assert list(leader.rest()) == ["slow"] and len(waited) == 1
 
 
+@pytest.mark.parametrize(("total", "ranks", "share"), [(10, 1, None), (10, 2, 3), (1, 4, 1), (100, 4, 13)])
+def test_half_of_what_each_rank_would_get_may_be_taken_together(
+    monkeypatch: pytest.MonkeyPatch, total: int, ranks: int, share: int | None
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
+    assert shared(monkeypatch, total, ranks)[0].share == share
+
+
 def test_nothing_to_do_is_done_at_once() -> None:
     empty = Board(0, dist.HashStore())
     assert list(empty.take()) == list(empty.news()) == list(empty.rest()) == []

@@ -273,7 +273,7 @@ def test_without_a_terminal_there_is_a_line_per_picture_and_no_bar(
 ) -> None:
     monkeypatch.setattr(command, "QUIET_SECONDS", -1.0)
     conf = project()
-    outcome = cli("--conf_path", conf)
+    outcome = cli("--conf_path", conf, "--set", "data.batch_size=1")
     assert outcome.err == "" and "\r" not in outcome.out
     assert [line for line in outcome.out.splitlines() if line.startswith(f"p1: {EVALUATIONS} evaluations in")]
     assert f"p1: step {EVALUATIONS // 2} of {EVALUATIONS}" in outcome.out

@@ -17,7 +17,6 @@ from guided_diffusion.datasets import DatasetError
 from guided_diffusion.draws import Draws
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.images import PictureError
-from guided_diffusion.painter import MOST_WAITING
 from guided_diffusion.results import Progress, Result
 from tests.conftest import EVALUATIONS, keep_mask, picture
 
@@ -39,17 +38,6 @@ def test_known_bytes_are_kept_and_the_hole_is_filled(project: Project) -> None:
         assert np.array_equal(filled(result)[keep], gt[keep])
         assert (filled(result)[~keep] != gt[~keep]).mean() > 0.5
         assert result.evaluations == EVALUATIONS
-
-
-def test_a_picture_does_not_depend_on_its_batch_or_company(project: Project) -> None:
-    conf = project(count=4)
-    one = results(conf)
-    four = results(conf, "data.batch_size=4")
-    alone = results(conf, "data.offset=2", "data.max_len=1")
-    for name, result in one.items():
-        levels = np.abs(filled(result).astype(int) - filled(four[name]))
-        assert levels.max() <= 1
-    assert np.array_equal(filled(alone["p2"]), filled(one["p2"]))
 
 
 def test_the_seed_and_the_name_decide_the_draws(project: Project) -> None:
@@ -142,7 +130,7 @@ def test_a_hole_too_long_for_any_memory_fails_its_picture(project: Project) -> N
 
 
 def test_progress_counts_every_evaluation(project: Project) -> None:
-    events = list(Engine(load_config(project(count=2))).stream())
+    events = list(Engine(load_config(project(count=2), ["data.batch_size=1"])).stream())
     steps = [event for event in events if isinstance(event, Progress)]
     assert [s.step for s in steps] == list(range(1, EVALUATIONS + 1)) * 2
     assert {s.steps for s in steps} == {EVALUATIONS}
@@ -198,31 +186,6 @@ def test_pil_with_nothing_to_fill_comes_back_without_a_model(project: Project) -
 def test_pil_without_a_mask_says_that_the_method_needs_one(project: Project) -> None:
     with pytest.raises(PictureError, match="method repaint needs a mask"):
         Engine(load_config(project(count=0, data={}))).inpaint(Image.fromarray(picture(3)))
-
-
-def test_a_batch_of_pictures_may_be_of_many_shapes(project: Project) -> None:
-    engine = Engine(load_config(project(count=0, data={"batch_size": 2})))
-    sizes = [(16, 16), (24, 61), (16, 16), (61, 24), (24, 61)]
-    names = [f"p{i}" for i in range(len(sizes))]
-    pictures = [picture(i, *size) for i, size in enumerate(sizes)]
-    keeps = [np.zeros(size, bool) for size in sizes]
-    found = {e.name: filled(e) for e in engine.fill(names, pictures, keeps) if isinstance(e, Result)}
-    assert [found[name].shape[:2] for name in names] == sizes
-    alone = [e for e in engine.fill(names[1:2], pictures[1:2], keeps[1:2]) if isinstance(e, Result)]
-    assert np.abs(filled(alone[0]).astype(int) - found["p1"]).max() <= 1
-
-
-def test_pictures_of_many_shapes_do_not_pile_up(project: Project) -> None:
-    """Each waits for others of its shape, but not until all have been read."""
-    conf = project(count=0, data={"gt_path": "gts", "mask_path": "masks", "batch_size": 2})
-    for i in range(12):
-        Image.fromarray(picture(i, 16, 18 + 2 * i)).save(f"gts/p{i:02d}.png")
-        Image.fromarray(np.zeros((16, 18 + 2 * i), bool)).save(f"masks/p{i:02d}.png")
-    engine, read = Engine(load_config(conf)), []
-    pairs = engine.pairs()
-    first = next(engine(read.append(pair.name) or pair for pair in pairs))
-    assert first.filled is not None and len(read) == (MOST_WAITING + 1) * 2, "a batch is read ahead"
-    assert len(list(engine(pairs))) == 12
 
 
 def test_generated_pictures_are_chosen_by_offset_and_max_len(project: Project) -> None:

@@ -75,6 +75,71 @@ def test_whoever_asks_torch_how_products_are_rounded_gets_an_answer(products: No
         assert torch.get_float32_matmul_precision() == ("high" if rounded else "highest")
 
 
+@pytest.mark.parametrize(
+    ("wanted", "device", "side", "most"),
+    [
+        ("auto", CPU, 64, 8),
+        ("auto", CPU, 256, 8),
+        ("auto", GPU, 16, 256),
+        ("auto", GPU, 64, 256),
+        ("auto", GPU, 256, 16),
+        ("auto", GPU, 2048, 1),
+        (5, GPU, 256, 5),
+    ],
+)
+def test_auto_is_what_pays_on_the_device(wanted: int, device: torch.device, side: int, most: int) -> None:
+    assert hardware.batch_size(wanted, device, side) == most
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8388608 bytes."),
+        RuntimeError("could not create a primitive"),  # oneDNN's, seen with a limit on the address space
+        RuntimeError("could not create a memory object"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    ],
+    ids=lambda error: str(error)[:40] or "MemoryError",
+)
+def test_memory_that_is_out_is_known_by_all_its_names(error: Exception) -> None:
+    assert hardware.is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "could not create a primitive descriptor for a convolution forward propagation primitive",
+        "CUDA error: an illegal memory access was encountered",
+        "CUDNN_STATUS_EXECUTION_FAILED",
+        "shapes do not fit",
+    ],
+)
+def test_other_errors_are_not_taken_for_it(words: str) -> None:
+    assert not hardware.is_out_of_memory(RuntimeError(words))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_the_ranks_of_a_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware.Path, "read_text", lambda _path: "MemTotal: 9 kB\nMemAvailable:  4096 kB\n")
+    assert hardware.available_memory() == 4096 * 1024
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert hardware.available_memory() == 1024 * 1024
+
+
+def test_where_nobody_tells_of_memory_it_has_no_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_path: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(hardware.Path, "read_text", missing)
+    assert hardware.available_memory() == sys.maxsize
+
+
 PROGRAM = """
 import resource, sys
 import torch

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -185,3 +188,26 @@ def test_a_run_stopped_before_any_file_is_finished_by_the_same_command(
     Path("log/run").rename("log/stopped")
     assert cli("--conf_path", conf).code == 0
     assert resumed == digests(Path("log/run"), but=("run.log", "run.json"))
+
+
+def test_many_threads_may_save_and_one_at_a_time_writes_run_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, write = threading.Lock(), log_folder.write_bytes
+
+    def alone(path: str, data: bytes) -> None:
+        assert writing.acquire(blocking=False), "another thread is at it"
+        time.sleep(0.001)
+        write(path, data)
+        writing.release()
+
+    monkeypatch.setattr(log_folder, "write_bytes", alone)
+    folders = {name: str(tmp_path / name) for name in FOLDERS}
+    folder, shown = LogFolder(str(tmp_path), folders, {"fingerprint": "f"}), np.zeros((4, 4, 3), np.uint8)
+    with ThreadPoolExecutor(8) as threads:
+        results = [Result(f"p{i}", key="k", filled=shown, gt=shown, evaluations=1) for i in range(20)]
+        own = threads.map(folder.save, results)
+        others = threads.map(lambda i: folder.accept(f"q{i}", {"evaluations": 1}, None), range(20))
+    assert list(own) == list(others) == [None] * 20
+    told = json.loads((tmp_path / "run.json").read_text())
+    assert len(told["pictures"]) == told["evaluations"] == 40

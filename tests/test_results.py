@@ -87,7 +87,8 @@ def told() -> dict[str, Any]:
 
 
 def test_kill_9_at_any_moment_and_the_same_command_finishes(project: Project, cli: Cli) -> None:
-    conf = project(count=6, timestep_respacing="12")
+    data = {"gt_path": "gts", "mask_path": "masks", "batch_size": 1}  # so that some are finished
+    conf = project(count=6, timestep_respacing="12", data=data)
     driver = subprocess.run(
         [sys.executable, "-c", KILLED],
         env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},

@@ -145,6 +145,19 @@ def test_windows_that_memory_does_not_hold_are_halved(conf: Path, monkeypatch: p
     assert "out of memory" in one(conf, keep_but("large"), "windows=overlap").error
 
 
+def test_the_first_picture_s_windows_go_through_as_many_at_once_as_pay(
+    conf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(99, torch.OutOfMemoryError("CUDA out of memory"))
+    memory.install(monkeypatch)
+    auto = one(conf, keep_but("large"), "windows=overlap", "data.batch_size=auto")
+    calls = list(memory.seen)
+    windows = sum(calls[EVALUATIONS:]) // EVALUATIONS  # behind the sketch
+    assert windows > 8 and len(calls) == EVALUATIONS * (1 + -(-windows // 8))
+    alone = one(conf, keep_but("large"), "windows=overlap", "data.batch_size=1")
+    assert np.array_equal(filled(auto), filled(alone))
+
+
 @pytest.mark.parametrize("method", ["ddpm", "ddim", "ddnm", "td_paint"])
 def test_every_masked_method_fills_through_many_windows(conf: Path, method: str) -> None:
     overrides = ["per_pixel_time=true"] if method == "td_paint" else []
