@@ -33,7 +33,7 @@ from guided_diffusion.hardware import keep_memory, share_cores
 from guided_diffusion.images import PictureError
 from guided_diffusion.log_folder import FILLED_COLUMNS, LIFTED_COLUMNS, LogFolder
 from guided_diffusion.reports import duration, saved, unwritten
-from guided_diffusion.results import Progress, describe_run, printable
+from guided_diffusion.results import Progress, Result, describe_run, printable
 
 log = logging.getLogger("penumbra")
 SMALL = 50e9  # floating-point operations; a network that needs fewer is timed instead of estimated
@@ -166,11 +166,8 @@ def seconds_per_evaluation(engine: Engine) -> float:
         if flops > SMALL:
             return flops / (matrix_rate(device, engine.precision) * NETWORK_SHARE)
         with torch.device(device):
-            network, x, t = (
-                place(build_network(model).eval(), device, engine.precision),
-                torch.zeros(shape),
-                torch.zeros(1),
-            )
+            fresh, x, t = build_network(model).eval(), torch.zeros(shape), torch.zeros(1)
+            network = place(fresh, device, engine.precision, model.image_size)
             label = (torch.zeros(1, dtype=torch.long),) if model.class_cond else ()
         took = []
         for _ in range(6):
