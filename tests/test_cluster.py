@@ -48,13 +48,17 @@ def test_as_many_workers_as_there_are_parts_or_places_and_each_fits(
 
 
 @given(total=st.integers(1, 200), workers=st.integers(1, 20), most=st.integers(1, 300))
-def test_every_worker_has_two_parts_if_there_are_as_many_pictures(
+def test_each_of_several_workers_has_two_parts_if_there_are_as_many_pictures(
     total: int, workers: int, most: int
 ) -> None:
     pairs = [Pair(str(i), None, None) for i in range(total)]
     parts = cut(pairs, workers, most)
     assert [pair for part in parts for pair in part] == pairs
-    assert all(len(part) <= most for part in parts) and len(parts) > min(total, 2 * workers) / 2
+    assert all(len(part) <= most for part in parts)
+    if workers == 1:
+        assert len(parts) == -(-total // most), "as large as they may be"
+        return
+    assert len(parts) > min(total, 2 * workers) / 2
     if total % (2 * workers) == 0:
         assert len(parts) >= 2 * workers
 
