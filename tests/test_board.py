@@ -85,7 +85,7 @@ def test_whoever_is_started_anew_every_picture_is_told(data: st.DataObject) -> N
             if last or data.draw(st.booleans()):
                 done.append(number)
                 boards[0].post(number, number)
-    assert list(boards[0].rest()) == sorted(done) == list(range(total))
+    assert list(boards[0].news()) == sorted(done) == list(range(total))
 
 
 @pytest.fixture
