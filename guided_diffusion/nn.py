@@ -21,11 +21,16 @@ class GroupNorm32(nn.GroupNorm):
 
     def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), normalised; given scale and shift, (B or 1, C, 1 or H, 1 or W), that times
-        (1 + scale) plus shift. Those that are the same everywhere become the normalisation's own."""
+        (1 + scale) plus shift. Those that are the same for all pixels become the normalisation's own."""
         if scale is None or shift is None:
             return self._scaled(x, self.weight, self.bias)
-        if scale.numel() != self.num_channels:
+        if scale.shape[2:] != (1, 1) or (len(scale) > 1 and not _row_by_row(x)):
             return self(x) * (1 + scale) + shift
+        rows = x.split(1) if len(scale) > 1 else (x,)
+        return torch.cat([self._told(*row) for row in zip(rows, scale, shift, strict=True)])
+
+    def _told(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """scale and shift (C, 1, 1)."""
         factor = 1 + scale.flatten().float()
         weight, bias = self.weight * factor, self.bias * factor + shift.flatten()
         return self._scaled(x, weight.to(self.weight.dtype), bias.to(self.weight.dtype))
@@ -40,6 +45,12 @@ class GroupNorm32(nn.GroupNorm):
             return F.group_norm(x, self.num_groups, weight, bias, self.eps)
         wide = F.group_norm(x.float(), self.num_groups, weight.float(), bias.float(), self.eps)
         return wide.to(x.dtype)  # going back the kernels are slow in half
+
+
+def _row_by_row(x: Tensor) -> bool:
+    """True where pictures are to be treated singly for their bits not to depend on the batch: on a CPU, whose
+    products of one row are not quite those of several. Training need not care, and has many."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 def _lies_badly(x: Tensor) -> bool:
@@ -124,7 +135,8 @@ def project_embedding(layers: nn.Sequential, emb: Embedding, height: int) -> Ten
     """What `layers`, a SiLU and a Linear, make of the embedding for features of this height: (B, out, 1, 1),
     or (B, out, h, w)."""
     if isinstance(emb, Tensor):
-        return layers(emb)[:, :, None, None]
+        rows = emb.split(1) if _row_by_row(emb) else (emb,)
+        return torch.cat([layers(row) for row in rows])[:, :, None, None]
     _, linear = layers
     return linear(emb[int(height)]).permute(0, 3, 1, 2)
 

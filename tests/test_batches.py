@@ -32,10 +32,20 @@ def test_a_picture_does_not_depend_on_its_batch_or_company(project: Project) -> 
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_after_many_evaluations_each_batch_gives_the_same_bytes(project: Project, precision: str) -> None:
+@pytest.mark.parametrize("labels", [False, True])
+def test_after_many_evaluations_each_batch_gives_the_same_bytes(
+    project: Project, tiny_weights: Path, precision: str, labels: bool
+) -> None:
     """Two hundred and more, in which a single bit more or less would have shown."""
-    jumps = {"jump_length": 5, "jump_n_sample": 4}
-    conf = project(4, timestep_respacing="60", schedule_jump_params=jumps, paste_known=False)
+    settings: dict[str, Any] = {"timestep_respacing": "60", "paste_known": False}
+    settings["schedule_jump_params"] = {"jump_length": 5, "jump_n_sample": 4}
+    if labels:
+        state = torch.load(tiny_weights)
+        width = len(state["time_embed.2.bias"])
+        state["label_emb.weight"] = torch.randn(1000, width, generator=torch.Generator().manual_seed(0))
+        torch.save(state, "labelled.pt")
+        settings |= {"model_path": "labelled.pt", "class_cond": True}
+    conf = project(4, **settings)
     engine = Engine(load_config(conf, [f"precision={precision}", "data.batch_size=1"]))
     assert engine.evaluations >= 200
     one = {result.name: result for result in engine()}
