@@ -89,12 +89,12 @@ class Bench:
             )
         if DIFFUSERS in engines:
             wanted[DIFFUSERS] = self.options("diffusers")
-        precisions = dict.fromkeys(["fp32", self.precision])
-        ours = {f"{OURS}, {each}": self.options("ours", each, large=large) for each in precisions}
-        if large and not self.on_gpu:  # too large to gain by being compiled
-            return {**wanted, **ours}
-        fastest = self.options("ours", self.precision, compile=True, large=large)
-        return {**wanted, **ours, f"{OURS}, {self.precision}, compiled": fastest}
+        speeds = [False] if large and not self.on_gpu else [False, True]  # too large to gain there
+        for precision in dict.fromkeys(["fp32", self.precision]):
+            for compile in speeds:
+                name = f"{OURS}, {precision}" + ", compiled" * compile
+                wanted[name] = self.options("ours", precision, compile, large)
+        return wanted
 
 
 def write_weights(model: ModelConfig, path: Path, dtype: torch.dtype) -> None:
