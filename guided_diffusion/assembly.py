@@ -15,9 +15,10 @@ from guided_diffusion.denoiser import network_times
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.hardware import DTYPES, let_go
 from guided_diffusion.levels import attention_downsamples, channel_mults
-from guided_diffusion.packing import input_shapes, packed
+from guided_diffusion.nn import Upsample
+from guided_diffusion.packing import packed
 from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, space_timesteps
-from guided_diffusion.unet import Encoder, EncoderUNetModel, UNetModel
+from guided_diffusion.unet import Encoder, EncoderUNetModel, ResBlock, UNetModel
 
 NUM_CLASSES = 1000  # ImageNet
 
@@ -73,10 +74,21 @@ def place(network: nn.Module, device: torch.device, precision: str, side: int | 
 
 
 def convolution_inputs(network: UNetModel, side: int) -> dict[str, list[int]]:
-    """Name -> shape of what each of a U-Net's convolutions is given for a picture of that side."""
-    x, t = torch.empty(1, network.spec.in_channels, side, side, device="meta"), torch.zeros(1, device="meta")
-    label = (torch.zeros(1, dtype=torch.long, device="meta"),) if network.num_classes else ()
-    return input_shapes(network, x, t, *label)
+    """Name -> shape (1, C, H, W) of what each of a U-Net's convolutions is given for a picture of that side.
+
+    Told by the order of the layers. A pass of meta tensors would tell it too, but takes over a second and
+    80 MB, for what torch imports to have it.
+    """
+    shapes = {}
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            shapes[name] = [1, layer.in_channels, side, side]
+            side //= layer.stride[0]
+        elif isinstance(layer, Upsample) or (isinstance(layer, ResBlock) and layer.resample == "up"):
+            side *= 2
+        elif isinstance(layer, ResBlock) and layer.resample == "down":
+            side //= 2
+    return shapes
 
 
 def build_classifier(config: ClassifierConfig, image_size: int, channel_mult: str = "") -> EncoderUNetModel:

@@ -7,13 +7,11 @@ arithmetic, and takes the smallest convolutions elsewhere, so that the size of a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 
 class PackedConv2d(nn.Module):
@@ -73,24 +71,3 @@ def packed(layer: nn.Module, shape: list[int]) -> nn.Module:
         return PackedConv2d(layer, shape)
     except RuntimeError:
         return layer
-
-
-def input_shapes(network: nn.Module, *inputs: Tensor) -> dict[str, list[int]]:
-    """Name -> shape of what each of the network's convolutions is given, told by `inputs` alone: they are on
-    the meta device, and nothing is computed."""
-    shapes: dict[str, list[int]] = {}
-
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _layer, given: shapes.update({name: list(given[0].shape)})
-
-    layers = [(name, layer) for name, layer in network.named_modules() if type(layer) is nn.Conv2d]
-    hooks = [layer.register_forward_pre_hook(note(name)) for name, layer in layers]
-    weights = {
-        name: torch.empty_like(weight, dtype=torch.float32, device="meta")
-        for name, weight in network.named_parameters()
-    }
-    with torch.no_grad():
-        functional_call(network, weights, inputs)
-    for hook in hooks:
-        hook.remove()
-    return shapes

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from guided_diffusion import assembly
 from guided_diffusion.assembly import (
     build_classifier,
     build_network,
     build_process,
+    convolution_inputs,
     flops_per_evaluation,
     matrix_rate,
     place,
@@ -172,6 +177,34 @@ def test_a_placed_network_computes_in_its_precision_and_says_nearly_the_same(
     assert (told - exact).norm() < (1e-5 if body == torch.float32 else 0.05) * exact.norm()
     convolution = network.output_blocks[0][0].in_layers[2].weight
     assert convolution.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"resblock_updown": False}, {"channel_mult": "1,1,2", "num_res_blocks": 2}]
+)
+def test_the_convolutions_are_given_what_is_told_beforehand(changes: dict[str, Any]) -> None:
+    network, seen = build_network(replace(stored.TINY, **changes)), {}
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_pre_hook(
+                lambda _layer, given, name=name: seen.update({name: list(given[0].shape)})
+            )
+    with torch.no_grad():
+        network(torch.randn(1, 3, 16, 16), torch.tensor([7]))
+    assert convolution_inputs(network, 16) == seen and len(seen) > 10
+
+
+def test_placing_a_network_brings_no_compiler_along() -> None:
+    """It would take a second and 80 MB."""
+    program = """
+import sys, torch
+from guided_diffusion.assembly import build_network, place
+from guided_diffusion.config import ModelConfig
+network = build_network(ModelConfig(image_size=16, num_channels=32, channel_mult="1,1", num_head_channels=16))
+place(network, torch.device("cpu"), "bf16", 16)
+assert not {"sympy", "torch._dynamo", "torch._inductor"} & {*sys.modules}
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_weights_mapped_from_a_file_are_placed_and_the_map_is_let_go(tmp_path: Path) -> None:
