@@ -110,7 +110,8 @@ def reports(config: Config, pairs: Sequence[Pair], head: Mapping[str, Any]) -> I
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         count, each = share(nodes, len(pairs), config.device)
         side = config.model.image_size
-        parts = cut(pairs, count, hardware.batch_size(config.data.batch_size, torch.device("cpu"), side))
+        device = torch.device("cuda" if "num_gpus" in each else "cpu")
+        parts = cut(pairs, count, hardware.batch_size(config.data.batch_size, device, side))
         lasting = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
         actor = ray.remote(Worker).options(**each, **lasting)
         workers = [actor.remote(config, head, os.getcwd()) for _ in range(count)]
