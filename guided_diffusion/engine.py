@@ -75,7 +75,7 @@ class Engine:
         shared = self.process, self.networks.denoiser, self.device
         size = config.model.image_size
         self.batch_size = hardware.batch_size(config.data.batch_size, self.device, size)
-        most = self.batch_size, self._expected
+        most = self.batch_size, self.networks.expected
         self.painter = Painter(self.sampler, *shared, size, *most, config.paste_known)
         multiple = 2 ** (len(config.model.channel_mults) - 1)  # of which a seen picture's sides are
         self.sight = jobs.Sight(size, multiple, config.windows)
@@ -117,13 +117,6 @@ class Engine:
         if foreign:
             self.warnings.append(f"keys that method {self.config.method} does not read: {', '.join(foreign)}")
         return construct(cls, own, f"method {self.config.method}")
-
-    def _expected(self, shape: tuple[int, ...]) -> int:
-        """How many views of a shape are to be tried together: auto looks at a CPU's memory, since there it
-        would be too late when that is full."""
-        if self.config.data.batch_size != "auto" or self.device.type != "cpu":
-            return self.batch_size
-        return max(1, hardware.available_memory() // (2 * self.networks.features(shape)))
 
     def _warn_of_start(self) -> None:
         """Warn if the walk enters the model at a level where the picture should still be visible."""

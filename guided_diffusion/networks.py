@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -11,14 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guided_diffusion import assembly, checkpoints, compilation
+from guided_diffusion import assembly, checkpoints, compilation, hardware
 from guided_diffusion.config import Config
 from guided_diffusion.construct import ConfigError
 from guided_diffusion.denoiser import Denoise, Denoiser
 from guided_diffusion.draws import Draws
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.guidance import Guided
-from guided_diffusion.hardware import DTYPES
 from guided_diffusion.unet import UNetModel
 
 
@@ -62,12 +62,19 @@ class Networks:
         except (ValueError, RuntimeError) as error:
             raise ConfigError(f"these settings describe no network: {error}") from error
 
+    def expected(self, shape: Sequence[int]) -> int:
+        """How many pictures of a shape (rows, cols, 3) memory is expected to hold: boundless but for
+        `batch_size: auto` on a CPU, where it would be too late when memory is full."""
+        if self.config.data.batch_size != "auto" or self.device.type != "cpu":
+            return sys.maxsize
+        return max(1, hardware.available_memory() // (2 * self.features(shape)))
+
     def features(self, shape: Sequence[int]) -> int:
         """Bytes of memory, at most, in which the network sees one picture (rows, cols, 3): all that its
         convolutions are given. The measured peaks are half to three quarters of it."""
         rows, columns, _ = shape
         share = rows * columns / self.config.model.image_size**2
-        return int(share * self._given * DTYPES[self.precision].itemsize)
+        return int(share * self._given * hardware.DTYPES[self.precision].itemsize)
 
     @cached_property
     def _given(self) -> int:
@@ -119,7 +126,7 @@ class Networks:
         )
         if classifier is None or labels is None:
             return plain
-        dtype = DTYPES[self.precision]
+        dtype = hardware.DTYPES[self.precision]
         autocast = dtype if dtype.itemsize == 2 else None
         return Guided(plain, classifier, times, labels, guide.classifier_scale, autocast)
 

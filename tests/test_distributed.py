@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from guided_diffusion import distributed
+from guided_diffusion import distributed, train
 from guided_diffusion.distributed import DeviceError, LaunchError, find_device
 
 ROOT = Path(__file__).parent.parent
@@ -120,3 +120,18 @@ def test_each_rank_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
             DeviceError, match="^more ranks than CUDA devices .4. here; use --nproc_per_node=4$"
         ):
             find_device(name)
+
+
+def test_a_rank_has_its_share_of_the_cores_and_tells_why_it_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(8)))
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    assert train.main(["--conf_path", "none.yml"]) == 2 and asked == [4]
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("rank 1: error: RANK and WORLD_SIZE are set, MASTER_ADDR and MASTER_PORT not")

@@ -339,18 +339,3 @@ def test_two_ranks_stay_together(tmp_path: Path) -> None:
     scenes = SceneStream(16, 0)
     for rank, drawn in enumerate((one["drawn"], other["drawn"])):
         assert torch.equal(drawn, torch.stack([scenes[i] for i in range(16 + rank, 80, 2)]))
-
-
-def test_a_rank_has_its_share_of_the_cores_and_tells_why_it_ends(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    place = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    for name, value in place.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("MASTER_ADDR", raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(8)))
-    asked: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    assert main(["--conf_path", "none.yml"]) == 2 and asked == [4]
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("rank 1: error: RANK and WORLD_SIZE are set, MASTER_ADDR and MASTER_PORT not")
