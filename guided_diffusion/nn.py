@@ -26,8 +26,9 @@ class GroupNorm32(nn.GroupNorm):
             return self._scaled(x, self.weight, self.bias)
         if scale.shape[2:] != (1, 1) or (len(scale) > 1 and not _row_by_row(x)):
             return self(x) * (1 + scale) + shift
-        rows = x.split(1) if len(scale) > 1 else (x,)
-        return torch.cat([self._told(*row) for row in zip(rows, scale, shift, strict=True)])
+        if len(scale) == 1:
+            return self._told(x, scale[0], shift[0])
+        return torch.cat([self._told(*row) for row in zip(x.split(1), scale, shift, strict=True)])
 
     def _told(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """scale and shift (C, 1, 1)."""
@@ -135,8 +136,9 @@ def project_embedding(layers: nn.Sequential, emb: Embedding, height: int) -> Ten
     """What `layers`, a SiLU and a Linear, make of the embedding for features of this height: (B, out, 1, 1),
     or (B, out, h, w)."""
     if isinstance(emb, Tensor):
-        rows = emb.split(1) if _row_by_row(emb) else (emb,)
-        return torch.cat([layers(row) for row in rows])[:, :, None, None]
+        rows = len(emb) > 1 and _row_by_row(emb)
+        told = torch.cat([layers(row) for row in emb.split(1)]) if rows else layers(emb)
+        return told[:, :, None, None]
     _, linear = layers
     return linear(emb[int(height)]).permute(0, 3, 1, 2)
 
