@@ -21,19 +21,28 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from guided_diffusion import __version__, board, cluster, distributed, inputs
-from guided_diffusion.aside import aside
-from guided_diffusion.assembly import build_network, flops_per_evaluation, matrix_rate, place
-from guided_diffusion.checkpoints import CheckpointError, remedy
-from guided_diffusion.config import to_mapping
-from guided_diffusion.construct import ConfigError
-from guided_diffusion.datasets import DatasetError, Pair
+from guided_diffusion import __version__
+from guided_diffusion.build import build_network, flops_per_evaluation, matrix_rate, place
+from guided_diffusion.checkpoints import remedy
+from guided_diffusion.config.schema import to_mapping
 from guided_diffusion.engine import Engine, load_config
-from guided_diffusion.hardware import keep_memory, share_cores
-from guided_diffusion.images import PictureError
-from guided_diffusion.log_folder import FILLED_COLUMNS, LIFTED_COLUMNS, LogFolder
-from guided_diffusion.reports import duration, saved, unwritten
-from guided_diffusion.results import Progress, Result, describe_run, printable
+from guided_diffusion.errors import (
+    CheckpointError,
+    ClusterError,
+    ConfigError,
+    DatasetError,
+    ImageError,
+    LaunchError,
+)
+from guided_diffusion.images import inputs
+from guided_diffusion.images.pairs import Pair
+from guided_diffusion.output.log_folder import FILLED_COLUMNS, LIFTED_COLUMNS, LogFolder
+from guided_diffusion.output.reports import duration, saved, unwritten
+from guided_diffusion.output.results import Progress, Result, describe_run, printable
+from guided_diffusion.runners import ray_cluster, work_queue
+from guided_diffusion.runtime import distributed
+from guided_diffusion.runtime.background import aside
+from guided_diffusion.runtime.hardware import keep_memory, share_cores
 
 log = logging.getLogger("penumbra")
 SMALL = 50e9  # floating-point operations; a network that needs fewer is timed instead of estimated
@@ -186,7 +195,7 @@ def share_by_board(
 ) -> None:
     """Take picture after picture, as all ranks do; the leader hears what became of each. Files are written
     while the next pictures are sampled."""
-    shared, leads, heard = board.join(len(pairs)), distributed.is_leader(), time.monotonic()
+    shared, leads, heard = work_queue.join(len(pairs)), distributed.is_leader(), time.monotonic()
     numbers = {pair.name: number for number, pair in enumerate(pairs)}
 
     def keep(result: Result | None) -> tuple[int, dict[str, Any]] | None:
@@ -229,7 +238,7 @@ def run(engine: Engine, pairs: list[Pair], folder: LogFolder, display: Display) 
             display.picture()
 
     if engine.config.ray:
-        hear(cluster.reports(engine.config, pairs, folder.head))
+        hear(ray_cluster.reports(engine.config, pairs, folder.head))
     else:
         share_by_board(engine, pairs, folder, display, hear)
     if told["kept"]:
@@ -293,13 +302,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             distributed.check_launch()
             return execute(options, command, logs)
-        except (ConfigError, DatasetError, CheckpointError, distributed.LaunchError) as error:
+        except (ConfigError, DatasetError, CheckpointError, LaunchError) as error:
             log.error(printable(str(error)))
             return 2
-        except cluster.ClusterError as error:
+        except ClusterError as error:
             log.error(f"{printable(str(error))}; finished pictures are kept, the same command goes on")
             return 1
-        except (OSError, PictureError) as error:
+        except (OSError, ImageError) as error:
             log.error(f"the log folder is not complete: {unwritten(error)}; finished pictures are kept")
             return 1
         except KeyboardInterrupt:

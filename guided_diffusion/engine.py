@@ -13,22 +13,26 @@ from typing import Any, NamedTuple, get_type_hints
 import numpy as np
 from PIL import Image
 
-from guided_diffusion import assembly, checkpoints, distributed, hardware, inputs, jobs
-from guided_diffusion import config as configuration
-from guided_diffusion.aside import ahead
-from guided_diffusion.config import Config
-from guided_diffusion.construct import ConfigError, construct
-from guided_diffusion.datasets import Pair
-from guided_diffusion.draws import Draws
-from guided_diffusion.images import PictureError, eight_bits
-from guided_diffusion.jobs import Job
-from guided_diffusion.networks import Networks
-from guided_diffusion.painter import Painter
-from guided_diffusion.relighting import Relighter, Shaded, with_black
-from guided_diffusion.results import Lifted, Progress, Result
+from guided_diffusion import build, checkpoints
+from guided_diffusion.config import schema as configuration
+from guided_diffusion.config.builder import construct
+from guided_diffusion.config.schema import Config
+from guided_diffusion.config.shadow import RelightConfig
+from guided_diffusion.errors import ConfigError, ImageError
+from guided_diffusion.images import inputs
+from guided_diffusion.images.formats import eight_bits
+from guided_diffusion.images.pairs import Pair
+from guided_diffusion.inpainting import views
+from guided_diffusion.inpainting.inpainter import Painter
+from guided_diffusion.inpainting.views import Job
+from guided_diffusion.models import Networks
+from guided_diffusion.output.results import Lifted, Progress, Result
+from guided_diffusion.runtime import distributed, hardware
+from guided_diffusion.runtime.background import ahead
+from guided_diffusion.runtime.seeds import Draws
 from guided_diffusion.samplers import SAMPLERS
 from guided_diffusion.shadow import detect
-from guided_diffusion.shadow.settings import RelightConfig
+from guided_diffusion.shadow.remover import Relighter, Shaded, with_black
 
 # Name -> type: errors can then name keys inside a type too.
 SAMPLER_KEYS = {key: hint for cls in SAMPLERS.values() for key, hint in get_type_hints(cls).items()}
@@ -57,7 +61,7 @@ class Engine:
         self.config = config
         self.warnings = list(config.warnings)
         try:
-            self.process, self.times = assembly.build_process(config.process)
+            self.process, self.times = build.build_process(config.process)
             self.sampler = self._sampler()
             self.walk_times = list(self.sampler.times(self.process))
             self.device = distributed.find_device(config.device)
@@ -78,7 +82,7 @@ class Engine:
         most = self.batch_size, self.networks.expected
         self.painter = Painter(self.sampler, *shared, size, *most, config.paste_known)
         multiple = 2 ** (len(config.model.channel_mults) - 1)  # of which a seen picture's sides are
-        self.sight = jobs.Sight(size, multiple, config.windows)
+        self.sight = views.Sight(size, multiple, config.windows)
         self.relighter = Relighter(config.relight, *shared, size, multiple)
         self._warn_of_start()
         self._warn_of_unread()
@@ -145,7 +149,7 @@ class Engine:
             self.warnings.append(f"keys that only method relight reads: {given}")
 
     def _check_class(self) -> None:
-        y, classes = self.config.cond_y, assembly.NUM_CLASSES
+        y, classes = self.config.cond_y, build.NUM_CLASSES
         if y is not None and y >= classes:
             raise ConfigError(f"cond_y {y} is beyond the {classes} classes; use 0..{classes - 1}")
 
@@ -196,7 +200,7 @@ class Engine:
     ) -> Job:
         """Prepare a picture uint8 (H, W, 3) and its keep-mask bool (H, W); both None to generate.
 
-        draws: None = those of the config's seed and this name. Raises PictureError if the networks cannot
+        draws: None = those of the config's seed and this name. Raises ImageError if the networks cannot
         take what they would have to see of it.
         """
         draws = draws or self._draws(name)
@@ -206,7 +210,7 @@ class Engine:
         for view in (view.sketch if view.native else view for view in job.views):
             rows, cols = (size, size) if view is None else view.seen.shape[:2]
             if pool == "attention" and rows != cols:
-                raise PictureError(
+                raise ImageError(
                     f"the hole is longer than the picture's short side, so the model would see {cols}x{rows} "
                     f"pixels, but the classifier takes {size}x{size} only; crop the picture, or set "
                     "classifier_scale: 0"
@@ -237,9 +241,9 @@ class Engine:
             yield from painter.paint(event for each in coming for event in self._prepared(*each))
 
     def _ready(self, done: Done, pair: Pair) -> Ready:
-        """All that takes no network, for another thread. Raises PictureError."""
+        """All that takes no network, for another thread. Raises ImageError."""
         lifts = self.config.method == "relight"
-        gt, keep = jobs.read(pair, self.config.data.mask_is, deep=lifts)
+        gt, keep = views.read(pair, self.config.data.mask_is, deep=lifts)
         weight = 0 if gt is None else 2 * gt.nbytes  # with its mask and its views
         if lifts:
             assert gt is not None
@@ -250,7 +254,7 @@ class Engine:
     def _prepared(self, pair: Pair, ready: Callable[[], Ready]) -> Iterator[Job | Result | Progress]:
         try:
             yield from ready().events
-        except PictureError as error:
+        except ImageError as error:
             yield Result(pair.name, error=str(error))
 
     def _lifted(
@@ -297,7 +301,7 @@ class Engine:
         begin = time.monotonic()
         try:
             filled, evaluations = self._filled(draws, eight_bits(free), ~black)
-        except PictureError as error:
+        except ImageError as error:
             return replace(lifted, note=f"what is black was not painted: {error}")
         seconds = lifted.seconds + time.monotonic() - begin
         cost = lifted.evaluations + evaluations
@@ -306,7 +310,7 @@ class Engine:
     def fill(
         self, names: Sequence[str], pictures: Sequence[np.ndarray], keeps: Sequence[np.ndarray]
     ) -> Iterator[Result | Progress]:
-        """As `stream`, for pictures uint8 (H, W, 3) and their keep-masks bool (H, W); raises PictureError."""
+        """As `stream`, for pictures uint8 (H, W, 3) and their keep-masks bool (H, W); raises ImageError."""
         yield from self.painter.paint(self.job(*each) for each in zip(names, pictures, keeps, strict=True))
 
     def inpaint(
@@ -315,21 +319,21 @@ class Engine:
         """Fill one PIL picture where its mask is dark (255 = keep); returns a PIL picture of the same size.
 
         With data.mask_is: shadow the mask is bright there. name: seeds the randomness, with the config's
-        seed. Raises PictureError when it cannot be done.
+        seed. Raises ImageError when it cannot be done.
         """
         gt, keep = inputs.from_images(picture, mask, self.config.data.mask_is)
         if keep is None and self.config.method in inputs.MASKED_METHODS:
-            raise PictureError(f"method {self.config.method} needs a mask; give one, 255 = keep")
+            raise ImageError(f"method {self.config.method} needs a mask; give one, 255 = keep")
         filled, _ = self._filled(self._draws(name), gt, keep)
         return Image.fromarray(filled)
 
     def _filled(self, draws: Draws, gt: np.ndarray, keep: np.ndarray | None) -> tuple[np.ndarray, int]:
-        """The picture filled, uint8 (H, W, 3), and the evaluations of the network. Raises PictureError."""
+        """The picture filled, uint8 (H, W, 3), and the evaluations of the network. Raises ImageError."""
         [result] = [
             r for r in self.painter.paint([self.job(draws.name, gt, keep, draws)]) if isinstance(r, Result)
         ]
         if result.filled is None:
-            raise PictureError(result.error)
+            raise ImageError(result.error)
         return result.filled, result.evaluations
 
     def remove_shadow(
@@ -338,7 +342,7 @@ class Engine:
         """Lift the shadow off one PIL picture, keeping what lies beneath; returns 8 bits at the same size.
 
         mask, name: as for `inpaint`; without a mask the shadow is found, and where there is none the picture
-        comes back as it was. Raises PictureError when it cannot be done.
+        comes back as it was. Raises ImageError when it cannot be done.
         """
         gt, keep = inputs.from_images(picture, mask, self.config.data.mask_is)
         shadow = None if keep is None else ~keep

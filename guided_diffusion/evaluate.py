@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from guided_diffusion.datasets import DatasetError
-from guided_diffusion.files import write_bytes
-from guided_diffusion.images import PictureError, read_picture
-from guided_diffusion.metrics import Illuminant
-from guided_diffusion.region_metrics import SIDE, score
-from guided_diffusion.region_table import NAMES, Judged, differences, each, table, to_csv
-from guided_diffusion.shadow_sets import Item, dataset_folders, match, read_scenes, scene_of
+from guided_diffusion.errors import DatasetError, ImageError
+from guided_diffusion.evaluation.hole_metrics import Illuminant
+from guided_diffusion.evaluation.shadow_datasets import Item, dataset_folders, match, read_scenes, scene_of
+from guided_diffusion.evaluation.shadow_metrics import SIDE, score
+from guided_diffusion.evaluation.shadow_report import NAMES, Judged, differences, each, table, to_csv
+from guided_diffusion.images.files import write_bytes
+from guided_diffusion.images.formats import read_picture
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -66,7 +66,7 @@ def find_folders(options: argparse.Namespace) -> dict[str, str]:
 
 
 def judge(item: Item, scene: str, lab: Illuminant) -> tuple[Judged, np.ndarray]:
-    """The scores of one picture, and its mask as stored, uint8 (H, W). Raises PictureError."""
+    """The scores of one picture, and its mask as stored, uint8 (H, W). Raises ImageError."""
     pictures = {role: read_picture(path) for role, path in item.files.items()}
     mask = pictures["mask"].max(axis=2)
     scores = {
@@ -87,7 +87,7 @@ def judge_all(items: Sequence[Item], scenes: Sequence[str], lab: Illuminant) -> 
     for item, scene in zip(tqdm(items, desc="judging", disable=None), scenes, strict=True):
         try:
             told, mask = judge(item, scene, lab)
-        except PictureError as error:
+        except ImageError as error:
             warn(f"{item.name} is left out: {error}")
             continue
         judged.append(told)

@@ -17,20 +17,19 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from guided_diffusion import checkpoints, scene_classifier
-from guided_diffusion.checkpoints import CheckpointError
-from guided_diffusion.construct import ConfigError
-from guided_diffusion.datasets import DatasetError
+from guided_diffusion import checkpoints
 from guided_diffusion.engine import Engine, load_config
-from guided_diffusion.files import write_bytes
-from guided_diffusion.fills import membrane_fill, nearest_fill
-from guided_diffusion.hardware import keep_memory
-from guided_diffusion.images import PictureError, write_picture
-from guided_diffusion.masks import MASK_KINDS
-from guided_diffusion.places import Place, cut_places, draw_places
-from guided_diffusion.prior_table import Answer, Block, report, score, sheet, to_csv
-from guided_diffusion.results import Progress, Result
-from guided_diffusion.scene_kid import scene_kid
+from guided_diffusion.errors import CheckpointError, ConfigError, DatasetError, ImageError
+from guided_diffusion.evaluation import feature_network
+from guided_diffusion.evaluation.baselines import membrane_fill, nearest_fill
+from guided_diffusion.evaluation.cases import Place, cut_places, draw_places
+from guided_diffusion.evaluation.kid import scene_kid
+from guided_diffusion.evaluation.prior_report import Answer, Block, report, score, sheet, to_csv
+from guided_diffusion.images.files import write_bytes
+from guided_diffusion.images.formats import write_picture
+from guided_diffusion.images.masks import MASK_KINDS
+from guided_diffusion.output.results import Progress, Result
+from guided_diffusion.runtime.hardware import keep_memory
 
 FIRST_SEED = 1000  # seeds below are for training
 METHODS = "nearest,membrane,repaint-1,repaint-5,repaint-10,ddpm,ddim,ddnm"
@@ -59,7 +58,7 @@ def overrides_of(method: str, steps: int) -> list[str]:
 
 
 def answer(method: str, places: Sequence[Place], engine: Engine | None) -> Answer:
-    """Fill all places by a baseline, or by the engine. Raises PictureError if a picture fails."""
+    """Fill all places by a baseline, or by the engine. Raises ImageError if a picture fails."""
     if engine is None:
         begin = time.monotonic()
         filled = [BASELINES[method](place.truth, place.keep) for place in tqdm(places, desc=method)]
@@ -80,7 +79,7 @@ def answer(method: str, places: Sequence[Place], engine: Engine | None) -> Answe
 
 def _picture(result: Result) -> np.ndarray:
     if result.filled is None:
-        raise PictureError(f"{result.name}: {result.error}")
+        raise ImageError(f"{result.name}: {result.error}")
     return result.filled
 
 
@@ -158,9 +157,9 @@ def describe(options: argparse.Namespace, engines: Mapping[str, Engine | None], 
 def judge(options: argparse.Namespace) -> str:
     """Fill, score, write the files; returns the report.
 
-    Raises ConfigError, CheckpointError, DatasetError, PictureError.
+    Raises ConfigError, CheckpointError, DatasetError, ImageError.
     """
-    scene_classifier.weights()  # rather now than after an hour of filling
+    feature_network.weights()  # rather now than after an hour of filling
     engines = open_engines(options)
     size = load_config(options.conf_path, options.set).model.image_size
     blocks = [_block(options, kind, engines, size) for kind in options.masks.split(",")]
@@ -190,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_memory()
     try:
         print(judge(options))
-    except (ConfigError, CheckpointError, DatasetError, PictureError) as error:
+    except (ConfigError, CheckpointError, DatasetError, ImageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

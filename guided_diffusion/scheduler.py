@@ -153,9 +153,9 @@ def plot_schedule(times: Sequence[int], path: str) -> None:
 
 def _times_of(conf_path: str) -> list[int]:
     # Lazy: the schedule itself must not depend on the configuration, only this script does.
-    from guided_diffusion.config import ProcessConfig
-    from guided_diffusion.config_file import read_yaml
-    from guided_diffusion.construct import ConfigError, as_mapping, construct
+    from guided_diffusion.config.builder import ConfigError, as_mapping, construct
+    from guided_diffusion.config.schema import ProcessConfig
+    from guided_diffusion.config.yaml_files import read_yaml
 
     mapping = read_yaml(conf_path)
     if "schedule_jump_params" not in mapping:

@@ -26,28 +26,33 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from guided_diffusion import distributed
-from guided_diffusion.assembly import build_process
-from guided_diffusion.checkpoints import CheckpointError
+from guided_diffusion.build import build_process
 from guided_diffusion.codec import PixelCodec
-from guided_diffusion.construct import ConfigError
-from guided_diffusion.datasets import DatasetError
 from guided_diffusion.denoiser import Denoiser
-from guided_diffusion.distributed import DeviceError, LaunchError
-from guided_diffusion.files import write_bytes
-from guided_diffusion.hardware import keep_memory, share_cores
-from guided_diffusion.images import PictureError, contact_sheet, write_picture
+from guided_diffusion.errors import (
+    CheckpointError,
+    ConfigError,
+    DatasetError,
+    DeviceError,
+    ImageError,
+    LaunchError,
+    TrainingError,
+)
+from guided_diffusion.images.files import write_bytes
+from guided_diffusion.images.formats import contact_sheet, write_picture
 from guided_diffusion.operators import Nothing
+from guided_diffusion.runtime import distributed
+from guided_diffusion.runtime.hardware import keep_memory, share_cores
 from guided_diffusion.samplers.base import Noise, Problem, walk
 from guided_diffusion.samplers.ddpm import DDPM
 from guided_diffusion.training.classifier_trainer import ClassifierTrainer
 from guided_diffusion.training.config import TrainConfig, load_train
 from guided_diffusion.training.data import open_batches, open_source
 from guided_diffusion.training.detector_trainer import DetectorTrainer
-from guided_diffusion.training.figures import Slice, summary
-from guided_diffusion.training.labelled_trainer import LabelledTrainer
 from guided_diffusion.training.loss_log import LossLog
-from guided_diffusion.training.trainer import Trainer, TrainingError
+from guided_diffusion.training.run_cost import Slice, summary
+from guided_diffusion.training.supervised import LabelledTrainer
+from guided_diffusion.training.trainer import Trainer
 
 _AGREE = 10  # steps between two questions whether some rank wants to stop; each costs an exchange
 _GRID_STEPS = 50
@@ -57,7 +62,7 @@ def train(config: TrainConfig, device: torch.device, stop: Callable[[], bool] = 
     """Train until `iterations` steps are done, or save and leave after a step where `stop` says so.
 
     Goes on from the state in the run's folder. Returns the trainer as it stands. Raises DatasetError or
-    CheckpointError before the first step, PictureError, TrainingError or OSError later.
+    CheckpointError before the first step, ImageError, TrainingError or OSError later.
     """
     source = open_source(config)
     kinds = {"prior": Trainer, "detect": DetectorTrainer, "classify": ClassifierTrainer}
@@ -247,7 +252,7 @@ def main(arguments: list[str] | None = None) -> int:
             trainer = train(config, device, stop)
     except (ConfigError, DatasetError, CheckpointError, DeviceError, LaunchError) as error:
         return _fail(str(error), 2)
-    except (TrainingError, PictureError, OSError) as error:
+    except (TrainingError, ImageError, OSError) as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
         return _fail("stopped at once; the state saved last is kept, the same command goes on from it", 130)
@@ -260,7 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _fail(message: str, code: int) -> int:
     # What a loader's worker raised arrives as its whole traceback; the message is at its end.
-    line = f"error: {message.rpartition('PictureError: ')[2].strip()}"
+    line = f"error: {message.rpartition('ImageError: ')[2].strip()}"
     print(distributed.signed(line), file=sys.stderr)
     return code
 

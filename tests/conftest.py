@@ -14,11 +14,11 @@ import torch
 import yaml
 from PIL import Image
 
-from guided_diffusion import relighting
-from guided_diffusion.assembly import build_network
-from guided_diffusion.config import ModelConfig
-from guided_diffusion.construct import ConfigError
-from guided_diffusion.masks import dilate
+from guided_diffusion.build import build_network
+from guided_diffusion.config.schema import ModelConfig
+from guided_diffusion.errors import ConfigError
+from guided_diffusion.images.masks import dilate
+from guided_diffusion.shadow import remover
 from guided_diffusion.shadow.relight import Prior, Relit
 
 MODEL = {
@@ -179,7 +179,7 @@ class Negative:
 @pytest.fixture
 def negative(monkeypatch: pytest.MonkeyPatch) -> Negative:
     stand_in = Negative()
-    monkeypatch.setattr(relighting, "relight", stand_in)
+    monkeypatch.setattr(remover, "relight", stand_in)
     return stand_in
 
 

@@ -11,13 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from guided_diffusion import inputs
-from guided_diffusion.construct import ConfigError
-from guided_diffusion.datasets import DatasetError
-from guided_diffusion.draws import Draws
 from guided_diffusion.engine import Engine, load_config
-from guided_diffusion.images import PictureError
-from guided_diffusion.results import Progress, Result
+from guided_diffusion.errors import ConfigError, DatasetError, ImageError
+from guided_diffusion.images import inputs
+from guided_diffusion.output.results import Progress, Result
+from guided_diffusion.runtime.seeds import Draws
 from tests.conftest import EVALUATIONS, keep_mask, picture
 
 Project = Callable[..., Path]
@@ -184,7 +182,7 @@ def test_pil_with_nothing_to_fill_comes_back_without_a_model(project: Project) -
 
 
 def test_pil_without_a_mask_says_that_the_method_needs_one(project: Project) -> None:
-    with pytest.raises(PictureError, match="method repaint needs a mask"):
+    with pytest.raises(ImageError, match="method repaint needs a mask"):
         Engine(load_config(project(count=0, data={}))).inpaint(Image.fromarray(picture(3)))
 
 

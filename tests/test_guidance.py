@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from guided_diffusion.assembly import build_classifier, build_process
-from guided_diffusion.config import ClassifierConfig, Config, ProcessConfig
+from guided_diffusion.build import build_classifier, build_process
+from guided_diffusion.config.schema import ClassifierConfig, Config, ProcessConfig
 from guided_diffusion.denoiser import Prediction
-from guided_diffusion.draws import Draws
 from guided_diffusion.guidance import Guided
-from guided_diffusion.networks import Networks
+from guided_diffusion.models import Networks
+from guided_diffusion.runtime.seeds import Draws
 
 WEIGHTS = torch.randn(4, 12, generator=torch.Generator().manual_seed(0))  # 4 classes of 3 x 2 x 2 pixels
 TIMES = torch.tensor([0.0, 10.0, 40.0])

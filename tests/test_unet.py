@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from guided_diffusion.assembly import build_classifier, build_network
-from guided_diffusion.config import ClassifierConfig, ModelConfig
+from guided_diffusion.build import build_classifier, build_network
+from guided_diffusion.config.schema import ClassifierConfig, ModelConfig
 from guided_diffusion.nn import GroupNorm32, embed_places, timestep_embedding
 from guided_diffusion.unet import Encoder, EncoderUNetModel, UNetModel
-from tests import stored
+from tests.helpers import stored
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},

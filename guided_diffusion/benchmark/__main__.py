@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from guided_diffusion.benchmark.sections import LARGE, REFERENCE, SECTIONS, Bench, run
-from guided_diffusion.config import ModelConfig
-from guided_diffusion.construct import ConfigError
-from guided_diffusion.distributed import find_device
+from guided_diffusion.config.schema import ModelConfig
+from guided_diffusion.errors import ConfigError
+from guided_diffusion.runtime.distributed import find_device
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -17,8 +17,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from guided_diffusion.benchmark.contest import ROOT, Absent, in_turn
-from guided_diffusion.config import ModelConfig
+from guided_diffusion.benchmark.harness import ROOT, Absent, in_turn
+from guided_diffusion.config.schema import ModelConfig
 
 STEPS = 25  # evaluations of the network for each picture
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
-from guided_diffusion import assembly, hardware
+from guided_diffusion import build
 from guided_diffusion.benchmark import ranks as several
-from guided_diffusion.benchmark.contest import Absent, Contender, Times, contenders, in_turn
 from guided_diffusion.benchmark.curves import draw_curves
-from guided_diffusion.config import ModelConfig
+from guided_diffusion.benchmark.harness import Absent, Contender, Times, contenders, in_turn
+from guided_diffusion.config.schema import ModelConfig
+from guided_diffusion.runtime import hardware
 from guided_diffusion.scheduler import PAPER, count_evaluations, get_schedule_jump
 
 REFERENCE = ModelConfig(
@@ -100,7 +101,7 @@ class Bench:
 def write_weights(model: ModelConfig, path: Path, dtype: torch.dtype) -> None:
     """Random weights of a network, none of its layers silent."""
     with torch.device("meta"):
-        shapes = {key: value.shape for key, value in assembly.build_network(model).state_dict().items()}
+        shapes = {key: value.shape for key, value in build.build_network(model).state_dict().items()}
     generator, state = torch.Generator().manual_seed(0), {}
     for key, shape in shapes.items():
         draws = torch.randn(shape, generator=generator)
@@ -142,7 +143,7 @@ def network(bench: Bench) -> Iterator[str]:
 def large(bench: Bench) -> Iterator[str]:
     """One evaluation of RePaint's CelebA-HQ network, in two rounds."""
     side, calls = bench.large.image_size, CALLS if bench.on_gpu else 1
-    flops = assembly.flops_per_evaluation(bench.large, (1, 3, side, side))
+    flops = build.flops_per_evaluation(bench.large, (1, 3, side, side))
     with ExitStack() as stack:
         found = contenders(stack, bench.all(THEIRS, large=True), bench.tell)
         times = in_turn([evaluation(each, 1, side, calls) for each in found], rounds=2)
@@ -230,7 +231,7 @@ def diffusers(bench: Bench) -> Iterator[str]:
     with ExitStack() as stack:
         found = contenders(stack, bench.all(DIFFUSERS, THEIRS), bench.tell)
         times = in_turn([evaluation(each, batch, side) for each in found], bench.rounds)
-        same = assembly.flops_per_evaluation(bench.model, (batch, 3, side, side))
+        same = build.flops_per_evaluation(bench.model, (batch, 3, side, side))
         work = [
             each.ask("flops", batch=batch, side=side)["flops"] if each.name == DIFFUSERS else same
             for each in found
@@ -304,7 +305,7 @@ def roofline(bench: Bench) -> Iterator[str]:
     for precision in dict.fromkeys(["fp32", bench.precision]):
         with Contender(OURS, bench.options("ours", precision, compile=True)) as ours:
             for batch in bench.batches:
-                flops = assembly.flops_per_evaluation(bench.model, (batch, 3, side, side))
+                flops = build.flops_per_evaluation(bench.model, (batch, 3, side, side))
                 product = partial(flop, ours, precision)
                 ceiling, taken = in_turn([product, evaluation(ours, batch, side)], bench.rounds)
                 best, reached = 1e-9 / ceiling.best, flops / taken.best / 1e9

@@ -79,31 +79,32 @@ class Ours:
     """This project, set up as `test.py` sets it up."""
 
     def __init__(self, options: Options) -> None:
-        from guided_diffusion import assembly, checkpoints, compilation, distributed, hardware
-        from guided_diffusion.config import ModelConfig
+        from guided_diffusion import build, checkpoints
+        from guided_diffusion.config.schema import ModelConfig
+        from guided_diffusion.runtime import distributed, graphs, hardware
 
         hardware.keep_memory()
         self.device, model = torch.device(options.device), ModelConfig(**options.model)
         distributed.make_current(self.device)
         hardware.round_products(options.precision)
         with torch.device("meta"):
-            empty = assembly.build_network(model)
+            empty = build.build_network(model)
         loaded = checkpoints.load(empty, options.weights, model.image_size, as_stored=True)
-        placed = assembly.place(loaded, self.device, options.precision, model.image_size)
-        self.network = self.call = compilation.quickened(placed, options.compile)
+        placed = build.place(loaded, self.device, options.precision, model.image_size)
+        self.network = self.call = graphs.quickened(placed, options.compile)
 
     def evaluate(self, x: Tensor, t: Tensor) -> Tensor:
         return self.call(x, t[:1])  # as a Denoiser asks: one time for all
 
     def walk(self, y: Tensor, keep: Tensor, schedule: Mapping[str, Any], counted: Counted) -> Walk:
-        from guided_diffusion import assembly
-        from guided_diffusion.config import ProcessConfig
+        from guided_diffusion import build
+        from guided_diffusion.config.schema import ProcessConfig
         from guided_diffusion.denoiser import Denoiser
         from guided_diffusion.operators import Mask
         from guided_diffusion.samplers import Noise, Problem, RePaint, walk
         from guided_diffusion.scheduler import JumpSchedule
 
-        process, times = assembly.build_process(ProcessConfig(timestep_respacing=str(schedule["t_T"])))
+        process, times = build.build_process(ProcessConfig(timestep_respacing=str(schedule["t_T"])))
         denoise = Denoiser(counted, process, times.to(self.device))  # type: ignore[arg-type]  # no Module
         generators = [torch.Generator(self.device).manual_seed(i) for i in range(len(y))]
         problem = Problem(y, Mask(keep), denoise, process, Noise(generators, y.shape[1:]))
@@ -234,7 +235,7 @@ class Server:
         return {"flops": counter.get_total_flops()}
 
     def product(self, precision: str) -> dict[str, Any]:
-        from guided_diffusion.assembly import matrix_rate
+        from guided_diffusion.build import matrix_rate
 
         return {"rate": matrix_rate(torch.device(self.device), precision, now=self.now)}
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from guided_diffusion.construct import Count, Index
+from guided_diffusion.config.builder import Count, Index
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.operators import LowPass, replace_range
 from guided_diffusion.samplers.base import Problem, Step, renoise

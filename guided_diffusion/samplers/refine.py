@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from guided_diffusion.construct import Count, NonNegative, Share
+from guided_diffusion.config.builder import Count, NonNegative, Share
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.operators import Shade
 from guided_diffusion.samplers.base import Problem, Step, renoise

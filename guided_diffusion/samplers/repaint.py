@@ -15,7 +15,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from guided_diffusion.construct import Index, Share
+from guided_diffusion.config.builder import Index, Share
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.operators import replace_range
 from guided_diffusion.samplers.base import Problem, Step, inject, renoise

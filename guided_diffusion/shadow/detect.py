@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guided_diffusion import checkpoints
-from guided_diffusion.shadow import guided
+from guided_diffusion.errors import CheckpointError
+from guided_diffusion.shadow import guided_filter
 from guided_diffusion.shadow.detector import MULTIPLE, Detector
 from guided_diffusion.shadow.evidence import shadows_among
 from guided_diffusion.shadow.light import log_light, to_linear
@@ -38,8 +39,10 @@ def find_shadow(picture: np.ndarray, within: np.ndarray | None = None) -> np.nda
         x = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
         small = _resized(x, _WORK, 1)
         log = log_light(to_linear(small))
-        filtered = guided.coefficients(log, shadow_share(x, (log.shape[1], log.shape[2])), _RADIUS, _SMOOTH)
-        dark = guided.apply(filtered, log) > 0.5
+        filtered = guided_filter.coefficients(
+            log, shadow_share(x, (log.shape[1], log.shape[2])), _RADIUS, _SMOOTH
+        )
+        dark = guided_filter.apply(filtered, log) > 0.5
         if within is not None:
             dark &= F.interpolate(torch.from_numpy(within)[None, None].float(), size=dark.shape)[0, 0] > 0
         regions = shadows_among(log, dark, certain=within is not None)
@@ -48,7 +51,7 @@ def find_shadow(picture: np.ndarray, within: np.ndarray | None = None) -> np.nda
         side = 2 * _REACH + 1
         reach = F.max_pool2d(regions[None].float(), side, 1, _REACH)
         reach = F.interpolate(reach[None], size=picture.shape[:2], mode="nearest")[0, 0] > 0
-        fine = ((guided.apply(filtered, log_light(to_linear(x))) > 0.5) & reach).numpy()
+        fine = ((guided_filter.apply(filtered, log_light(to_linear(x))) > 0.5) & reach).numpy()
         return fine if within is None else fine & within
 
 
@@ -66,7 +69,7 @@ def shadow_share(picture: Tensor, size: tuple[int, int]) -> Tensor:
 def weights() -> str:
     """The path of the network's weights. Raises CheckpointError, with the remedy, if they are not there."""
     if not WEIGHTS.exists():
-        raise checkpoints.CheckpointError(
+        raise CheckpointError(
             f"finding shadows needs {WEIGHTS}, which is not there; restore it from the repository, train it "
             "as confs/train/shadow_detector.yml says, or mark the shadows and set relight.look_twice: false"
         )

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from guided_diffusion.shadow.edge_pairs import Pairs, edge_pairs, spread_out
 from guided_diffusion.shadow.field import STEEPEST, ShadowField
 from guided_diffusion.shadow.light import local_mean
-from guided_diffusion.shadow.pairs import Pairs, edge_pairs, spread_out
 from guided_diffusion.shadow.palette import AXES, Palette
 
 GAP = 3.0  # pixels on either side of the edge that may be penumbra: neither umbra nor lit

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from guided_diffusion.images import contact_sheet
-from guided_diffusion.scene_classifier import SceneClassifier
-from guided_diffusion.scenery.layouts import KINDS
-from guided_diffusion.scenes import render_labelled, scene_rng
+from guided_diffusion.evaluation.feature_network import SceneClassifier
+from guided_diffusion.images.formats import contact_sheet
+from guided_diffusion.scenes.layouts import KINDS
+from guided_diffusion.scenes.render import render_labelled, scene_rng
 from guided_diffusion.training.classification import classification_loss, largest, lessons, shares
-from guided_diffusion.training.labelled_trainer import LabelledTrainer
+from guided_diffusion.training.supervised import LabelledTrainer
 
 _GRID = 8  # pictures
 

@@ -8,22 +8,22 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from guided_diffusion import scene_classifier
-from guided_diffusion.config import ModelConfig, ProcessConfig
-from guided_diffusion.config_file import merge, parse_override, read_yaml
-from guided_diffusion.construct import (
+from guided_diffusion.config.builder import (
     AtLeast,
     CommaList,
-    ConfigError,
     Count,
     Index,
     NonNegative,
     construct,
     unknown_key,
 )
+from guided_diffusion.config.schema import ModelConfig, ProcessConfig
+from guided_diffusion.config.yaml_files import merge, parse_override, read_yaml
+from guided_diffusion.errors import ConfigError
+from guided_diffusion.evaluation import feature_network
 from guided_diffusion.losses import LossWeighting
 from guided_diffusion.shadow import detector
-from guided_diffusion.training.known import SMALLEST
+from guided_diffusion.training.clean_pixels import SMALLEST
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ _HOME = {
 }
 
 # Task -> what only scenes know, and what the sides of a picture must be multiples of.
-_TRUTHS = {"detect": ("mattes", detector.MULTIPLE), "classify": ("materials", scene_classifier.CELL)}
+_TRUTHS = {"detect": ("mattes", detector.MULTIPLE), "classify": ("materials", feature_network.CELL)}
 _PRIOR_ONLY = {"scales", "random_crop", "random_flip", "schedule_sampler", "loss_weighting", "loss_factors"}
 _OTHERS = {key for key, group in _HOME.items() if not group} - _PRIOR_ONLY | {"image_size"}
 

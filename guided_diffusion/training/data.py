@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from guided_diffusion import distributed
-from guided_diffusion.datasets import DatasetError, LabelledStream, PictureFolder, TripletStream
-from guided_diffusion.files import path_kind
-from guided_diffusion.images import PictureError
+from guided_diffusion.errors import DatasetError, ImageError
+from guided_diffusion.images.files import path_kind
+from guided_diffusion.runtime import distributed
 from guided_diffusion.training.config import TrainConfig
+from guided_diffusion.training.datasets import LabelledStream, PictureFolder, TripletStream
 from guided_diffusion.training.scene_windows import SceneWindows
 
 Source: TypeAlias = "SceneWindows | TripletStream | LabelledStream | PictureFolder"
@@ -52,7 +52,7 @@ class EndlessOrder(Sampler[int]):
 class Readable(Dataset[Item]):
     """The pictures of a source, the next one in the place of one that cannot be read.
 
-    An item is a picture and what was wrong with those it stands for, one line each. It raises PictureError
+    An item is a picture and what was wrong with those it stands for, one line each. It raises ImageError
     when none of the next hundred can be read.
     """
 
@@ -64,10 +64,10 @@ class Readable(Dataset[Item]):
         while True:
             try:
                 return self.source[index + len(faults)], tuple(faults)
-            except PictureError as error:
+            except ImageError as error:
                 faults.append(str(error))
                 if len(faults) == _TRIES:
-                    raise PictureError(
+                    raise ImageError(
                         f"{error}; nor could the {_TRIES - 1} before it; mend data_dir"
                     ) from None
 

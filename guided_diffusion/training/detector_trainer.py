@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from guided_diffusion.images import contact_sheet
-from guided_diffusion.scenes import render, scene_rng
+from guided_diffusion.images.formats import contact_sheet
+from guided_diffusion.scenes.render import render, scene_rng
 from guided_diffusion.shadow.detector import Detector
 from guided_diffusion.training.detection import detection_loss, examples
-from guided_diffusion.training.labelled_trainer import LabelledTrainer
+from guided_diffusion.training.supervised import LabelledTrainer
 
 _GRID = 8  # pictures
 

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from guided_diffusion.files import write_bytes
+from guided_diffusion.images.files import write_bytes
 
 
 def columns(parts: Sequence[str]) -> list[str]:

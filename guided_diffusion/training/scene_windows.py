@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch.utils.data import Dataset
 
-from guided_diffusion.datasets import SceneStream
-from guided_diffusion.scenes import scene_rng
+from guided_diffusion.scenes.render import scene_rng
+from guided_diffusion.training.datasets import SceneStream
 
 
 class SceneWindows(Dataset[torch.Tensor]):
