@@ -1,7 +1,7 @@
-"""Fill the pictures of one YAML: `python test.py --conf_path confs/shadow.yml`.
+"""Fill the images of one YAML: `python test.py --conf_path confs/shadow.yml`.
 
-Exit 0: every picture is done; 1: some failed (each is named with its reason); 2: the configuration is wrong;
-130: stopped by Ctrl-C. Where torchrun would start the ranks anew, pictures that failed leave 0: they would
+Exit 0: every image is done; 1: some failed (each is named with its reason); 2: the configuration is wrong;
+130: stopped by Ctrl-C. Where torchrun would start the ranks anew, images that failed leave 0: they would
 fail again.
 """
 
@@ -48,11 +48,11 @@ log = logging.getLogger("penumbra")
 SMALL = 50e9  # floating-point operations; a network that needs fewer is timed instead of estimated
 NETWORK_SHARE = 0.75  # of the device's matrix rate that a large network reaches
 HEARING_SECONDS = 1.0  # how often the leader asks what the other ranks have made
-QUIET_SECONDS = 60.0  # without a terminal a long picture tells this often where it stands
+QUIET_SECONDS = 60.0  # without a terminal a long image tells this often where it stands
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Fill the pictures of one YAML.")
+    parser = argparse.ArgumentParser(description="Fill the images of one YAML.")
     parser.add_argument("--conf_path", help="the YAML, e.g. confs/shadow.yml")
     parser.add_argument(
         "--set",
@@ -83,7 +83,7 @@ class Screen(logging.Handler):
 
 
 def log_file(folder: str) -> logging.Handler:
-    """Everything that is told, also each picture's time, to run.log in the log folder."""
+    """Everything that is told, also each image's time, to run.log in the log folder."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(Path(folder, "run.log"), encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -98,13 +98,13 @@ def attach(handler: logging.Handler, until: ExitStack, level: int) -> None:
 
 
 class Display:
-    """Where a run stands: two bars on a terminal, elsewhere a line per picture, nothing when not wanted."""
+    """Where a run stands: two bars on a terminal, elsewhere a line per image, nothing when not wanted."""
 
-    def __init__(self, pictures: int, steps: int, wanted: bool) -> None:
+    def __init__(self, images: int, steps: int, wanted: bool) -> None:
         terminal = sys.stderr.isatty()
         self.level = logging.INFO if wanted and not terminal else logging.DEBUG  # of lines that say as much
         hide = not (wanted and terminal)
-        self.pictures = tqdm(total=pictures, desc="pictures", unit="picture", disable=hide)
+        self.images = tqdm(total=images, desc="images", unit="image", disable=hide)
         self.steps = tqdm(total=steps, desc="steps", unit="step", leave=False, disable=hide)
         self.told = time.monotonic()
 
@@ -120,21 +120,21 @@ class Display:
             where = f"{part}step {progress.step} of {progress.steps}"
             log.log(self.level, f"{printable(progress.names[0])}: {where}")
 
-    def picture(self) -> None:
-        self.pictures.update()
+    def image(self) -> None:
+        self.images.update()
         self.told = time.monotonic()
 
     def close(self) -> None:
         self.steps.close()
-        self.pictures.close()
+        self.images.close()
 
 
 def show_plan(engine: Engine) -> None:
-    """--dry_run: pictures, evaluations, estimated time, missing files."""
+    """--dry_run: images, evaluations, estimated time, missing files."""
     missing, config, data = engine.missing_files(), engine.config, engine.config.data
     for path in missing:
-        pictures = path in (data.gt_path, data.mask_path, data.free_path)
-        todo = "mend the path or put the pictures there" if pictures else remedy(path)
+        images = path in (data.gt_path, data.mask_path, data.free_path)
+        todo = "mend the path or put the images there" if images else remedy(path)
         log.info(f"missing: {path} ({todo})")
     pairs: list[Pair] = []
     try:
@@ -144,11 +144,11 @@ def show_plan(engine: Engine) -> None:
             log.warning(str(error))
     for pair in pairs:
         log.info(f"  {printable(pair.name)}")
-    each = engine.evaluations * seconds_per_evaluation(engine) if engine.evaluations else 0.0
-    whole = f"{len(pairs)} pictures take about {duration(each * len(pairs))}" if pairs else "no pictures yet"
+    each = engine.nfe * seconds_per_evaluation(engine) if engine.nfe else 0.0
+    whole = f"{len(pairs)} images take about {duration(each * len(pairs))}" if pairs else "no images yet"
     shares = " + ".join(f"{cost} for {output}" for output, cost in engine.outputs.items())
     told = f" ({shares})" if config.method == "relight" else ""
-    cost = f"{engine.evaluations} network evaluations a picture{told}, about {duration(each)}"
+    cost = f"{engine.nfe} network evaluations an image{told}, about {duration(each)}"
     log.info(f"{cost} on {engine.device}; {whole}")
     if "inpainted" in engine.outputs and config.windows != "whole" and config.data.mask_path:
         log.info(more_windows(engine))
@@ -156,7 +156,7 @@ def show_plan(engine: Engine) -> None:
 
 def more_windows(engine: Engine) -> str:
     """What a plan that reads no mask cannot count."""
-    size, cost, windows = engine.config.model.image_size, engine.painter.evaluations, engine.config.windows
+    size, cost, windows = engine.config.model.image_size, engine.painter.nfe, engine.config.windows
     more = f"holes that no single {size}x{size} window serves take {cost} evaluations each"
     if windows == "overlap":
         more += f", larger ones {2 * cost}, half of them of many windows"
@@ -164,7 +164,7 @@ def more_windows(engine: Engine) -> str:
 
 
 def seconds_per_evaluation(engine: Engine) -> float:
-    """Of the network, one picture at a time: timed with random weights if small, else from its arithmetic.
+    """Of the network, one image at a time: timed with random weights if small, else from its arithmetic.
 
     Classifier guidance is left out; at 256x256 it adds a fifth.
     """
@@ -193,8 +193,8 @@ def share_by_board(
     display: Display,
     hear: Callable[[Iterable[dict[str, Any]]], None],
 ) -> None:
-    """Take picture after picture, as all ranks do; the leader hears what became of each. Files are written
-    while the next pictures are sampled."""
+    """Take image after image, as all ranks do; the leader hears what became of each. Files are written
+    while the next images are sampled."""
     shared, leads, heard = work_queue.join(len(pairs)), distributed.is_leader(), time.monotonic()
     numbers = {pair.name: number for number, pair in enumerate(pairs)}
 
@@ -218,24 +218,24 @@ def share_by_board(
             display.step(event)
             if leads and time.monotonic() - heard > HEARING_SECONDS:
                 heard = time.monotonic()
-                write(None)  # what others made while this rank is at one picture
+                write(None)  # what others made while this rank is at one image
     if leads:
         hear(shared.rest())
 
 
 def run(engine: Engine, pairs: list[Pair], folder: LogFolder, display: Display) -> int:
-    """Sample what is not finished, save each picture as it comes; returns the number that failed.
+    """Sample what is not finished, save each image as it comes; returns the number that failed.
 
-    The ranks of a run, or Ray's workers, share the pictures; each saves its own, one tells of all.
+    The ranks of a run, or Ray's workers, share the images; each saves its own, one tells of all.
     """
     told: Counter[str] = Counter()
 
     def hear(reports: Iterable[dict[str, Any]]) -> None:
         for report in reports:
-            folder.accept(report["name"], report["picture"], report["shown"])
+            folder.accept(report["name"], report["image"], report["shown"])
             log.log(report["level"] or display.level, report["line"])
             told.update(report["counts"])
-            display.picture()
+            display.image()
 
     if engine.config.ray:
         hear(ray_cluster.reports(engine.config, pairs, folder.head))
@@ -243,7 +243,7 @@ def run(engine: Engine, pairs: list[Pair], folder: LogFolder, display: Display) 
         share_by_board(engine, pairs, folder, display, hear)
     if told["kept"]:
         log.info(
-            f"{told['kept']} of {len(pairs)} pictures were finished before with these settings and are kept"
+            f"{told['kept']} of {len(pairs)} images were finished before with these settings and are kept"
         )
     return told["failed"]
 
@@ -253,7 +253,7 @@ def execute(options: argparse.Namespace, command: str, logs: ExitStack) -> int:
     config = load_config(options.conf_path, overrides)
     if config.ray and distributed.is_launched():
         raise ConfigError(
-            f"ray: {config.ray} shares the pictures by itself; start one process, without torchrun"
+            f"ray: {config.ray} shares the images by itself; start one process, without torchrun"
         )
     engine = Engine(config)
     if options.dry_run:
@@ -271,7 +271,7 @@ def execute(options: argparse.Namespace, command: str, logs: ExitStack) -> int:
     if leads:
         attach(log_file(config.log_dir), logs, logging.DEBUG)
     warn(engine)
-    display = Display(len(pairs), engine.evaluations, config.show_progress and leads)
+    display = Display(len(pairs), engine.nfe, config.show_progress and leads)
     logs.callback(display.close)
     failed = run(engine, pairs, folder, display)
     display.close()
@@ -282,7 +282,7 @@ def execute(options: argparse.Namespace, command: str, logs: ExitStack) -> int:
     if config.save_npz and overview and (warning := folder.save_npz(names)):
         log.warning(warning)
     took = duration(time.monotonic() - begin)
-    log.info(f"{len(pairs) - failed} of {len(pairs)} pictures in {took}; see {overview or config.log_dir}")
+    log.info(f"{len(pairs) - failed} of {len(pairs)} images in {took}; see {overview or config.log_dir}")
     return 1 if failed and not distributed.would_restart() else 0
 
 
@@ -306,13 +306,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log.error(printable(str(error)))
             return 2
         except ClusterError as error:
-            log.error(f"{printable(str(error))}; finished pictures are kept, the same command goes on")
+            log.error(f"{printable(str(error))}; finished images are kept, the same command goes on")
             return 1
         except (OSError, ImageError) as error:
-            log.error(f"the log folder is not complete: {unwritten(error)}; finished pictures are kept")
+            log.error(f"the log folder is not complete: {unwritten(error)}; finished images are kept")
             return 1
         except KeyboardInterrupt:
-            log.error("stopped; finished pictures are kept, the same command goes on with the rest")
+            log.error("stopped; finished images are kept, the same command goes on with the rest")
             return 130
 
 

@@ -46,7 +46,7 @@ def build_network(model: ModelConfig) -> UNetModel:
 
 def place(network: nn.Module, device: torch.device, precision: str, side: int | None = None) -> nn.Module:
     """The network as it runs there: its body in the precision's type, all else in float32, its convolutions
-    with channels last. side: the pictures' height and width where no gradients will be asked for: a CPU's
+    with channels last. side: the images' height and width where no gradients will be asked for: a CPU's
     convolutions are then packed.
 
     It is changed in place, layer by layer, and the file that a weight was mapped from is let go of, so that
@@ -74,7 +74,7 @@ def place(network: nn.Module, device: torch.device, precision: str, side: int | 
 
 
 def convolution_inputs(network: UNetModel, side: int) -> dict[str, list[int]]:
-    """Name -> shape (1, C, H, W) of what each of a U-Net's convolutions is given for a picture of that side.
+    """Name -> shape (1, C, H, W) of what each of a U-Net's convolutions is given for an image of that side.
 
     Told by the order of the layers. A pass of meta tensors would tell it too, but takes over a second and
     80 MB, for what torch imports to have it.

@@ -1,4 +1,4 @@
-"""Networks: those of a Config with their weights, loaded when first asked for, and the denoiser they make."""
+"""Models: those of a Config with their weights, loaded when first asked for, and the denoiser they make."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from guided_diffusion.unet import UNetModel
 
 
 @dataclass(frozen=True)
-class Networks:
+class Models:
     """The network of `config` and, with guidance, its classifier.
 
     process, times: the respaced process, and for each of its indices the time the networks were trained with;
@@ -64,14 +64,14 @@ class Networks:
             raise ConfigError(f"these settings describe no network: {error}") from error
 
     def expected(self, shape: Sequence[int]) -> int:
-        """How many pictures of a shape (rows, cols, 3) memory is expected to hold: boundless but for
+        """How many images of a shape (rows, cols, 3) memory is expected to hold: boundless but for
         `batch_size: auto` on a CPU, where it would be too late when memory is full."""
         if self.config.data.batch_size != "auto" or self.device.type != "cpu":
             return sys.maxsize
         return max(1, hardware.available_memory() // (2 * self.features(shape)))
 
     def features(self, shape: Sequence[int]) -> int:
-        """Bytes of memory, at most, in which the network sees one picture (rows, cols, 3): all that its
+        """Bytes of memory, at most, in which the network sees one image (rows, cols, 3): all that its
         convolutions are given. The measured peaks are half to three quarters of it."""
         rows, columns, _ = shape
         share = rows * columns / self.config.model.image_size**2
@@ -79,7 +79,7 @@ class Networks:
 
     @cached_property
     def _given(self) -> int:
-        """Numbers that the convolutions are given for a picture of the model's size."""
+        """Numbers that the convolutions are given for an image of the model's size."""
         network, _ = self.empty()
         assert isinstance(network, UNetModel)
         shapes = build.convolution_inputs(network, self.config.model.image_size)
@@ -109,11 +109,11 @@ class Networks:
         weights = [checkpoints.digest(path) if path else None for path in paths]
         return {"weights": weights, "precision": self.precision}
 
-    def denoiser(self, pictures: Sequence[Draws]) -> Denoise:
-        """The denoiser for these pictures (whose draws decide the labels of a class-conditional model)."""
+    def denoiser(self, images: Sequence[Draws]) -> Denoise:
+        """The denoiser for these images (whose draws decide the labels of a class-conditional model)."""
         model, process, guide = self.config.model, self.config.process, self.config.classifier
         classifier = self.classifier
-        labels = self.labels(pictures) if model.class_cond or classifier is not None else None
+        labels = self.labels(images) if model.class_cond or classifier is not None else None
         times = self.times.to(self.device)
         plain = Denoiser(
             self.network,
@@ -131,10 +131,10 @@ class Networks:
         autocast = dtype if dtype.itemsize == 2 else None
         return Guided(plain, classifier, times, labels, guide.classifier_scale, autocast)
 
-    def labels(self, pictures: Sequence[Draws]) -> Tensor:
-        """Classes (B,): cond_y for all, else for each picture one of its draws."""
+    def labels(self, images: Sequence[Draws]) -> Tensor:
+        """Classes (B,): cond_y for all, else for each image one of its draws."""
         if self.config.cond_y is not None:
-            return torch.full((len(pictures),), self.config.cond_y, device=self.device)
+            return torch.full((len(images),), self.config.cond_y, device=self.device)
         draw = partial(torch.randint, build.NUM_CLASSES, (), device=self.device)
-        draws = [draw(generator=each.generator("label", self.device)) for each in pictures]
+        draws = [draw(generator=each.generator("label", self.device)) for each in images]
         return torch.stack(draws)

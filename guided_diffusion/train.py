@@ -2,7 +2,7 @@
 `confs/train/shadow_detector.yml` trains the network that detects shadows, `scene_classifier.yml` the one that
 tells materials.
 
-Resumes by itself: the same command goes on from the last saved state, with the same pictures, times and
+Resumes by itself: the same command goes on from the last saved state, with the same images, times and
 noises it would have drawn. Under torchrun each rank draws its own share of every batch.
 """
 
@@ -39,7 +39,7 @@ from guided_diffusion.errors import (
     TrainingError,
 )
 from guided_diffusion.images.files import write_bytes
-from guided_diffusion.images.formats import contact_sheet, write_picture
+from guided_diffusion.images.formats import contact_sheet, write_image
 from guided_diffusion.operators import Nothing
 from guided_diffusion.runtime import distributed
 from guided_diffusion.runtime.hardware import keep_memory, share_cores
@@ -79,8 +79,8 @@ def train(config: TrainConfig, device: torch.device, stop: Callable[[], bool] = 
             _draw_grid(trainer)
     if trainer.step >= config.iterations:
         return trainer
-    pictures, flops = config.batch_size * ranks, trainer.step_flops()
-    figures = Slice(trainer.slices, trainer.step, pictures, flops, device, trainer.precision)
+    images, flops = config.batch_size * ranks, trainer.step_flops()
+    figures = Slice(trainer.slices, trainer.step, images, flops, device, trainer.precision)
     batches = open_batches(source, config, trainer.step * config.batch_size * ranks)
     told: set[str] = set()
     stopped = False
@@ -105,7 +105,7 @@ def _bar(trainer: Trainer) -> tqdm[Any]:
 def _tell(faults: list[str], told: set[str]) -> None:
     for fault in faults:
         if fault not in told:
-            tqdm.write(f"warning: another picture in its place: {fault}", file=sys.stderr)
+            tqdm.write(f"warning: another image in its place: {fault}", file=sys.stderr)
             told.add(fault)
 
 
@@ -124,11 +124,11 @@ def _log_and_save(trainer: Trainer, log: LossLog | None, bar: tqdm[Any], stopped
     if logs or saves:
         trainer.check()
     if logs:
-        pictures = trainer.counted * config.batch_size * distributed.world_size()
+        images = trainer.counted * config.batch_size * distributed.world_size()
         means = trainer.report()
         if log is not None:
-            rate = log.add(step, pictures, trainer.seconds, means)
-            bar.set_postfix_str(f"loss {means['loss']:.4f}, {rate:.3g} pictures/s")
+            rate = log.add(step, images, trainer.seconds, means)
+            bar.set_postfix_str(f"loss {means['loss']:.4f}, {rate:.3g} images/s")
     if saves:
         trainer.save()
         _write_figures(trainer)
@@ -153,7 +153,7 @@ def _draw_grid(trainer: Trainer) -> None:
     config = trainer.config
     if distributed.is_leader() and _is_due(trainer, config.sample_interval or config.save_interval):
         grid = trainer.grid() if isinstance(trainer, LabelledTrainer) else sample_grid(trainer)
-        write_picture(_grid_path(trainer), grid)
+        write_image(_grid_path(trainer), grid)
 
 
 def sample_grid(trainer: Trainer, rows: int = 4) -> np.ndarray:
@@ -175,8 +175,8 @@ def sample_grid(trainer: Trainer, rows: int = 4) -> np.ndarray:
     x = torch.zeros(0)
     for step in walk(DDPM(), Problem(torch.zeros(1, device=device), Nothing(), denoise, process, noise)):
         x = step.x
-    pictures = list(PixelCodec().decode(x))
-    grid = [pictures[i * rows : (i + 1) * rows] for i in range(rows)]
+    images = list(PixelCodec().decode(x))
+    grid = [images[i * rows : (i + 1) * rows] for i in range(rows)]
     return contact_sheet(grid, [], None, max(size, 128))
 
 

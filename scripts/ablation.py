@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The table of docs/shadow.md: every way to lift a shadow, on the same pictures, by the same measures.
+"""The table of docs/shadow.md: every way to lift a shadow, on the same images, by the same measures.
 
-OMP_NUM_THREADS=1 .venv/bin/python scripts/ablation.py --n 200  fresh procedural pictures, with exact mattes
+OMP_NUM_THREADS=1 .venv/bin/python scripts/ablation.py --n 200  fresh procedural images, with exact mattes
 OMP_NUM_THREADS=1 .venv/bin/python scripts/ablation.py --real DIR  DIR/{shadow,mask,free}/NAME.png
 """
 
@@ -22,7 +22,7 @@ from guided_diffusion.config.shadow import RelightConfig
 from guided_diffusion.evaluation.hole_metrics import blur
 from guided_diffusion.evaluation.shadow_datasets import scene_of
 from guided_diffusion.evaluation.shadow_metrics import bootstrap_by_scene, score
-from guided_diffusion.images.formats import list_pictures, read_picture
+from guided_diffusion.images.formats import list_images, read_image
 from guided_diffusion.images.masks import dilate, read_mask
 from guided_diffusion.scenes.render import render, scene_rng
 from guided_diffusion.shadow.light import to_linear, to_srgb
@@ -50,14 +50,14 @@ def procedural(n: int) -> Iterator[Case]:
 
 
 def real(root: Path, n: int) -> Iterator[Case]:
-    for name in list_pictures(root / "shadow")[:n]:
-        shadow, free = (read_picture(root / folder / name) for folder in ("shadow", "free"))
+    for name in list_images(root / "shadow")[:n]:
+        shadow, free = (read_image(root / folder / name) for folder in ("shadow", "free"))
         yield Case(name, scene_of(Path(name).stem), shadow, read_mask(root / "mask" / name), free)
 
 
 @cache
 def engine(method: str, *changes: str) -> Engine:
-    """With the shipped prior; a picture that the method sees whole is seen at the prior's 64 pixels."""
+    """With the shipped prior; an image that the method sees whole is seen at the prior's 64 pixels."""
     path = ROOT / "confs" / ("shadow_ilvr.yml" if method == "ilvr" else "shadow_intermediate.yml")
     return Engine(
         load_config(path, [f"method={method}", "data.offset=0", "save_npz=false", *OVERRIDES, *changes])
@@ -95,7 +95,7 @@ def oracle_affine(case: Case) -> np.ndarray:
     """Per channel the best a x + b of sRGB values within the mask (SP+M's model, told the truth)."""
     out = case.shadow.astype(float)
     for c in range(3):
-        x, y = (picture[case.mask, c].astype(float) for picture in (case.shadow, case.free))
+        x, y = (image[case.mask, c].astype(float) for image in (case.shadow, case.free))
         design = np.stack([x, np.ones_like(x)], axis=1)
         out[case.mask, c] = design @ np.linalg.lstsq(design, y, rcond=None)[0]
     return np.rint(out.clip(0, 255)).astype(np.uint8)
@@ -141,17 +141,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--n", type=int, default=200, help="number of pictures (default 200)")
+    parser.add_argument("--n", type=int, default=200, help="number of images (default 200)")
     parser.add_argument("--real", type=Path, help="folder with shadow/, mask/ and free/")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), help="default: all")
-    parser.add_argument("--csv", type=Path, help="every picture's figures")
+    parser.add_argument("--csv", type=Path, help="every image's figures")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. another model_path")
     options = parser.parse_args()
     OVERRIDES.extend(options.set)
     found: dict[str, list[dict[str, float]]] = {row: [] for row in options.rows}
     names, scenes = [], []
     cases = real(options.real, options.n) if options.real else procedural(options.n)
-    for case in tqdm(cases, unit="picture"):
+    for case in tqdm(cases, unit="image"):
         names.append(case.name)
         scenes.append(case.scene)
         for row in options.rows:

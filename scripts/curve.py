@@ -136,13 +136,13 @@ class Curve:
         for start in range(0, len(todo), self.batch):
             some = todo[start : start + self.batch]
             told = judge.answer(setting.name, some, engine)
-            kept |= {place.name: x for place, x in zip(some, told.pictures, strict=True)}
+            kept |= {place.name: x for place, x in zip(some, told.images, strict=True)}
             kept["seconds"] = np.append(kept.get("seconds", []), [told.seconds] * len(some))
             file = io.BytesIO()
             np.savez(file, key=np.array(key), **kept)
             write_bytes(path, file.getvalue())
-        pictures = [kept[place.name] for place in places]
-        return Answer(setting.name, pictures, float(np.median(kept["seconds"])), engine.evaluations)
+        images = [kept[place.name] for place in places]
+        return Answer(setting.name, images, float(np.median(kept["seconds"])), engine.nfe)
 
 
 def read_fills(path: Path, key: str) -> dict[str, np.ndarray]:
@@ -165,12 +165,12 @@ def difference(scores: Scores, name: str, first: str, key: str, places: Sequence
 def table(answers: Sequence[Answer], scores: Scores, places: Sequence[Place]) -> str:
     """Markdown: a row per setting, those of most evaluations first."""
     first = answers[0].method
-    head = ["setting", "places", "evaluations", "seconds / picture", *(column.head for column in SHOWN)]
+    head = ["setting", "places", "evaluations", "seconds / image", *(column.head for column in SHOWN)]
     head += [f"{column.title}, minus {first}'s" for column in COMPARED]
     rows = [head, ["---"] * len(head)]
-    for answer in sorted(answers, key=lambda answer: -answer.evaluations):
-        own, n = scores[answer.method], len(answer.pictures)
-        row = [answer.method, str(n), str(answer.evaluations), f"{answer.seconds:.2g}"]
+    for answer in sorted(answers, key=lambda answer: -answer.nfe):
+        own, n = scores[answer.method], len(answer.images)
+        row = [answer.method, str(n), str(answer.nfe), f"{answer.seconds:.2g}"]
         row += [column.cell(own[column.key], places[:n]) for column in SHOWN]
         rest = [difference(scores, answer.method, first, column.key, places) for column in COMPARED]
         rows.append(row + (rest if answer.method != first else ["-"] * len(rest)))
@@ -186,9 +186,9 @@ def plot(answers: Sequence[Answer], scores: Scores, places: Sequence[Place], pat
     figure = Figure(figsize=(16, 6), layout="constrained")
     for column, axes in zip(SHOWN, figure.subplots(1, len(SHOWN)), strict=True):
         for answer in answers:
-            values, n = scores[answer.method][column.key], len(answer.pictures)
+            values, n = scores[answer.method][column.key], len(answer.images)
             middle = float(np.median(values) if column.median else np.mean(values))
-            if not answer.evaluations:
+            if not answer.nfe:
                 axes.axhline(middle, color="grey", linestyle=":", linewidth=1)
                 across = axes.get_yaxis_transform()
                 axes.text(0.99, middle, answer.method, transform=across, fontsize=7, ha="right", va="bottom")
@@ -196,11 +196,11 @@ def plot(answers: Sequence[Answer], scores: Scores, places: Sequence[Place], pat
             colour = f"C{families.index(answer.method.split('-')[0]) % 10}"
             interval = median_by_scene if column.median else bootstrap_by_scene
             ends = interval(values, [place.scene for place in places[:n]])
-            at = answer.evaluations
+            at = answer.nfe
             axes.plot([at, at], ends, color=colour, linewidth=1, alpha=0.25)
             axes.plot(at, middle, marker="o", color=colour, markersize=5)
             axes.annotate(answer.method, (at, middle), (4, 3), textcoords="offset points", fontsize=7)
-        axes.set(xscale="log", xlabel="network evaluations of a picture", ylabel=column.head)
+        axes.set(xscale="log", xlabel="network evaluations of an image", ylabel=column.head)
         axes.grid(alpha=0.3, which="both")
     figure.savefig(path, dpi=100)
 
@@ -225,7 +225,7 @@ def draw(options: argparse.Namespace) -> str:
     answers = [curve.fill(setting, e, places) for setting, e in zip(settings, engines, strict=True)]
     scores: Scores = {}
     for answer in answers:
-        scores |= score(places[: len(answer.pictures)], [answer])
+        scores |= score(places[: len(answer.images)], [answer])
     text = table(answers, scores, places)
     write_bytes(options.out / "curve.md", text.encode())
     plot(answers, scores, places, options.out / "curve.png")
@@ -238,10 +238,10 @@ def parse() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--conf_path", required=True, help="a YAML that names the model, such as confs/shadow.yml")
-    add("--n", type=int, default=24, help="places, procedural pictures with a hole (default 24)")
+    add("--n", type=int, default=24, help="places, procedural images with a hole (default 24)")
     add("--mask", default="thick", choices=MASK_KINDS, help="kind of hole (default thick)")
     add("--seed", type=int, default=judge.FIRST_SEED, help=f"of the places, from {judge.FIRST_SEED} on")
-    add("--batch", type=int, default=8, help="pictures at once, and between two saves (default 8)")
+    add("--batch", type=int, default=8, help="images at once, and between two saves (default 8)")
     add("--only", nargs="*", metavar="NAME", help="of the built-in settings, the first to compare with first")
     add(
         "--try",

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from guided_diffusion.engine import Engine, load_config
-from guided_diffusion.images.formats import contact_sheet, read_picture, write_picture
+from guided_diffusion.images.formats import contact_sheet, read_image, write_image
 from guided_diffusion.scenes.render import render, scene_rng
 
-WORST = (159, 86, 9, 3, 91)  # of docs/shadow.md's 200 pictures, what `prior: none` leaves worst
+WORST = (159, 86, 9, 3, 91)  # of docs/shadow.md's 200 images, what `prior: none` leaves worst
 ROOT = Path(__file__).resolve().parent.parent
 LOG, SAMPLES, DOCS = ROOT / "log/shadow", ROOT / "data/samples", ROOT / "docs"
 
@@ -25,8 +25,8 @@ def strip() -> None:
     """docs/strip.png: input, inpainted, shadow-free and truth of the sample scenes, one column each."""
     names = sorted(path.name for path in (SAMPLES / "shadow").glob("scene_*.png"))
     rows = (SAMPLES / "shadow", LOG / "inpainted", LOG / "shadow_free", SAMPLES / "shadow_free")
-    sheet = contact_sheet([[read_picture(folder / name) for name in names] for folder in rows], [], None, 192)
-    write_picture(DOCS / "strip.png", sheet)
+    sheet = contact_sheet([[read_image(folder / name) for name in names] for folder in rows], [], None, 192)
+    write_image(DOCS / "strip.png", sheet)
 
 
 def failures() -> None:
@@ -39,15 +39,15 @@ def failures() -> None:
         free = engine.remove_shadow(Image.fromarray(scene.shadow), mask, f"{index:04d}")
         rows.append([scene.shadow, np.asarray(mask.convert("RGB")), np.asarray(free), scene.free])
     titles = ["input", "mask", "shadow-free", "truth"]
-    write_picture(DOCS / "shadow_failures.png", contact_sheet(rows, titles, None, 192))
+    write_image(DOCS / "shadow_failures.png", contact_sheet(rows, titles, None, 192))
 
 
 def loss() -> None:
-    """docs/scenes64_loss.png: the two losses against pictures seen, stage by stage."""
+    """docs/scenes64_loss.png: the two losses against images seen, stage by stage."""
     with (DOCS / "scenes64_loss.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     stage = np.array([row["stage"] for row in rows])
-    seen = np.array([float(row["pictures"]) for row in rows]) / 1000
+    seen = np.array([float(row["images"]) for row in rows]) / 1000
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.add_subplot()
     for key, label in (("simple", "mean squared error of the noise"), ("bound", "bound, bits per dimension")):
@@ -56,7 +56,7 @@ def loss() -> None:
         axes.semilogy(seen, values, label=label, linewidth=1)
     for start in seen[1:][stage[1:] != stage[:-1]]:
         axes.axvline(start, color="grey", linewidth=0.8, linestyle=":")
-    axes.set(xlabel="pictures seen, thousands", ylabel="loss, mean of 50 steps")
+    axes.set(xlabel="images seen, thousands", ylabel="loss, mean of 50 steps")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(DOCS / "scenes64_loss.png", dpi=110)
@@ -64,9 +64,9 @@ def loss() -> None:
 
 def samples() -> None:
     """docs/scenes64_samples.png: what confs/generate.yml makes up."""
-    pictures = [read_picture(path) for path in sorted((ROOT / "log/generate/inpainted").glob("*.png"))]
-    rows = [pictures[start : start + 8] for start in range(0, len(pictures), 8)]
-    write_picture(DOCS / "scenes64_samples.png", contact_sheet(rows, [], None, 128))
+    images = [read_image(path) for path in sorted((ROOT / "log/generate/inpainted").glob("*.png"))]
+    rows = [images[start : start + 8] for start in range(0, len(images), 8)]
+    write_image(DOCS / "scenes64_samples.png", contact_sheet(rows, [], None, 128))
 
 
 FIGURES = {"strip": strip, "failures": failures, "loss": loss, "samples": samples}

@@ -6,8 +6,8 @@ OMP_NUM_THREADS=1 .venv/bin/python scripts/ladder.py --conf_path confs/train/sce
 
 What a variant may take is minutes of computing, so that other work on the machine spoils nothing: the cost of
 a step is measured, in processor time on a CPU and by the clock on a GPU, and `iterations` follows, with the
-learning rate falling to zero there. Drawing pictures, in a process of its own, does not count. Then all
-averages are judged on the same pictures, times and noises, which training never sees. The same command goes
+learning rate falling to zero there. Drawing images, in a process of its own, does not count. Then all
+averages are judged on the same images, times and noises, which training never sees. The same command goes
 on after a stop; a variant that is done is not trained again.
 """
 
@@ -38,10 +38,10 @@ from guided_diffusion.training.held_out import HeldOut, measure
 from guided_diffusion.training.scene_windows import SceneWindows
 from guided_diffusion.training.trainer import Trainer
 
-SEED = 1000  # of the pictures judged on; seeds below are for training
+SEED = 1000  # of the images judged on; seeds below are for training
 WARM, ROUNDS, STEPS = 2, 5, 2  # steps thrown away; rounds through all variants; steps of each in a round
 HEADS = (
-    "variant | weights (M) | half (MB) | GFLOP | steps | pictures | minutes | little noise | middle | "
+    "variant | weights (M) | half (MB) | GFLOP | steps | images | minutes | little noise | middle | "
     "much noise | all | all, minus first | bound | bound, minus first"
 )
 
@@ -161,8 +161,8 @@ def trained(variant: Variant, device: torch.device, stop: Stop) -> tuple[Trainer
     return trainer, plan
 
 
-def judged(trainer: Trainer, pictures: list[Tensor]) -> HeldOut:
-    return measure(trainer.denoiser(trainer.ema), tqdm(pictures, "held out", unit="picture"), SEED)
+def judged(trainer: Trainer, images: list[Tensor]) -> HeldOut:
+    return measure(trainer.denoiser(trainer.ema), tqdm(images, "held out", unit="image"), SEED)
 
 
 def figures(trainer: Trainer, plan: dict[str, Any], told: HeldOut, first: HeldOut) -> list[str]:
@@ -180,7 +180,7 @@ def figures(trainer: Trainer, plan: dict[str, Any], told: HeldOut, first: HeldOu
 
 
 def paired(differences: np.ndarray) -> str:
-    """Their mean, with a 90 % interval over pictures; a dash where nothing differs."""
+    """Their mean, with a 90 % interval over images; a dash where nothing differs."""
     if not differences.any():
         return "-"
     low, high = bootstrap(differences.tolist())
@@ -199,7 +199,7 @@ def check(variants: list[Variant]) -> TrainConfig:
             )
         if config.task != "prior" or config.data_dir != "scenes" or config.seed >= SEED:
             raise ConfigError(
-                f"--try {variant.label!r}: a ladder is of priors of the procedural pictures; "
+                f"--try {variant.label!r}: a ladder is of priors of the procedural images; "
                 f"use task: prior, data_dir: scenes and a seed below {SEED}"
             )
         if config.process.predict_xstart or not config.model.learn_sigma:
@@ -222,8 +222,8 @@ def climb(options: argparse.Namespace) -> None:
     stop = Stop(None)
     with stop.listening():
         runs = [(variant, *trained(variant, device, stop)) for variant in variants]
-    pictures = [source[i] for i in tqdm(range(options.n), "drawing", unit="picture")]
-    told = [judged(trainer, pictures) for _, trainer, _ in runs]
+    images = [source[i] for i in tqdm(range(options.n), "drawing", unit="image")]
+    told = [judged(trainer, images) for _, trainer, _ in runs]
     print(f"| {HEADS} |\n{'|---' * len(HEADS.split('|'))}|")
     for (variant, trainer, plan), found in zip(runs, told, strict=True):
         print(f"| {variant.label} |", " | ".join(figures(trainer, plan, found, told[0])), "|")
@@ -253,7 +253,7 @@ def main() -> int:
         metavar="KEY=VALUE",
         help="overrides for all variants",
     )
-    add("--n", type=int, default=192, help="pictures to judge on (default 192)")
+    add("--n", type=int, default=192, help="images to judge on (default 192)")
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add(
         "--out",
@@ -263,7 +263,7 @@ def main() -> int:
     )
     options = parser.parse_args()
     if options.n < 1 or not options.minutes > 0:
-        parser.error(f"--n {options.n} --minutes {options.minutes}: need at least one picture and some time")
+        parser.error(f"--n {options.n} --minutes {options.minutes}: need at least one image and some time")
     try:
         climb(options)
     except (ConfigError, DatasetError, CheckpointError, DeviceError) as error:

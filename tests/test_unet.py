@@ -173,7 +173,7 @@ def test_groups_that_do_not_divide_name_the_number() -> None:
 
 
 def test_a_network_of_one_channel_per_group_cannot_tell_the_mean_of_its_input() -> None:
-    """What norm_num_groups is for: each channel of the last layer loses its mean over the picture."""
+    """What norm_num_groups is for: each channel of the last layer loses its mean over the image."""
 
     def telling(groups: int) -> float:
         torch.manual_seed(0)

@@ -19,7 +19,7 @@ from guided_diffusion.benchmark.curves import draw_curves
 from guided_diffusion.benchmark.harness import Absent, Contender, Times, contenders, in_turn
 from guided_diffusion.config.schema import ModelConfig
 from guided_diffusion.runtime import hardware
-from guided_diffusion.scheduler import PAPER, count_evaluations, get_schedule_jump
+from guided_diffusion.scheduler import PAPER, count_nfe, get_schedule_jump
 
 REFERENCE = ModelConfig(
     image_size=64,
@@ -43,7 +43,7 @@ THEIRS, OURS, DIFFUSERS = "RePaint's code", "ours", "diffusers"
 @dataclass(frozen=True)
 class Bench:
     """What the sections share. folder: a temporary one; repaint: that of RePaint's code, or None; tell: hears
-    in one line of what is left out; plot: a picture to be drawn of `linear`, or None."""
+    in one line of what is left out; plot: an image to be drawn of `linear`, or None."""
 
     model: ModelConfig
     large: ModelConfig
@@ -156,25 +156,25 @@ def large(bench: Bench) -> Iterator[str]:
     yield table(["one evaluation", "s, least", "GFLOP/s", "times as fast", "by minima"], rows)
     yield f"\nA matrix product in {bench.precision} reaches {product:.0f} GFLOP/s."
     if grown:
-        evaluations, _ = count_evaluations(get_schedule_jump(**PAPER))
+        nfe, _ = count_nfe(get_schedule_jump(**PAPER))
         costs = [
-            [batch, f"{each * batch:.3g}", f"{flops / each / 1e9:.0f}", f"{each * evaluations:.1f}"]
+            [batch, f"{each * batch:.3g}", f"{flops / each / 1e9:.0f}", f"{each * nfe:.1f}"]
             for batch, each in grown
         ]
-        head = ["pictures at once", "s of an evaluation", "GFLOP/s"]
-        yield f"\n{found[-1].name}, {evaluations} evaluations by the paper's schedule:\n"
-        yield table([*head, "s of a picture by the paper's schedule"], costs)
+        head = ["images at once", "s of an evaluation", "GFLOP/s"]
+        yield f"\n{found[-1].name}, {nfe} evaluations by the paper's schedule:\n"
+        yield table([*head, "s of an image by the paper's schedule"], costs)
 
 
 def batches(contender: Contender, side: int, tell: Callable[[str], None]) -> Iterator[tuple[int, float]]:
-    """1, 4, 16, ... pictures at once, and the seconds of an evaluation for each picture, as long as memory
-    holds them and four times as many take a picture less time."""
+    """1, 4, 16, ... images at once, and the seconds of an evaluation for each image, as long as memory
+    holds them and four times as many take an image less time."""
     batch, before = 1, float("inf")
     while True:
         try:
             [taken] = in_turn([evaluation(contender, batch, side)], rounds=2)
         except Absent as error:
-            tell(f"{batch} pictures at once: {error}")
+            tell(f"{batch} images at once: {error}")
             return
         yield batch, taken.best / batch
         if taken.best / batch > 0.97 * before:
@@ -248,12 +248,12 @@ def diffusers(bench: Bench) -> Iterator[str]:
 
 
 def linear(bench: Bench) -> Iterator[str]:
-    """What a walk costs as its evaluations, pictures and pixels grow."""
+    """What a walk costs as its evaluations, images and pixels grow."""
     side = bench.model.image_size
     shorter = {"jump_length": 1, "jump_n_sample": 1}
     curves: dict[str, list[tuple[int, dict[str, Any]]]] = {
         "evaluations": [(n, {"schedule": {"t_T": n, **shorter}}) for n in (5, 10, 20, 40)],
-        "pictures at once": [(n, {"batch": n}) for n in (1, 2, 4, 8)],
+        "images at once": [(n, {"batch": n}) for n in (1, 2, 4, 8)],
         "pixels": [((n * side // 2) ** 2, {"side": n * side // 2}) for n in (2, 3, 4, 6)],
     }
     usual = {"batch": 1, "side": side, "schedule": {"t_T": 5, **shorter}}
@@ -319,13 +319,13 @@ def flop(contender: Contender, precision: str) -> float:
 
 
 def ranks(bench: Bench) -> Iterator[str]:
-    """A folder of pictures by test.py: one process, and ranks under torchrun that share it, a thread each."""
+    """A folder of images by test.py: one process, and ranks under torchrun that share it, a thread each."""
     here = torch.cuda.device_count() if bench.on_gpu else len(os.sched_getaffinity(0))
     counts = [each for each in (1, 2, 4) if each <= here or not bench.on_gpu]
     weights, device = bench.options("ours")["weights"], torch.device(bench.device).type
     runs = several.Runs(bench.folder, bench.model, weights, device)
     rows = several.compare(runs, PICTURES, counts, here)
-    head = ["ranks", "GPUs" if bench.on_gpu else "cores", "s, least", "pictures/s"]
+    head = ["ranks", "GPUs" if bench.on_gpu else "cores", "s, least", "images/s"]
     yield table([*head, "of one process's, for each", "its bytes"], rows)
 
 

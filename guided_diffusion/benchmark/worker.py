@@ -48,7 +48,7 @@ def noisy(batch: int, side: int, device: str) -> Tensor:
 
 
 def masked(batch: int, side: int, device: str) -> tuple[Tensor, Tensor]:
-    """Pictures (B, 3, S, S) and a mask (B, 1, S, S) whose hole, 0, is a box in the middle."""
+    """Images (B, 3, S, S) and a mask (B, 1, S, S) whose hole, 0, is a box in the middle."""
     keep = torch.ones(batch, 1, side, side, device=device)
     keep[:, :, side // 4 : 3 * side // 4, side // 4 : 3 * side // 4] = 0
     return noisy(batch, side, device).clamp(-1, 1), keep
@@ -59,7 +59,7 @@ class Counted:
 
     def __init__(self, call: Callable[..., Any], now: Callable[[], float], device: str) -> None:
         self.call, self.now, self.device = call, now, device
-        self.evaluations, self.seconds = 0, 0.0
+        self.nfe, self.seconds = 0, 0.0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self._wait()
@@ -67,7 +67,7 @@ class Counted:
         out = self.call(*args, **kwargs)
         self._wait()
         self.seconds += self.now() - begin
-        self.evaluations += 1
+        self.nfe += 1
         return out
 
     def _wait(self) -> None:
@@ -224,7 +224,7 @@ class Server:
         return {
             "seconds": self.now() - begin,
             "inside": counted.seconds,
-            "evaluations": counted.evaluations,
+            "evaluations": counted.nfe,
         }
 
     def flops(self, batch: int, side: int) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from guided_diffusion.errors import ConfigError
 class ModelConfig:
     """The network, in guided-diffusion's words. Raises ConfigError if the levels do not fit image_size.
 
-    per_pixel_time: it was trained, or is to be, on pictures of which a part is clean, as method td_paint
+    per_pixel_time: it was trained, or is to be, on images of which a part is clean, as method td_paint
     shows them to it.
     """
 
@@ -118,17 +118,15 @@ class ClassifierConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Pictures and masks: folder or file, local or remote. max_len None = all from offset on."""
+    """Images and masks: folder or file, local or remote. max_len None = all from offset on."""
 
     gt_path: str | None = None
     mask_path: str | None = None  # method relight also takes auto: it finds the shadows itself
-    batch_size: Count | Literal["auto"] = (
-        "auto"  # pictures at once; auto = as many as pay and as memory holds
-    )
+    batch_size: Count | Literal["auto"] = "auto"  # images at once; auto = as many as pay and as memory holds
     max_len: Count | None = None
     offset: Index = 0
     mask_is: Literal["keep", "shadow"] = "keep"  # what 255 stands for
-    free_path: str | None = None  # pictures without the shadows, shown beside the results
+    free_path: str | None = None  # images without the shadows, shown beside the results
 
 
 @dataclass(frozen=True)
@@ -158,18 +156,18 @@ class Config:
     )
     outputs: tuple[Literal["inpainted", "shadow_free"], ...] = ("inpainted", "shadow_free")
     seed: int = 0
-    seeds: Count = 1  # fillings of each picture, by seed, seed + 1, ...
+    seeds: Count = 1  # fillings of each image, by seed, seed + 1, ...
     device: str = "auto"
-    ray: str | None = None  # address of a Ray cluster that shares the pictures; local = one on this machine
+    ray: str | None = None  # address of a Ray cluster that shares the images; local = one on this machine
     precision: Precision = "auto"
     compile: Compile = "auto"
     paste_known: bool = True
     windows: Windows = "holes"  # the model sees each hole by itself, large ones natively, or all through one
     clip_denoised: bool = True
-    generate: Index = 0  # number of pictures to make when there is no gt_path
+    generate: Index = 0  # number of images to make when there is no gt_path
     cond_y: Index | None = None
     show_progress: bool = True
-    save_npz: bool = False  # the finished pictures in one file too, as guided-diffusion's samples
+    save_npz: bool = False  # the finished images in one file too, as guided-diffusion's samples
     model: ModelConfig = field(default_factory=ModelConfig)
     process: ProcessConfig = field(default_factory=ProcessConfig)
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
@@ -215,7 +213,7 @@ class Config:
         told = [f"keys that nothing reads: {', '.join(self.retired)}"] if self.retired else []
         if self.method == "td_paint" and not self.model.per_pixel_time:
             told.append(
-                "method td_paint fills badly with a network that only knows pictures noisy all over; train "
+                "method td_paint fills badly with a network that only knows images noisy all over; train "
                 "one with per_pixel_time: true (docs/training.md) and set it here too, or use method repaint"
             )
         return tuple(told)

@@ -1,4 +1,4 @@
-"""The YAML group `relight`: how a shadow is lifted off a picture."""
+"""The YAML group `relight`: how a shadow is lifted off an image."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +13,7 @@ class RelightConfig:
     corrects that. refine: whether it takes out the noise that is lifted with the light; noise: standard
     deviation of the input's, in levels of 255, for that. paint_black: whether the sampler paints what is too
     dark to hold texture. look_twice: whether a shadow that is left within the mask, since two overlap, is
-    lifted as well. dilate: how far a shadow may reach beyond its mask, as a share of the picture's
+    lifted as well. dilate: how far a shadow may reach beyond its mask, as a share of the image's
     short side; nothing farther out changes.
     """
 
@@ -35,5 +35,5 @@ class RelightConfig:
         return self.asks_prior or self.paint_black
 
     def reach(self, height: int, width: int) -> int:
-        """`dilate` in pixels of a picture, at least 1."""
+        """`dilate` in pixels of an image, at least 1."""
         return max(1, round(self.dilate * min(height, width)))

@@ -21,7 +21,7 @@ Scores = dict[str, dict[str, list[float]]]  # method -> column -> one value per 
 
 
 def median_by_scene(values: Sequence[float], scenes: Sequence[str]) -> tuple[float, float]:
-    """90 % interval of the median over pictures when whole scenes are drawn; see `bootstrap_by_scene`."""
+    """90 % interval of the median over images when whole scenes are drawn; see `bootstrap_by_scene`."""
     names, which = np.unique(np.asarray(scenes), return_inverse=True)
     if len(names) < 2:
         return float("nan"), float("nan")
@@ -32,7 +32,7 @@ def median_by_scene(values: Sequence[float], scenes: Sequence[str]) -> tuple[flo
         drawn = drawn.astype(int)
         copies = np.zeros((len(drawn), len(names)), dtype=int)
         np.add.at(copies, (np.arange(len(drawn))[:, None], drawn), 1)
-        upto = copies[:, of].cumsum(axis=1)  # pictures drawn, up to each rank
+        upto = copies[:, of].cumsum(axis=1)  # images drawn, up to each rank
         half = upto[:, -1:] / 2
         return (ranked[(upto >= half).argmax(axis=1)] + ranked[(upto > half).argmax(axis=1)]) / 2
 

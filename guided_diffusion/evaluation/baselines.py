@@ -1,6 +1,6 @@
 """Fills that know nothing about the world: what a learned prior has to beat.
 
-Pictures are uint8 (H, W, 3), keep-masks bool (H, W) with True = known. Known bytes come back unchanged.
+Images are uint8 (H, W, 3), keep-masks bool (H, W) with True = known. Known bytes come back unchanged.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import numpy as np
 RESIDUAL = 1e-6  # levels by which a membrane pixel's four-neighbour sum may miss its own multiple
 
 
-def nearest_fill(picture: np.ndarray, keep: np.ndarray) -> np.ndarray:
+def nearest_fill(image: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """Each unknown pixel takes the colour of the known pixel nearest to it (Euclidean, between centres).
 
     Of equally near ones any may win. Raises ValueError for shapes that do not fit, or if nothing is known.
     """
-    _check(picture, keep)
+    _check(image, keep)
     rows, columns = nearest_known(keep)
-    return picture[rows, columns]
+    return image[rows, columns]
 
 
 def nearest_known(keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -46,16 +46,16 @@ def _nearest_in_columns(keep: np.ndarray) -> np.ndarray:
     return np.where(take_above, above, np.where(below < height, below, -1))
 
 
-def membrane_fill(picture: np.ndarray, keep: np.ndarray) -> np.ndarray:
+def membrane_fill(image: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """The membrane stretched over the hole: Laplace's equation, the known pixels as its boundary.
 
     Each unknown pixel is the mean of its neighbours above, below, left and right (those within the frame: the
     frame reflects), rounded at the end. Solved by conjugate gradients, per channel, to a largest residual
     of RESIDUAL. Raises ValueError for shapes that do not fit, or if nothing is known.
     """
-    _check(picture, keep)
+    _check(image, keep)
     hole = ~keep[..., None]
-    u = nearest_fill(picture, keep).astype(np.float64)  # (H, W, 3), a guess that is right on the known pixels
+    u = nearest_fill(image, keep).astype(np.float64)  # (H, W, 3), a guess that is right on the known pixels
     residual = -_laplacian(u) * hole
     direction = residual.copy()
     power = (residual**2).sum(axis=(0, 1))  # (3,)
@@ -66,7 +66,7 @@ def membrane_fill(picture: np.ndarray, keep: np.ndarray) -> np.ndarray:
         residual -= step * pull
         before, power = power, (residual**2).sum(axis=(0, 1))
         direction = residual + _ratio(power, before) * direction
-    return np.where(hole, np.rint(u), picture).astype(np.uint8)
+    return np.where(hole, np.rint(u), image).astype(np.uint8)
 
 
 def _laplacian(u: np.ndarray) -> np.ndarray:
@@ -86,10 +86,10 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(a, b, out=np.zeros_like(a), where=b > 0)
 
 
-def _check(picture: np.ndarray, keep: np.ndarray) -> None:
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[:2] != keep.shape:
+def _check(image: np.ndarray, keep: np.ndarray) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[:2] != keep.shape:
         raise ValueError(
-            f"picture {picture.dtype} {picture.shape} and keep-mask {keep.shape} do not fit; "
+            f"image {image.dtype} {image.shape} and keep-mask {keep.shape} do not fit; "
             "give uint8 (H, W, 3) and bool (H, W)"
         )
     if not keep.any():

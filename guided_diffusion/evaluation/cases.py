@@ -1,4 +1,4 @@
-"""Places to judge fills at: fresh procedural pictures, or windows cut from photographs, with masks."""
+"""Places to judge fills at: fresh procedural images, or windows cut from photographs, with masks."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from guided_diffusion.errors import ImageError
 from guided_diffusion.evaluation.shadow_datasets import scene_of
 from guided_diffusion.evaluation.structure import crossed
-from guided_diffusion.images.formats import read_picture, resize
+from guided_diffusion.images.formats import read_image, resize
 from guided_diffusion.images.masks import make_mask
-from guided_diffusion.images.pairs import pictures_by_stem
+from guided_diffusion.images.pairs import images_by_stem
 from guided_diffusion.scenes.render import render_free, scene_rng
 
-# Sides of windows, in short sides of the photograph: a procedural picture is a frame.
+# Sides of windows, in short sides of the photograph: a procedural image is a frame.
 REACHES = (1.0, 0.75, 0.5)
 
 
 @dataclass(frozen=True)
 class Place:
-    """A true picture, uint8 (S, S, 3), what is known of it, bool (S, S), and the scene that it shows.
+    """A true image, uint8 (S, S, 3), what is known of it, bool (S, S), and the scene that it shows.
 
     Places of one scene are alike, so that intervals draw scenes, not places.
     """
@@ -38,7 +38,7 @@ class Place:
 
 
 def draw_places(n: int, size: int, kind: str, seed: int) -> list[Place]:
-    """`n` procedural pictures with masks, each a scene; place i depends on (seed, i) alone."""
+    """`n` procedural images with masks, each a scene; place i depends on (seed, i) alone."""
     places = []
     for i in range(n):
         rng, name = scene_rng(seed, i), f"{seed}-{i:04d}"
@@ -55,7 +55,7 @@ def cut_places(root: str, n: int, size: int, kind: str, seed: int) -> list[Place
     reduced to `size`. Raises DatasetError without photographs, ImageError for one that is too small.
     """
     scenes: dict[str, list[tuple[str, str]]] = {}
-    for name, path in pictures_by_stem(root, "--pictures").values():
+    for name, path in images_by_stem(root, "--images").values():
         scenes.setdefault(scene_of(name), []).append((name, path))
     places, turns = [], list(scenes.items())
     for i in range(n):
@@ -68,7 +68,7 @@ def cut_places(root: str, n: int, size: int, kind: str, seed: int) -> list[Place
 
 
 def _window(rng: np.random.Generator, path: str, size: int) -> np.ndarray:
-    photograph = read_picture(path)
+    photograph = read_image(path)
     height, width = photograph.shape[:2]
     short = min(height, width)
     if short < size:

@@ -1,6 +1,6 @@
-"""A small network that tells what grounds and walls are made of; its features compare sets of pictures.
+"""A small network that tells what grounds and walls are made of; its features compare sets of images.
 
-Trained in this project on procedural pictures alone (confs/train/scene_classifier.yml). Residual blocks (He
+Trained in this project on procedural images alone (confs/train/scene_classifier.yml). Residual blocks (He
 et al. 2016, arXiv 1603.05027) with group normalisation, behind a pixel-unshuffle (Shi et al. 2016,
 arXiv 1609.05158).
 """
@@ -21,11 +21,11 @@ from guided_diffusion.errors import CheckpointError
 from guided_diffusion.images.formats import resize
 from guided_diffusion.scenes.layouts import KINDS
 
-SIDE = 64  # pixels: of the pictures it was trained on
+SIDE = 64  # pixels: of the images it was trained on
 CELL = 8  # pixels: side of the squares whose material it tells; height and width are multiples of it
 WEIGHTS = Path(__file__).parents[2] / "data" / "pretrained" / "scene_classifier.pt"
 _WIDTHS = (32, 64, 96)
-_AROUND, _GAIN = 9, 8  # pixels of the mean that is taken from a picture to show its texture, and how strongly
+_AROUND, _GAIN = 9, 8  # pixels of the mean that is taken from an image to show its texture, and how strongly
 _GROUPS = 8
 _BATCH = 64
 
@@ -46,7 +46,7 @@ class _Block(nn.Module):
 
 
 class SceneClassifier(nn.Module):
-    """Pictures (B, 3, H, W), sRGB in [0, 1] -> logits (B, len(KINDS), H/CELL, W/CELL): what each cell shows.
+    """Images (B, 3, H, W), sRGB in [0, 1] -> logits (B, len(KINDS), H/CELL, W/CELL): what each cell shows.
 
     H and W are multiples of CELL.
     """
@@ -65,17 +65,17 @@ class SceneClassifier(nn.Module):
         )
         self.head = nn.Conv2d(third, len(KINDS), 1)
 
-    def features(self, picture: Tensor) -> Tensor:
-        """(B, 3, H, W), sRGB in [0, 1] -> (B, 96): the last activations, their mean over the picture."""
-        return self._activations(picture).mean((2, 3))
+    def features(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W), sRGB in [0, 1] -> (B, 96): the last activations, their mean over the image."""
+        return self._activations(image).mean((2, 3))
 
-    def forward(self, picture: Tensor) -> Tensor:
-        return self.head(self._activations(picture))
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self._activations(image))
 
-    def _activations(self, picture: Tensor) -> Tensor:
+    def _activations(self, image: Tensor) -> Tensor:
         # Texture is faint beside the brightness: without its own channels it is learnt several times slower.
-        around = F.avg_pool2d(picture, _AROUND, 1, _AROUND // 2, count_include_pad=False)
-        x = torch.cat([2 * picture - 1, _GAIN * (picture - around)], 1)
+        around = F.avg_pool2d(image, _AROUND, 1, _AROUND // 2, count_include_pad=False)
+        x = torch.cat([2 * image - 1, _GAIN * (image - around)], 1)
         return self.levels(self.stem(F.pixel_unshuffle(x, 2)))  # (B, 96, H/CELL, W/CELL)
 
 
@@ -90,13 +90,13 @@ def weights() -> str:
 
 
 @torch.no_grad()
-def features(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """The network's features of pictures uint8 (H, W, 3), each resized to SIDE x SIDE: float64 (N, 96).
+def features(images: Sequence[np.ndarray]) -> np.ndarray:
+    """The network's features of images uint8 (H, W, 3), each resized to SIDE x SIDE: float64 (N, 96).
 
     Raises CheckpointError, with the remedy, if the weights are not there.
     """
     network = _network(weights())
-    small = [resize(picture, (SIDE, SIDE), "hamming") for picture in pictures]
+    small = [resize(image, (SIDE, SIDE), "hamming") for image in images]
     told = []
     for at in range(0, len(small), _BATCH):
         x = torch.from_numpy(np.stack(small[at : at + _BATCH])).permute(0, 3, 1, 2).float() / 255

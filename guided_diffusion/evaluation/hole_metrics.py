@@ -1,4 +1,4 @@
-"""How good a filled hole is: pure functions of pictures uint8 (H, W, 3) and keep-masks bool (H, W).
+"""How good a filled hole is: pure functions of images uint8 (H, W, 3) and keep-masks bool (H, W).
 
 A hole has many right answers. PSNR, LAB error and `ring_gradient_error` compare with the one that was there,
 pixel by pixel, and so favour a blur: of a texture of variance v the flat fill misses by v, another true
@@ -22,14 +22,14 @@ NEIGHBOURHOOD = 10  # pixels around the hole that tell what texture is expected 
 ROUNDING = 1 / 12  # variance that rounding to whole levels adds
 
 
-def luminance(picture: np.ndarray) -> np.ndarray:
+def luminance(image: np.ndarray) -> np.ndarray:
     """Luma of BT.601, float64 (H, W), 0..255."""
-    return picture @ LUMA
+    return image @ LUMA
 
 
-def sobel(picture: np.ndarray) -> np.ndarray:
+def sobel(image: np.ndarray) -> np.ndarray:
     """Gradient of the luminance, float64 (H, W, 2): levels per pixel down and right; see `slopes`."""
-    return slopes(luminance(picture))
+    return slopes(luminance(image))
 
 
 def slopes(plane: np.ndarray) -> np.ndarray:
@@ -55,14 +55,14 @@ def ring_gradient_mismatch(
 ) -> float:
     """How far the gradients around the hole's edge are from the expected; 0 is best, levels per pixel.
 
-    Sobel gradients of both pictures are split into |across| and |along| the edge and compared as
+    Sobel gradients of both images are split into |across| and |along| the edge and compared as
     distributions, separately on each side, at each whole distance from the edge and for both components:
     mean |sorted(filled) - sorted(truth)|, the 1-Wasserstein distance, weighted by pixels. A seam (too much
     across), streaks (too little across), a blur (too little of both) all count; another sample of the same
     texture hardly does. Where a posterior is known exactly, its samples score best. NaN without an edge.
     """
     distance = np.ceil(edge_distance(keep, width))
-    found, expected = (_across_and_along(sobel(picture), keep) for picture in (filled, truth))
+    found, expected = (_across_and_along(sobel(image), keep) for image in (filled, truth))
     total, pixels = 0.0, 0
     for side in (keep, ~keep):
         for step in range(1, width + 1):
@@ -84,12 +84,12 @@ def _across_and_along(gradient: np.ndarray, keep: np.ndarray, sigma: float = 2.0
 
 
 def ring_level_mismatch(filled: np.ndarray, truth: np.ndarray, keep: np.ndarray, width: int = RING) -> float:
-    """|mean Sobel magnitude over the ring - the true picture's| / the true picture's; 0 is best.
+    """|mean Sobel magnitude over the ring - the true image's| / the true image's; 0 is best.
 
     Sees neither streaks nor a seam that makes up for a blur. NaN without an edge.
     """
     found, expected = (
-        _mean(np.linalg.norm(sobel(picture), axis=-1), ring(keep, width)) for picture in (filled, truth)
+        _mean(np.linalg.norm(sobel(image), axis=-1), ring(keep, width)) for image in (filled, truth)
     )
     return abs(found - expected) / max(expected, ROUNDING**0.5)
 
@@ -128,13 +128,13 @@ def _neighbours(a: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     return (a[1:], a[:-1]) if axis == 0 else (a[:, 1:], a[:, :-1])
 
 
-def texture(picture: np.ndarray, member: np.ndarray, sigma: float = 1.5) -> np.ndarray:
+def texture(image: np.ndarray, member: np.ndarray, sigma: float = 1.5) -> np.ndarray:
     """Luminance less its Gaussian blur of `sigma` pixels, float64 (H, W), within `member` (0 elsewhere).
 
     The blur averages over member pixels only, so that nothing beyond them (a seam, say) counts as texture.
     """
     weight = member.astype(float)
-    y = luminance(picture)
+    y = luminance(image)
     mean = blur(y * weight, sigma, "constant") / np.maximum(blur(weight, sigma, "constant"), 1e-12)
     return (y - mean) * weight
 
@@ -166,7 +166,7 @@ def texture_ratio(filled: np.ndarray, keep: np.ndarray, width: int = NEIGHBOURHO
 
 
 def texture_ratio_to_truth(filled: np.ndarray, truth: np.ndarray, keep: np.ndarray) -> float:
-    """Texture energy in the hole over the true picture's there; as `texture_ratio`. NaN without a hole."""
+    """Texture energy in the hole over the true image's there; as `texture_ratio`. NaN without a hole."""
     return _energy(texture(filled, ~keep), ~keep) / _energy(texture(truth, ~keep), ~keep)
 
 
@@ -215,10 +215,10 @@ _XYZ: dict[Illuminant, tuple[np.ndarray, np.ndarray]] = {
 }
 
 
-def srgb_to_lab(picture: np.ndarray, illuminant: Illuminant = "d65") -> np.ndarray:
+def srgb_to_lab(image: np.ndarray, illuminant: Illuminant = "d65") -> np.ndarray:
     """(H, W, 3) sRGB 0..255 to CIE L*a*b*, float64: L 0..100, a and b about -108..98 (CIE 15)."""
     primaries, white = _XYZ[illuminant]
-    xyz = to_linear(picture / 255) @ primaries.T / white
+    xyz = to_linear(image / 255) @ primaries.T / white
     x, y, z = np.moveaxis(np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116), -1, 0)
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
@@ -233,12 +233,12 @@ def bootstrap(
     n: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """90 % interval of `statistic` (np.mean or np.median) over pictures: the percentile bootstrap.
+    """90 % interval of `statistic` (np.mean or np.median) over images: the percentile bootstrap.
 
     Efron & Tibshirani 1993, section 13.3, with `n` resamples. Raises ValueError without values.
     """
     if not len(values):
-        raise ValueError("there are no values to take an interval of; give at least one picture")
+        raise ValueError("there are no values to take an interval of; give at least one image")
     drawn = np.random.default_rng(seed).integers(0, len(values), (n, len(values)))
     told = statistic(np.asarray(values, dtype=float)[drawn], axis=1)
     low, high = np.quantile(told, [0.05, 0.95], method="nearest")  # "nearest" also takes infinities

@@ -1,6 +1,6 @@
-"""What a picture looks like in figures: spectrum, edges, colour and contrast, without knowing what it shows.
+"""What an image looks like in figures: spectrum, edges, colour and contrast, without knowing what it shows.
 
-Pictures are uint8 (H, W, 3) sRGB; a *plane* is one float (H, W) field of them. By these figures the
+Images are uint8 (H, W, 3) sRGB; a *plane* is one float (H, W) field of them. By these figures the
 procedural scenes are set against photographs (`scripts/scene_statistics.py`).
 """
 
@@ -14,19 +14,19 @@ from guided_diffusion.scenes.materials import to_linear
 
 WINDOW = 8  # pixels: the side of the squares that `local_contrast` looks at
 RINGS = 12  # annuli of the spectrum that the slope is fitted to
-# Of the fit: from 4 cycles per picture to 0.25 cycles per pixel, where noise and JPEG begin.
+# Of the fit: from 4 cycles per image to 0.25 cycles per pixel, where noise and JPEG begin.
 BAND = (4.0, 0.25)
 
 
-def statistics(picture: np.ndarray) -> dict[str, float]:
-    """All figures of one picture of at least 32 x 32 pixels.
+def statistics(image: np.ndarray) -> dict[str, float]:
+    """All figures of one image of at least 32 x 32 pixels.
 
     slope, kurtosis: those of log luminance, see `spectrum_slope` and `gradient_kurtosis`; contrast: see
     `local_contrast`; chroma: mean of C* = |(a*, b*)|; mean_l, mean_a, mean_b: means of L*, a*, b* (D65);
-    within_l, within_a, within_b: their standard deviations within the picture.
+    within_l, within_a, within_b: their standard deviations within the image.
     """
-    light = to_linear(picture / 255) @ LUMINANCE
-    lab = srgb_to_lab(picture)
+    light = to_linear(image / 255) @ LUMINANCE
+    lab = srgb_to_lab(image)
     log = np.log(light + DARK)
     told = {
         "slope": spectrum_slope(log),

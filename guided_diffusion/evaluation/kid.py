@@ -1,4 +1,4 @@
-"""Scene-feature KID: how far whole filled pictures, as a set, are from the true ones.
+"""Scene-feature KID: how far whole filled images, as a set, are from the true ones.
 
 The kernel distance of KID (Binkowski et al. 2018, arXiv 1801.01401) over the features of the small network
 in `scene_classifier.py`, NOT of Inception: the figures compare with none published.
@@ -43,12 +43,12 @@ class SceneKid:
 def scene_kid(
     sets: Mapping[str, Sequence[np.ndarray]], truths: Sequence[np.ndarray], scenes: Sequence[str]
 ) -> SceneKid:
-    """The distances of sets of pictures from `truths`, all uint8 (H, W, 3) and in the order of `scenes`.
+    """The distances of sets of images from `truths`, all uint8 (H, W, 3) and in the order of `scenes`.
 
     Raises CheckpointError, with the remedy, if the network's weights are not there.
     """
     true = features(truths)
-    told = {name: distance_of_pairs(features(pictures), true, scenes) for name, pictures in sets.items()}
+    told = {name: distance_of_pairs(features(images), true, scenes) for name, images in sets.items()}
     return SceneKid(told, halves(true, scenes))
 
 

@@ -5,11 +5,11 @@ section 2.2: the unbiased estimates). It is 0 for sets of one distribution, larg
 being unbiased, often a little below 0 where there is no difference.
 
 Fills and the truth of the same places are no independent sets: a fill shares most of its pixels with the
-truth, so that the pair of a picture and its own truth would make the sets look alike, below what 0 stands
-for. Every mean here is over pairs of pictures of *different scenes*, which are independent whatever a picture
+truth, so that the pair of an image and its own truth would make the sets look alike, below what 0 stands
+for. Every mean here is over pairs of images of *different scenes*, which are independent whatever an image
 has in common with its own truth or with another window of its photograph. This is Gretton's equation 4, which
 pairs the sets by index and leaves out equal indices, with scenes for indices. Nothing else is needed to judge
-against the truth itself: no second set of true pictures has to be found (of photographs there is none), and
+against the truth itself: no second set of true images has to be found (of photographs there is none), and
 what picked the scenes is common to both sets and cancels. So the truth is at 0 from itself exactly; what the
 chance of the draw does without pairs is told by `halves`.
 """
@@ -47,8 +47,8 @@ def kernel_distance(
 ) -> float:
     """Unbiased estimate of the squared MMD between the sources of features x (N, d) and y (M, d).
 
-    The scenes (N,) and (M,) say which pictures depend on each other, within a set and across the two; without
-    them all pictures are taken to be independent. Raises ValueError where a set has fewer than two scenes.
+    The scenes (N,) and (M,) say which images depend on each other, within a set and across the two; without
+    them all images are taken to be independent. Raises ValueError where a set has fewer than two scenes.
     """
     x, y = _checked(x), _checked(y)
     if x.shape[1] != y.shape[1]:
@@ -111,7 +111,7 @@ def halves(x: np.ndarray, scenes: Sequence[str]) -> tuple[float, float]:
 def _checked(x: np.ndarray, least: int = 2) -> np.ndarray:
     x = np.asarray(x, dtype=np.float64)
     if x.ndim != 2 or len(x) < least:
-        raise ValueError(f"features of shape {x.shape}; give (N, d) with at least {least} pictures")
+        raise ValueError(f"features of shape {x.shape}; give (N, d) with at least {least} images")
     return x
 
 
@@ -119,7 +119,7 @@ def _mean(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> float:
     """Of values (N, M), over pairs of different scenes."""
     apart = rows[:, None] != columns[None]
     if not apart.any():
-        raise ValueError(f"all pictures are of scene {str(rows[0])!r}; give pictures of at least two scenes")
+        raise ValueError(f"all images are of scene {str(rows[0])!r}; give images of at least two scenes")
     return float(values[apart].mean())
 
 

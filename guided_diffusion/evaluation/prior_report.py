@@ -1,4 +1,4 @@
-"""The judge's report: how fills compare with the truth, in markdown, CSV and one picture.
+"""The judge's report: how fills compare with the truth, in markdown, CSV and one image.
 
 Every interval draws whole scenes: windows of one photograph are alike and count for less than as many scenes.
 """
@@ -25,12 +25,12 @@ SHEET_ROWS = 8
 
 @dataclass(frozen=True)
 class Answer:
-    """What one method made of all places; seconds and network evaluations are per picture."""
+    """What one method made of all places; seconds and network evaluations are per image."""
 
     method: str
-    pictures: list[np.ndarray]
+    images: list[np.ndarray]
     seconds: float
-    evaluations: int = 0
+    nfe: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,18 +106,18 @@ def score(places: Sequence[Place], answers: Sequence[Answer]) -> Scores:
     """Every measure of every fill."""
     scores: Scores = {}
     for a in answers:
-        pairs = list(zip(a.pictures, places, strict=True))
+        pairs = list(zip(a.images, places, strict=True))
         scores[a.method] = {c.key: [c.measure(x, p) for x, p in pairs] for c in MEASURES}
     return scores
 
 
 def table(block: Block) -> list[str]:
     """Markdown: a row per method; each cell is the figure over all places and its 90 % interval."""
-    head = ["method", *(c.head for c in COLUMNS), block.kid.title, "evaluations", "seconds / picture"]
+    head = ["method", *(c.head for c in COLUMNS), block.kid.title, "evaluations", "seconds / image"]
     lines = [_row(head), _row(["---"] * len(head))]
     for a in block.answers:
         cells = [column.cell(block.scores[a.method][column.key], block.places) for column in COLUMNS]
-        cells += [block.kid.cell(a.method), str(a.evaluations), f"{a.seconds:.2g}"]
+        cells += [block.kid.cell(a.method), str(a.nfe), f"{a.seconds:.2g}"]
         lines.append(_row([a.method, *cells]))
     return lines
 
@@ -146,7 +146,7 @@ def sheet(blocks: Sequence[Block]) -> np.ndarray:
     rows: list[list[np.ndarray]] = []
     labels: list[str] = []
     for block in blocks:
-        fills = {a.method: a.pictures for a in block.answers}
+        fills = {a.method: a.images for a in block.answers}
         for i, place in enumerate(block.places[: max(1, SHEET_ROWS // len(blocks))]):
             masked = place.truth * place.keep[..., None]
             rows.append([masked, *(fills[method][i] for method in shown), place.truth])

@@ -1,4 +1,4 @@
-"""Sets for shadow removal as they come: which folders, which pictures belong together, which scene is shown.
+"""Sets for shadow removal as they come: which folders, which images belong together, which scene is shown.
 
 Roles: pred (what is judged), free (the truth), mask (255 = shadow), shadow (the input), against (a rival).
 """
@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from guided_diffusion.errors import DatasetError
 from guided_diffusion.images.files import join_path, path_kind, read_bytes
 from guided_diffusion.images.formats import EXTENSIONS
-from guided_diffusion.images.pairs import pictures_by_stem
+from guided_diffusion.images.pairs import images_by_stem
 
 # ISTD has test_A, test_B, test_C below test/; ISTD+ the same, or with the colours adjusted in a folder of its
 # own; SRD has shadow and shadow_free below SRD_Test/ or test/, its masks are a download of their own.
@@ -31,7 +31,7 @@ _SUFFIX = re.compile(r"_(no_?shadow|shadow_?free|free|mask)$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Item:
-    """One picture: its name (relative POSIX path without extension), and role -> file."""
+    """One image: its name (relative POSIX path without extension), and role -> file."""
 
     name: str
     files: Mapping[str, str]
@@ -59,13 +59,13 @@ def dataset_folders(root: str, split: str) -> dict[str, str]:
 
 
 def match(folders: Mapping[str, str]) -> tuple[list[Item], dict[str, list[str]]]:
-    """The pictures that all `folders` (role -> path) have, and role -> names that it lacks.
+    """The images that all `folders` (role -> path) have, and role -> names that it lacks.
 
     Names are those in `folders["pred"]`; elsewhere a name matches itself, or, failing that, itself with or
     without what `_SUFFIX` knows. What only the truth has is lacking in "pred".
     Raises DatasetError when a folder is missing or empty, or when nothing matches.
     """
-    listed = {role: pictures_by_stem(path, f"--{role}") for role, path in folders.items()}
+    listed = {role: images_by_stem(path, f"--{role}") for role, path in folders.items()}
     loose = {role: _loosely(named) for role, named in listed.items()}
     items: list[Item] = []
     lacking: dict[str, list[str]] = {}
@@ -100,7 +100,7 @@ def _nothing(
     role = max(lacking, key=lambda role: len(lacking[role]))
     examples = [next(iter(listed[r].values()))[0] for r in ("pred", role)]
     return (
-        f"no picture in --pred {folders['pred']} has its counterpart in --{role} {folders[role]} "
+        f"no image in --pred {folders['pred']} has its counterpart in --{role} {folders[role]} "
         f"({examples[0]} there, {examples[1]} here); files must have the same name, the extension aside"
     )
 
@@ -108,7 +108,7 @@ def _nothing(
 def scene_of(name: str) -> str:
     """The scene that a name tells: without a last `-3` or `_3`, if a digit is left (ISTD: 100-1 is of 100).
 
-    Else (IMG_6456) the picture is a scene of its own.
+    Else (IMG_6456) the image is a scene of its own.
     """
     head = re.sub(r"[-_]\d+$", "", _plain(name))
     return head if re.search(r"\d", PurePosixPath(head).name) else name
@@ -130,7 +130,7 @@ def read_scenes(path: str, names: Sequence[str]) -> list[str]:
     missing = [name for name in names if not scenes.get(name)]
     if missing:
         raise DatasetError(
-            f"--scenes {path} gives no scene for {len(missing)} of {len(names)} pictures "
+            f"--scenes {path} gives no scene for {len(missing)} of {len(names)} images "
             f"({', '.join(missing[:3])}); add rows for them"
         )
     return [scenes[name] for name in names]

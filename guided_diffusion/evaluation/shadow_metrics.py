@@ -6,7 +6,7 @@ frames that are black elsewhere, so a small region gains 10 log10(1 / its share)
 Ours: PSNR over the shadow's own pixels, LAB over the band where penumbrae lie, and how much of the texture
 that lay in the shadow is still there.
 
-Pictures are uint8 (H, W, 3). A *shadow mask* is bool (H, W), True = shadow, or the stored uint8 values.
+Images are uint8 (H, W, 3). A *shadow mask* is bool (H, W), True = shadow, or the stored uint8 values.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def score(
     pixels_s: pixels that count as shadow, out of SIDE * SIDE; a mean weighted by it is the field's "PP".
     Ours, where the mask itself is (`shadow_levels` of a half and more): lab_s_true, psnr_s_true over the
     shadow's pixels alone; lab_band where |distance to the edge| <= BAND; texture: `texture_correlation` with
-    the input picture, if `shadow` is given.
+    the input image, if `shadow` is given.
     What has no pixels, or no texture, is NaN; what is without error has infinite PSNR.
     """
-    found, truth = (imresize(picture / 255, (SIDE, SIDE)) for picture in (pred, free))
+    found, truth = (imresize(image / 255, (SIDE, SIDE)) for image in (pred, free))
     levels = shadow_levels(mask)
     counted, inside = levels > 0, levels >= 128
     regions = {"s": counted, "ns": ~counted, "all": np.ones_like(counted)}
@@ -82,7 +82,7 @@ def _decibel(mean_square: float) -> float:
 def imresize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """MATLAB's imresize(array, size) of doubles (H, W[, C]): bicubic, antialiased, not clipped. Float64.
 
-    Keys' kernel (1981) with a = -0.5, widened by the factor of reduction; beyond the frame the picture is
+    Keys' kernel (1981) with a = -0.5, widened by the factor of reduction; beyond the frame the image is
     mirrored (Pillow, with the same kernel, cuts the kernel there instead).
     """
     for axis, (old, new) in enumerate(zip(array.shape[:2], size, strict=True)):
@@ -167,7 +167,7 @@ def _ssim(means: np.ndarray) -> float:
 
 
 def texture_correlation(found: np.ndarray, given: np.ndarray, inside: np.ndarray, depth: np.ndarray) -> float:
-    """Pearson's correlation, over the umbra, of what is finer than TEXTURE_SIGMA in two pictures.
+    """Pearson's correlation, over the umbra, of what is finer than TEXTURE_SIGMA in two images.
 
     `found` and `given` are float (H, W, 3), sRGB 0..1; `inside` bool, True = shadow; `depth` is the distance
     to the shadow's edge, infinite beyond BAND. Of log(linear-light luminance + DARK) is taken away its
@@ -179,7 +179,7 @@ def texture_correlation(found: np.ndarray, given: np.ndarray, inside: np.ndarray
     umbra = _umbra(inside, depth)
     if umbra.sum() < 2:
         return float("nan")
-    a, b = (_fine(picture, inside)[umbra] for picture in (found, given))
+    a, b = (_fine(image, inside)[umbra] for image in (found, given))
     a, b = a - a.mean(), b - b.mean()
     energy = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / energy if energy > 1e-9 else float("nan")
@@ -192,9 +192,9 @@ def _umbra(inside: np.ndarray, depth: np.ndarray) -> np.ndarray:
     return inside & (depth >= min(BAND, depths[min(UMBRA, depths.size) - 1]))
 
 
-def _fine(picture: np.ndarray, inside: np.ndarray) -> np.ndarray:
+def _fine(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
     weight = inside.astype(float)
-    light = np.log(to_linear(picture.clip(0, 1)) @ LUMINANCE + DARK) * weight
+    light = np.log(to_linear(image.clip(0, 1)) @ LUMINANCE + DARK) * weight
     mean = hole_metrics.blur(light, TEXTURE_SIGMA, "constant")
     return light - mean / np.maximum(hole_metrics.blur(weight, TEXTURE_SIGMA, "constant"), 1e-12) * weight
 
@@ -205,9 +205,9 @@ def _fine(picture: np.ndarray, inside: np.ndarray) -> np.ndarray:
 def bootstrap_by_scene(
     values: Sequence[float], scenes: Sequence[str], weights: Sequence[float] | None = None
 ) -> tuple[float, float]:
-    """90 % interval of the (weighted) mean over pictures when whole scenes are drawn.
+    """90 % interval of the (weighted) mean over images when whole scenes are drawn.
 
-    The cluster bootstrap (Davison & Hinkley 1997, section 3.8): pictures of one scene are alike, and so
+    The cluster bootstrap (Davison & Hinkley 1997, section 3.8): images of one scene are alike, and so
     count for less than as many scenes. NaN, NaN with fewer than two scenes.
     """
     names, which = np.unique(np.asarray(scenes), return_inverse=True)

@@ -1,4 +1,4 @@
-"""What `evaluate` prints and writes of the pictures it judged: a line each, means with intervals, a CSV.
+"""What `evaluate` prints and writes of the images it judged: a line each, means with intervals, a CSV.
 
 Roles: pred is the prediction, shadow the input itself (identity), against another prediction.
 """
@@ -19,7 +19,7 @@ Estimate = tuple[float, float, float]  # a mean and its 90 % interval over scene
 
 @dataclass(frozen=True)
 class Judged:
-    """A picture's scores: role -> measure -> value."""
+    """An image's scores: role -> measure -> value."""
 
     name: str
     scene: str
@@ -28,7 +28,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: a measure, averaged over pictures or, by `pixels`, over the pixels of a region."""
+    """A line of the table: a measure, averaged over images or, by `pixels`, over the pixels of a region."""
 
     title: str
     key: str
@@ -54,7 +54,7 @@ ROWS = (
     Row("LAB, NS, beyond identity", "lab_ns_beyond"),
 )
 NAMES = {"pred": "prediction", "shadow": "identity", "against": "against"}
-SHORT = ("lab_s", "lab_ns", "lab_all", "psnr_s_true", "lab_band", "texture")  # what a picture's line tells
+SHORT = ("lab_s", "lab_ns", "lab_all", "psnr_s_true", "lab_band", "texture")  # what an image's line tells
 COMPARED = ("lab_s", "lab_s_true", "lab_band", "psnr_s_true")
 
 
@@ -70,19 +70,19 @@ def estimate(
     return float(np.average(values, weights=weights)), *bootstrap_by_scene(values, scenes, weights)
 
 
-def mean_of(pictures: Sequence[Judged], role: str, row: Row) -> Estimate:
+def mean_of(images: Sequence[Judged], role: str, row: Row) -> Estimate:
     """What the table says of one measure and role."""
-    values = [p.scores[role].get(row.key, np.nan) for p in pictures]
-    weights = [p.scores[role][row.pixels] for p in pictures] if row.pixels else None
-    return estimate(values, [p.scene for p in pictures], weights)
+    values = [p.scores[role].get(row.key, np.nan) for p in images]
+    weights = [p.scores[role][row.pixels] for p in images] if row.pixels else None
+    return estimate(values, [p.scene for p in images], weights)
 
 
-def table(pictures: Sequence[Judged]) -> list[str]:
+def table(images: Sequence[Judged]) -> list[str]:
     """Markdown: a line per measure that is defined, a column per role."""
-    roles = [role for role in NAMES if role in pictures[0].scores]
+    roles = [role for role in NAMES if role in images[0].scores]
     lines = [["measure", *(NAMES[role] for role in roles)], ["---"] * (len(roles) + 1)]
     for row in ROWS:
-        cells = [_cell(mean_of(pictures, role, row), row.decimals) for role in roles]
+        cells = [_cell(mean_of(images, role, row), row.decimals) for role in roles]
         if any(cells):
             lines.append([row.title, *cells])
     return [f"| {' | '.join(line)} |" for line in lines]
@@ -97,26 +97,26 @@ def _number(value: float, decimals: int) -> str:
     return "" if np.isnan(value) else f"{value:.{decimals}f}"
 
 
-def each(pictures: Sequence[Judged]) -> list[str]:
-    """A line per picture, of its prediction."""
-    width = max(len("picture"), *(len(p.name) for p in pictures))
-    lines = [f"{'picture':{width}}" + "".join(f"{key:>12}" for key in SHORT)]
-    for p in pictures:
+def each(images: Sequence[Judged]) -> list[str]:
+    """A line per image, of its prediction."""
+    width = max(len("image"), *(len(p.name) for p in images))
+    lines = [f"{'image':{width}}" + "".join(f"{key:>12}" for key in SHORT)]
+    for p in images:
         values = (_number(p.scores["pred"].get(key, np.nan), 3 if key == "texture" else 2) for key in SHORT)
         lines.append(f"{p.name:{width}}" + "".join(f"{value:>12}" for value in values))
     return lines
 
 
-def differences(pictures: Sequence[Judged]) -> list[str]:
-    """Prediction less rival, picture by picture: one line per measure that both have."""
+def differences(images: Sequence[Judged]) -> list[str]:
+    """Prediction less rival, image by image: one line per measure that both have."""
     return [
-        line for row in ROWS if row.key in COMPARED and not row.pixels for line in _difference(pictures, row)
+        line for row in ROWS if row.key in COMPARED and not row.pixels for line in _difference(images, row)
     ]
 
 
-def _difference(pictures: Sequence[Judged], row: Row) -> list[str]:
-    ours, theirs = (np.array([p.scores[role][row.key] for p in pictures]) for role in ("pred", "against"))
-    both = [b for b in zip(ours, theirs, (p.scene for p in pictures), strict=True) if not np.isnan(b[0])]
+def _difference(images: Sequence[Judged], row: Row) -> list[str]:
+    ours, theirs = (np.array([p.scores[role][row.key] for p in images]) for role in ("pred", "against"))
+    both = [b for b in zip(ours, theirs, (p.scene for p in images), strict=True) if not np.isnan(b[0])]
     if not both:
         return []
     paired = [a - b if a != b else 0.0 for a, b, _ in both]  # infinity less infinity is no difference
@@ -127,13 +127,13 @@ def _difference(pictures: Sequence[Judged], row: Row) -> list[str]:
     return [f"- {row.title}, prediction less the other: {_cell(told, row.decimals)}{ratio}{sure}"]
 
 
-def to_csv(pictures: Sequence[Judged]) -> bytes:
-    """A line per role and picture; what is undefined is blank."""
+def to_csv(images: Sequence[Judged]) -> bytes:
+    """A line per role and image; what is undefined is blank."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    keys = list(pictures[0].scores["pred"])
+    keys = list(images[0].scores["pred"])
     writer.writerow(["role", "name", "scene", *keys])
-    for role in pictures[0].scores:
-        for p in pictures:
+    for role in images[0].scores:
+        for p in images:
             writer.writerow([role, p.name, p.scene, *(_number(p.scores[role][key], 6) for key in keys)])
     return text.getvalue().encode()

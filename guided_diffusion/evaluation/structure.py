@@ -1,4 +1,4 @@
-"""Whether structure crosses a hole: strong straight edges at its rim that go on inside, in the true picture.
+"""Whether structure crosses a hole: strong straight edges at its rim that go on inside, in the true image.
 
 Only there can a fill be right or wrong about form; elsewhere a smooth one is hard to beat in LAB or PSNR.
 Judged by the truth and the mask alone, with limits that were set before any fill was looked at.
@@ -47,14 +47,14 @@ def crossing_share(truth: np.ndarray, keep: np.ndarray) -> float:
     return float((strong & framed & straight & (np.abs(into) >= STEEP)).mean())
 
 
-def edges(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def edges(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Strength (H, W), L*a*b* units per pixel, and direction (H, W, 2), unit down and right, of the edges.
 
     Of the structure tensor (Bigun & Granlund 1987), summed over L*, a* and b* (Di Zenzo 1986) and averaged by
     a Gaussian of SIGMA. Strength is its coherence, (l1 - l2) / (l1 + l2), times the root mean square
     gradient, the square root of l1 + l2; edges run along the eigenvector of the smaller eigenvalue, l2.
     """
-    gradient = np.stack([slopes(plane) for plane in np.moveaxis(srgb_to_lab(picture), -1, 0)])  # (3, H, W, 2)
+    gradient = np.stack([slopes(plane) for plane in np.moveaxis(srgb_to_lab(image), -1, 0)])  # (3, H, W, 2)
     down, right = np.moveaxis(gradient, -1, 0)
     products = (down * down, down * right, right * right)
     dd, dr, rr = (blur(product.sum(axis=0), SIGMA, "edge") for product in products)

@@ -1,6 +1,6 @@
-"""Pictures as people have them: read, write, list, resize and lay out.
+"""Images as people have them: read, write, list, resize and lay out.
 
-A picture is a uint8 array (H, W, 3), RGB, 0..255; a deep one is uint16, 0..65535. Paths are local or remote,
+An image is a uint8 array (H, W, 3), RGB, 0..255; a deep one is uint16, 0..65535. Paths are local or remote,
 as in `files`.
 """
 
@@ -19,7 +19,7 @@ from guided_diffusion.images import png16
 from guided_diffusion.images.files import AnyPath, file_stat, list_files, path_kind, read_bytes, write_bytes
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-MAX_PIXELS = 120_000_000  # a picture above this is refused from its header, before any pixel is decoded
+MAX_PIXELS = 120_000_000  # an image above this is refused from its header, before any pixel is decoded
 MAX_BYTES = 1 << 30  # a file above this is refused unread; 120 megapixels of 16-bit RGB are 0.7 GB
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
@@ -40,13 +40,13 @@ _LOW_BYTES = {
 _LOW_BYTES["LA;16B"] = ("RGBA", slice(1, 2))  # grey high, grey low, alpha high, alpha low
 
 
-def list_pictures(root: AnyPath) -> list[str]:
-    """Relative POSIX names, sorted, of all pictures (by extension) below a folder; none that is hidden."""
+def list_images(root: AnyPath) -> list[str]:
+    """Relative POSIX names, sorted, of all images (by extension) below a folder; none that is hidden."""
     return [name for name in list_files(root) if PurePosixPath(name).suffix.lower() in EXTENSIONS]
 
 
-def read_picture(path: AnyPath) -> np.ndarray:
-    """The picture as uint8 (H, W, 3), turned upright by its EXIF orientation, fully decoded.
+def read_image(path: AnyPath) -> np.ndarray:
+    """The image as uint8 (H, W, 3), turned upright by its EXIF orientation, fully decoded.
 
     Reads PNG, JPEG, WebP, TIFF and BMP; the first frame of an animation. Grey is repeated into three
     channels, alpha is dropped (colours stay as stored), 16-bit values become round(v / 257).
@@ -56,7 +56,7 @@ def read_picture(path: AnyPath) -> np.ndarray:
 
 
 def read_deep(path: AnyPath) -> np.ndarray:
-    """As `read_picture`, but a file with 16 bits a channel gives its exact values, uint16 (H, W, 3)."""
+    """As `read_image`, but a file with 16 bits a channel gives its exact values, uint16 (H, W, 3)."""
     try:
         with warnings.catch_warnings():
             # Pillow warns of odd metadata (the pixels are whole) and of sizes below our own limit.
@@ -66,21 +66,21 @@ def read_deep(path: AnyPath) -> np.ndarray:
         raise ImageError(f"{path}: {_reason(error)}") from error
 
 
-def from_pil(image: Image.Image) -> np.ndarray:
-    """A Pillow picture of any mode as uint8 (H, W, 3), as `read_picture` would give it (alpha dropped)."""
-    return eight_bits(np.ascontiguousarray(_upright(_to_rgb(image), image)))
+def from_pil(pil_image: Image.Image) -> np.ndarray:
+    """A Pillow image of any mode as uint8 (H, W, 3), as `read_image` would give it (alpha dropped)."""
+    return eight_bits(np.ascontiguousarray(_upright(_to_rgb(pil_image), pil_image)))
 
 
-def eight_bits(picture: np.ndarray) -> np.ndarray:
-    """The picture as uint8: itself, or round(v / 257) of uint16. 257 is odd, so there are no ties."""
-    if picture.dtype != np.uint16:
-        return picture
-    return ((picture.astype(np.uint32) + 128) // 257).astype(np.uint8)
+def eight_bits(image: np.ndarray) -> np.ndarray:
+    """The image as uint8: itself, or round(v / 257) of uint16. 257 is odd, so there are no ties."""
+    if image.dtype != np.uint16:
+        return image
+    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "not a picture that can be read (PNG, JPEG, WebP, TIFF or BMP)"
+        return "not an image that can be read (PNG, JPEG, WebP, TIFF or BMP)"
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return f"enormous; the limit is {MAX_PIXELS:,} pixels, shrink it first"
     text = " ".join(str(error).split()) or type(error).__name__
@@ -90,7 +90,7 @@ def _reason(error: Exception) -> str:
 def _read_bytes(path: AnyPath) -> bytes:
     kind = path_kind(path)
     if kind != "file":
-        raise ImageError("no such file" if kind == "missing" else "a folder, not a picture")
+        raise ImageError("no such file" if kind == "missing" else "a folder, not an image")
     size, _ = file_stat(path)
     if size == 0:
         raise ImageError("the file is empty")
@@ -100,24 +100,24 @@ def _read_bytes(path: AnyPath) -> bytes:
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:
-    image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    assert isinstance(image, ImageFile.ImageFile)
-    width, height = image.size
+    pil_image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    assert isinstance(pil_image, ImageFile.ImageFile)
+    width, height = pil_image.size
     if width * height > MAX_PIXELS:
         raise ImageError(f"enormous: {width}x{height} pixels; the limit is {MAX_PIXELS:,}, shrink it first")
-    return image
+    return pil_image
 
 
 def _decode(data: bytes) -> np.ndarray:
-    image = _open(data)
-    raw_modes = {_raw_mode(tile.args) for tile in image.tile}  # loading empties the list
-    image.load()
-    picture = _to_rgb(image)
+    pil_image = _open(data)
+    raw_modes = {_raw_mode(tile.args) for tile in pil_image.tile}  # loading empties the list
+    pil_image.load()
+    image = _to_rgb(pil_image)
     raw_mode = raw_modes.pop() if len(raw_modes) == 1 else None
     if raw_mode in _LOW_BYTES:
         low = _low_bytes(data, *_LOW_BYTES[raw_mode])
-        picture = picture.astype(np.uint16) * 256 + low
-    return np.ascontiguousarray(_upright(picture, image))
+        image = image.astype(np.uint16) * 256 + low
+    return np.ascontiguousarray(_upright(image, pil_image))
 
 
 def _raw_mode(args: Any) -> Any:
@@ -125,42 +125,42 @@ def _raw_mode(args: Any) -> Any:
 
 
 def _low_bytes(data: bytes, raw_mode: str, channels: slice) -> np.ndarray:
-    image = _open(data)
-    image.tile = [
+    pil_image = _open(data)
+    pil_image.tile = [
         tile._replace(args=(raw_mode, *tile.args[1:]) if isinstance(tile.args, tuple) else raw_mode)
-        for tile in image.tile
+        for tile in pil_image.tile
     ]
-    image.load()
-    return np.asarray(image)[..., channels]
+    pil_image.load()
+    return np.asarray(pil_image)[..., channels]
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I;16"):
-        return np.repeat(np.asarray(image).astype(np.uint16)[..., None], 3, axis=2)
-    if image.mode in ("I", "F"):
-        raise ImageError(f"its pixels are 32-bit numbers (mode {image.mode}); save it with 8 or 16 bits")
-    return np.asarray(image.convert("RGB"))  # of alpha and transparency Pillow keeps the colours below
+def _to_rgb(pil_image: Image.Image) -> np.ndarray:
+    if pil_image.mode.startswith("I;16"):
+        return np.repeat(np.asarray(pil_image).astype(np.uint16)[..., None], 3, axis=2)
+    if pil_image.mode in ("I", "F"):
+        raise ImageError(f"its pixels are 32-bit numbers (mode {pil_image.mode}); save it with 8 or 16 bits")
+    return np.asarray(pil_image.convert("RGB"))  # of alpha and transparency Pillow keeps the colours below
 
 
-def _upright(picture: np.ndarray, image: Image.Image) -> np.ndarray:
+def _upright(image: np.ndarray, pil_image: Image.Image) -> np.ndarray:
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = pil_image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # an EXIF block too broken to parse says nothing about the pixels
-        return picture
-    swap = picture.swapaxes(0, 1)
+        return image
+    swap = image.swapaxes(0, 1)
     turned = {
-        2: picture[:, ::-1],
-        3: picture[::-1, ::-1],
-        4: picture[::-1],
+        2: image[:, ::-1],
+        3: image[::-1, ::-1],
+        4: image[::-1],
         5: swap,
         6: swap[:, ::-1],
         7: swap[::-1, ::-1],
         8: swap[::-1],
     }
-    return turned.get(orientation, picture)
+    return turned.get(orientation, image)
 
 
-def write_picture(path: AnyPath, array: np.ndarray, text: Mapping[str, str] | None = None) -> None:
+def write_image(path: AnyPath, array: np.ndarray, text: Mapping[str, str] | None = None) -> None:
     """Writes a PNG from uint8 or uint16 (H, W, 3), uint8 (H, W) or bool (H, W); `text` goes into its text
     chunks.
 
@@ -192,11 +192,11 @@ def read_text(path: AnyPath) -> dict[str, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = _open(_read_bytes(path))
-            if not isinstance(image, PngImagePlugin.PngImageFile):
+            pil_image = _open(_read_bytes(path))
+            if not isinstance(pil_image, PngImagePlugin.PngImageFile):
                 return {}
-            return {key: str(value) for key, value in image.text.items()}  # decodes the pixels too
-    except Exception:  # as in read_picture; here a broken file is just one that says nothing
+            return {key: str(value) for key, value in pil_image.text.items()}  # decodes the pixels too
+    except Exception:  # as in read_image; here a broken file is just one that says nothing
         return {}
 
 
@@ -216,8 +216,8 @@ def resize(array: np.ndarray, size: tuple[int, int], kernel: str = "lanczos") ->
 
 def _resize_plane(plane: np.ndarray, size: tuple[int, int], kernel: str) -> np.ndarray:
     height, width = size
-    image = Image.fromarray(np.ascontiguousarray(plane))  # uint8 -> "L", float32 -> "F"
-    return np.array(image.resize((width, height), _KERNELS[kernel]))
+    pil_image = Image.fromarray(np.ascontiguousarray(plane))  # uint8 -> "L", float32 -> "F"
+    return np.array(pil_image.resize((width, height), _KERNELS[kernel]))
 
 
 _PAPER, _CELL, _INK, _PALE_INK = (242, 242, 242), (226, 226, 226), (40, 40, 40), (110, 110, 110)
@@ -226,9 +226,9 @@ _PAPER, _CELL, _INK, _PALE_INK = (242, 242, 242), (226, 226, 226), (40, 40, 40),
 def contact_sheet(
     rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], labels: Sequence[str] | None, cell: int
 ) -> np.ndarray:
-    """One picture of many: a grid of `cell`-pixel squares under column titles, each row under its label.
+    """One image of many: a grid of `cell`-pixel squares under column titles, each row under its label.
 
-    Pictures are uint8 (H, W, 3), uint8 (H, W) or bool (H, W). Large ones are shrunk to fit, small ones
+    Images are uint8 (H, W, 3), uint8 (H, W) or bool (H, W). Large ones are shrunk to fit, small ones
     enlarged by whole factors. Returns uint8 (H, W, 3). Raises ValueError if rows and labels differ in number.
     """
     if labels is not None and len(labels) != len(rows):
@@ -249,29 +249,29 @@ def contact_sheet(
         if labels is not None:
             draw.text((gap, y), _fit_text(draw, labels[index], font, sheet.width - 2 * gap), _PALE_INK, font)
             y += line
-        for column, picture in enumerate(row):
-            sheet.paste(_letterbox(picture, cell), (gap + column * (cell + gap), y))
+        for column, image in enumerate(row):
+            sheet.paste(_letterbox(image, cell), (gap + column * (cell + gap), y))
     return np.array(sheet)
 
 
-def _letterbox(picture: np.ndarray, cell: int) -> Image.Image:
-    if picture.dtype == np.bool_:
-        picture = picture.astype(np.uint8) * 255
-    height, width = picture.shape[:2]
+def _letterbox(image: np.ndarray, cell: int) -> Image.Image:
+    if image.dtype == np.bool_:
+        image = image.astype(np.uint8) * 255
+    height, width = image.shape[:2]
     factor = cell // max(height, width)
     if factor >= 1:
-        picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+        image = image.repeat(factor, axis=0).repeat(factor, axis=1)
     else:
         shrink = cell / max(height, width)
-        picture = resize(picture, (max(1, round(height * shrink)), max(1, round(width * shrink))))
+        image = resize(image, (max(1, round(height * shrink)), max(1, round(width * shrink))))
     square = Image.new("RGB", (cell, cell), _CELL)
-    height, width = picture.shape[:2]
-    square.paste(Image.fromarray(picture).convert("RGB"), ((cell - width) // 2, (cell - height) // 2))
+    height, width = image.shape[:2]
+    square.paste(Image.fromarray(image).convert("RGB"), ((cell - width) // 2, (cell - height) // 2))
     return square
 
 
 def _fit_text(draw: ImageDraw.ImageDraw, text: str, font: Any, width: float) -> str:
-    """The text, or its end after an ellipsis: the end of a picture's name tells most."""
+    """The text, or its end after an ellipsis: the end of an image's name tells most."""
     if draw.textlength(text, font) <= width:
         return text
     while text and draw.textlength("…" + text, font) > width:

@@ -6,28 +6,28 @@ import numpy as np
 from PIL import Image
 
 from guided_diffusion.images.files import AnyPath
-from guided_diffusion.images.formats import from_pil, read_picture
+from guided_diffusion.images.formats import from_pil, read_image
 
-MAX_UNKNOWN = 0.7  # thick and thin masks leave at least the rest of the picture known
+MAX_UNKNOWN = 0.7  # thick and thin masks leave at least the rest of the image known
 _BLOCK = 2**15  # pixels that the distance transform holds at a time
 _MIN_SIDE = 8  # below this, strokes can no longer promise both known and unknown pixels
 
 
 def read_mask(path: AnyPath) -> np.ndarray:
-    """The mask in a picture file, bool (H, W): True where its luminance is 128 or more; alpha is ignored.
+    """The mask in an image file, bool (H, W): True where its luminance is 128 or more; alpha is ignored.
 
-    Luminance is ITU-R BT.601's, rounded as Pillow's mode "L". Raises ImageError as read_picture does.
+    Luminance is ITU-R BT.601's, rounded as Pillow's mode "L". Raises ImageError as read_image does.
     """
-    return _bright(read_picture(path))
+    return _bright(read_image(path))
 
 
-def mask_from_pil(image: Image.Image) -> np.ndarray:
-    """The mask in a Pillow picture of any mode, bool (H, W), as `read_mask` would give it."""
-    return _bright(from_pil(image))
+def mask_from_pil(pil_image: Image.Image) -> np.ndarray:
+    """The mask in a Pillow image of any mode, bool (H, W), as `read_mask` would give it."""
+    return _bright(from_pil(pil_image))
 
 
-def _bright(picture: np.ndarray) -> np.ndarray:
-    red, green, blue = np.moveaxis(picture.astype(np.uint32), 2, 0)
+def _bright(image: np.ndarray) -> np.ndarray:
+    red, green, blue = np.moveaxis(image.astype(np.uint32), 2, 0)
     luminance = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
     return luminance >= 128
 
@@ -137,7 +137,7 @@ def _add_stroke(
     length: tuple[float, float],
     most_segments: int,
 ) -> None:
-    """Draws a bent line of round-ended segments; width and length in pixels of a 256-pixel picture."""
+    """Draws a bent line of round-ended segments; width and length in pixels of a 256-pixel image."""
     scale = min(hole.shape) / 256
     extent = np.array(hole.shape, dtype=float)
     radius = max(0.75, scale * rng.uniform(*width) / 2)  # sqrt(1/2) always reaches the nearest pixel centre

@@ -11,10 +11,10 @@ COLOUR = 2  # colour type: red, green, blue
 UP = 2  # filter type: each byte less the one above it
 
 
-def encode(picture: np.ndarray, chunks: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+def encode(image: np.ndarray, chunks: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
     """A file from uint16 (H, W, 3), neither side 0; `chunks` (type, data) go before the pixels."""
-    height, width = picture.shape[:2]
-    raw = picture.astype(">u2").view(np.uint8).reshape(height, width * 6)
+    height, width = image.shape[:2]
+    raw = image.astype(">u2").view(np.uint8).reshape(height, width * 6)
     lines = np.empty((height, 1 + raw.shape[1]), np.uint8)
     lines[:, 0] = UP
     lines[0, 1:] = raw[0]  # above the first line all is 0

@@ -24,7 +24,7 @@ class Sketched:
     """`denoise`, whose x0 has from time `until` up the low frequencies of `sketch`; it is again a Denoise.
 
     sketch (B, C, H, W), in [-1, 1]; where (B, 1, H, W): 1 where it counts, else 0; there alone x0 is changed.
-    blocks: how many (down, across) the picture has; the mean of each is a low frequency.
+    blocks: how many (down, across) the image has; the mean of each is a low frequency.
     """
 
     denoise: Denoise

@@ -1,5 +1,5 @@
-"""Painter: samples the views of Jobs, equally shaped ones in batches, whatever picture they are of; what was
-filled goes back into the pictures."""
+"""Painter: samples the views of Jobs, equally shaped ones in batches, whatever image they are of; what was
+filled goes back into the images."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from guided_diffusion.output.results import Progress, Result
 from guided_diffusion.runtime import hardware
 from guided_diffusion.runtime.seeds import Draws
 from guided_diffusion.samplers import Noise, Problem, Sampler, walk
-from guided_diffusion.scheduler import count_evaluations
+from guided_diffusion.scheduler import count_nfe
 
 MOST_WAITING = 4  # batches' worth of views held back until others of their shape come
-HELD_BYTES = 1 << 31  # of pictures, beyond which none waits for others
+HELD_BYTES = 1 << 31  # of images, beyond which none waits for others
 SKETCHED = 0.3  # share of the process, from the cleanest step on, in which a sketch is not heard
 
-Piece = tuple[Gathering, int]  # a picture, and the number of one of its views
+Piece = tuple[Gathering, int]  # an image, and the number of one of its views
 
 
 @dataclass(frozen=True)
 class Painter:
-    """Fills pictures by one sampler.
+    """Fills images by one sampler.
 
-    denoiser: pictures of a batch -> what denoises it, on `device`; size: the model's, in pixels; batch_size:
+    denoiser: images of a batch -> what denoises it, on `device`; size: the model's, in pixels; batch_size:
     views, or windows of a native view, at once; expected: shape of a view -> as many as memory is expected to
     hold, of which there will be fewer if it does not; paste_known: keep the known bytes.
     """
@@ -55,9 +55,9 @@ class Painter:
     room: dict[tuple[int, ...], int] = field(default_factory=dict)  # shape -> the most that memory holds
 
     @cached_property
-    def evaluations(self) -> int:
+    def nfe(self) -> int:
         """Of the network, for each view."""
-        return count_evaluations(self.sampler.times(self.process))[0]
+        return count_nfe(self.sampler.times(self.process))[0]
 
     def at_once(self, shape: tuple[int, ...]) -> int:
         """How many views of a shape are to be sampled together."""
@@ -66,13 +66,13 @@ class Painter:
         return min(self.batch_size, self.room[shape])
 
     def paint(self, ready: Iterable[Job | Result | Progress]) -> Iterator[Result | Progress]:
-        """Copies pictures without a hole, samples the other Jobs in batches, and hands on what is no Job."""
+        """Copies images without a hole, samples the other Jobs in batches, and hands on what is no Job."""
         waiting: defaultdict[tuple[int, ...], list[Piece]] = defaultdict(list)
         for item in ready:
             if not isinstance(item, Job):
                 yield item
             elif item.keep is not None and item.keep.all():
-                note = "the mask keeps every pixel: nothing to fill, the picture was copied"
+                note = "the mask keeps every pixel: nothing to fill, the image was copied"
                 yield replace(item.unfilled, filled=item.gt, note=note)
             else:
                 gathering = Gathering(item)
@@ -118,7 +118,7 @@ class Painter:
         self, events: Iterator[Result | Progress], shape: tuple[int, ...], piece: Piece, at_once: int
     ) -> Generator[Result | Progress, None, bool]:
         """Whether memory held so many at once; if not, there will be half as many the next time. If even one
-        is too many, the picture of the piece fails."""
+        is too many, the image of the piece fails."""
         try:
             yield from events
             return True
@@ -130,7 +130,7 @@ class Painter:
         if at_once == 1:
             rows, columns = _view(piece).seen.shape[:2]
             seen = f"the model sees {columns}x{rows} pixels"
-            yield piece[0].fail(f"out of memory on {self.device}: {seen}; shrink the picture")
+            yield piece[0].fail(f"out of memory on {self.device}: {seen}; shrink the image")
         return False
 
     def _sampled(self, batch: Sequence[Piece]) -> Iterator[Result | Progress]:
@@ -139,11 +139,11 @@ class Painter:
             walk(self.sampler, self.problem([_view(piece) for piece in batch])), start=1
         ):
             x = step.x
-            yield _progress(batch, i, self.evaluations)
+            yield _progress(batch, i, self.nfe)
         fills = [_decoded(one) for one in x]  # waits for the device, so the clock is read after it
         seconds = (time.monotonic() - begin) / len(batch)
         for piece, fill in zip(batch, fills, strict=True):
-            yield from self._added(piece, fill, self.evaluations, seconds)
+            yield from self._added(piece, fill, self.nfe, seconds)
 
     def _native(self, piece: Piece, at_once: int) -> Iterator[Result | Progress]:
         """Sample a native view in overlapping windows, `at_once` of them together, after its sketch."""
@@ -156,7 +156,7 @@ class Painter:
         stages = [replace(problem, denoise=tiled)]
         if view.sketch is not None:
             stages.insert(0, self.problem([view.sketch]))
-        x, done, steps = problem.y, 0, len(stages) * self.evaluations
+        x, done, steps = problem.y, 0, len(stages) * self.nfe
         for stage in stages:
             if done and view.sketch is not None:
                 stage = replace(stage, denoise=self._sketched(tiled, view, view.sketch, x))
@@ -187,20 +187,20 @@ class Painter:
             keeps = [np.zeros(y.shape[-2:], bool) if v.seen_keep is None else v.seen_keep for v in batch]
             operator = Mask(torch.from_numpy(np.stack(keeps)).float()[:, None].to(self.device))
         own = [view.draws.generator("noise", self.device) for view in batch]
-        denoise = self.denoiser([view.picture for view in batch])
+        denoise = self.denoiser([view.image for view in batch])
         return Problem(y, operator, denoise, self.process, Noise(own, y.shape[1:]))
 
     def _added(
-        self, piece: Piece, fill: np.ndarray | ValueError, evaluations: int, seconds: float
+        self, piece: Piece, fill: np.ndarray | ValueError, nfe: int, seconds: float
     ) -> Iterator[Result]:
-        """Hand a filled view over to its picture; gives the result when that is complete, or has failed."""
+        """Hand a filled view over to its image; gives the result when that is complete, or has failed."""
         gathering, number = piece
         if gathering.failed:
             return
         if isinstance(fill, ValueError):
             yield gathering.fail(str(fill))
             return
-        gathering.add(number, fill, evaluations, seconds)
+        gathering.add(number, fill, nfe, seconds)
         if gathering.complete:
             yield gathering.result(self.paste_known)
 
@@ -219,9 +219,9 @@ def _view(piece: Piece) -> View:
 
 
 def _bytes(batches: Iterable[Sequence[Piece]]) -> int:
-    """Of the pictures that these are pieces of."""
-    pictures = {gathering for batch in batches for gathering, _ in batch}
-    return sum(gathering.job.unfilled.nbytes for gathering in pictures)
+    """Of the images that these are pieces of."""
+    images = {gathering for batch in batches for gathering, _ in batch}
+    return sum(gathering.job.unfilled.nbytes for gathering in images)
 
 
 def _progress(batch: Sequence[Piece], step: int, steps: int) -> Progress:

@@ -1,4 +1,4 @@
-"""A denoiser for pictures larger than the ones its network was trained on: overlapping windows, blended.
+"""A denoiser for images larger than the ones its network was trained on: overlapping windows, blended.
 
 Paper: Bar-Tal et al. 2023, "MultiDiffusion" (arXiv 2302.08113), section 4: at each step the windows' answers
 are averaged. Where we differ: a window's weight falls towards its border, so that no seam is left.
@@ -26,7 +26,7 @@ Plan = tuple[list[Place], Tensor, Tensor]  # as `Tiled._plan` gives
 class Tiled:
     """`denoise` on windows of size x size pixels, at most `stride` apart; it is again a Denoise.
 
-    where: bool (H, W), or None for the whole picture. Windows without such a pixel are left out; where none
+    where: bool (H, W), or None for the whole image. Windows without such a pixel are left out; where none
     is left, x0 is 0. at_once: windows that `denoise` sees together. Raises ValueError for a stride beyond the
     size, which would leave gaps.
     """
@@ -67,7 +67,7 @@ class Tiled:
 
     def _plan(self, x: Tensor) -> Plan:
         """What is the same at every step of a walk: places of the windows, their weights (size, size), and
-        the sum of these over the picture (H, W), made on x's device."""
+        the sum of these over the image (H, W), made on x's device."""
         key = x.shape[-2:], x.dtype, x.device
         if key not in self.plans:
             size, weight = self.size, _tent(self.size, x)
@@ -106,7 +106,5 @@ def _tent(size: int, like: Tensor) -> Tensor:
 def _starts(length: int, size: int, stride: int) -> list[int]:
     """Starts of windows that cover 0..length; the last one ends there."""
     if length < size:
-        raise ValueError(
-            f"a side of {length} pixels is shorter than the window of {size}; enlarge the picture"
-        )
+        raise ValueError(f"a side of {length} pixels is shorter than the window of {size}; enlarge the image")
     return [*range(0, length - size, stride), length - size]

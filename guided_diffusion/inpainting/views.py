@@ -1,4 +1,4 @@
-"""Jobs: pictures cut to the views that the model sees of them; the key and the random draws of each."""
+"""Jobs: images cut to the views that the model sees of them; the key and the random draws of each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from guided_diffusion.config.schema import Windows
 from guided_diffusion.errors import ImageError
-from guided_diffusion.images.formats import read_deep, read_picture
+from guided_diffusion.images.formats import read_deep, read_image
 from guided_diffusion.images.masks import read_mask
 from guided_diffusion.images.pairs import Pair
 from guided_diffusion.inpainting import window_plan, windows
@@ -21,14 +21,14 @@ LONGEST_VIEW = 16  # model sizes: a view longer than this would take all memory
 
 @dataclass(frozen=True)
 class View:
-    """What the model sees of a picture at once, and which of its pixels are filled so.
+    """What the model sees of an image at once, and which of its pixels are filled so.
 
-    picture: draws of the whole picture; draws: its own; own: bool, shaped like
+    image: draws of the whole image; draws: its own; own: bool, shaped like
     `window.slices`, True = filled here; native: larger than the model and seen as it is, in overlapping
     windows of the model's size; sketch: of a native view, a coarser one of the same holes, filled first.
     """
 
-    picture: Draws
+    image: Draws
     draws: Draws
     window: windows.Window
     own: np.ndarray
@@ -40,7 +40,7 @@ class View:
 
 @dataclass(frozen=True)
 class Job:
-    """A picture that is ready to be sampled: what the model sees of it, and what it goes back into."""
+    """An image that is ready to be sampled: what the model sees of it, and what it goes back into."""
 
     name: str
     key: str
@@ -58,12 +58,12 @@ class Job:
 def read(
     pair: Pair, mask_is: str = "keep", deep: bool = False
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """A pair's picture uint8 (H, W, 3) and keep-mask bool (H, W), True = known; None for what it lacks.
+    """A pair's image uint8 (H, W, 3) and keep-mask bool (H, W), True = known; None for what it lacks.
 
-    mask_is: what 255 stands for in the mask's file, keep or shadow; deep: a 16-bit picture comes as uint16.
+    mask_is: what 255 stands for in the mask's file, keep or shadow; deep: a 16-bit image comes as uint16.
     Raises ImageError if one of them cannot be read, or their sizes differ.
     """
-    reader = read_deep if deep else read_picture
+    reader = read_deep if deep else read_image
     gt = None if pair.gt is None else reader(pair.gt)
     keep = None if pair.mask is None else read_mask(pair.mask) != (mask_is == "shadow")
     if gt is not None and keep is not None and gt.shape[:2] != keep.shape:
@@ -76,7 +76,7 @@ def read(
 
 @dataclass(frozen=True)
 class Sight:
-    """How the model looks at pictures.
+    """How the model looks at images.
 
     size: its training size in pixels; multiple: of which any other size that it sees must be one; windows: as
     the Config's.
@@ -89,7 +89,7 @@ class Sight:
     def prepare(
         self, fingerprint: str, name: str, gt: np.ndarray | None, keep: np.ndarray | None, draws: Draws
     ) -> Job:
-        """The Job of a picture uint8 (H, W, 3) and its keep-mask bool (H, W); both None to generate.
+        """The Job of an image uint8 (H, W, 3) and its keep-mask bool (H, W); both None to generate.
 
         fingerprint: of settings and weights. Raises ImageError for a hole that no memory would hold.
         """
@@ -99,37 +99,37 @@ class Sight:
         find = window_plan.whole if self.windows == "whole" else window_plan.each_hole
         parts = find(hole, self.size, self.multiple)
         views = tuple(self._view(draws, i, part, blank, keep) for i, part in enumerate(parts))
-        return Job(name, picture_key(fingerprint, name, gt, keep), gt, keep, views)
+        return Job(name, image_key(fingerprint, name, gt, keep), gt, keep, views)
 
     def _view(
-        self, of: Draws, number: int, part: window_plan.Part, picture: np.ndarray, keep: np.ndarray | None
+        self, of: Draws, number: int, part: window_plan.Part, image: np.ndarray, keep: np.ndarray | None
     ) -> View:
-        window, shape = part.window, picture.shape
+        window, shape = part.window, image.shape
         longest = max(window.rows, window.cols)
-        # The first one's draws are those of a picture with one window.
+        # The first one's draws are those of an image with one window.
         draws = of.part(f"{window.top},{window.left}") if number else of
         fits = longest <= LONGEST_VIEW * self.size
         if self.windows == "overlap" and (window.scaled or longest > self.size):
-            sketch = self._seen(of, draws, part, picture, keep) if window.scaled and fits else None
+            sketch = self._seen(of, draws, part, image, keep) if window.scaled and fits else None
             draws = draws.part("native") if sketch else draws
-            view = self._seen(of, draws, window_plan.native(part, shape, self.size), picture, keep)
+            view = self._seen(of, draws, window_plan.native(part, shape, self.size), image, keep)
             return replace(view, native=True, sketch=sketch)
         if not fits:
             raise ImageError(
-                f"the hole in this {shape[1]}x{shape[0]} picture is so long and thin that the model would "
+                f"the hole in this {shape[1]}x{shape[0]} image is so long and thin that the model would "
                 f"see {window.cols}x{window.rows} pixels; set windows: overlap, or fill it in shorter pieces"
             )
-        return self._seen(of, draws, part, picture, keep)
+        return self._seen(of, draws, part, image, keep)
 
     def _seen(
-        self, of: Draws, draws: Draws, part: window_plan.Part, picture: np.ndarray, keep: np.ndarray | None
+        self, of: Draws, draws: Draws, part: window_plan.Part, image: np.ndarray, keep: np.ndarray | None
     ) -> View:
-        hole = np.zeros(picture.shape[:2], dtype=bool) if keep is None else keep
-        seen, seen_keep = windows.cut(picture, hole, part.window)
+        hole = np.zeros(image.shape[:2], dtype=bool) if keep is None else keep
+        seen, seen_keep = windows.cut(image, hole, part.window)
         return View(of, draws, part.window, part.own, seen, None if keep is None else seen_keep)
 
 
-def picture_key(fingerprint: str, name: str, *parts: np.ndarray | None) -> str:
+def image_key(fingerprint: str, name: str, *parts: np.ndarray | None) -> str:
     """SHA-256 (hex) of all that decides one result: settings and weights, its name, the input's parts."""
     key = hashlib.sha256(f"{fingerprint} {name}".encode("utf-8", "surrogateescape"))
     for part in parts:

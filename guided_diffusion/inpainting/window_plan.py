@@ -1,6 +1,6 @@
-"""Cover: the windows through which a picture's holes are filled, one for all of them or one for each.
+"""Cover: the windows through which an image's holes are filled, one for all of them or one for each.
 
-Holes so near to each other that one window serves them at no coarser scale are filled together. A picture
+Holes so near to each other that one window serves them at no coarser scale are filled together. An image
 smaller than the model is taken for one of the model's size, mirrored around its frame, where nothing is
 asked for.
 """
@@ -17,7 +17,7 @@ from guided_diffusion.inpainting.windows import Window, around, choose_window, h
 
 @dataclass(frozen=True)
 class Part:
-    """A window, and what is filled through it: `own`, bool, shaped like `window.slices` of the picture."""
+    """A window, and what is filled through it: `own`, bool, shaped like `window.slices` of the image."""
 
     window: Window
     own: np.ndarray
@@ -42,7 +42,7 @@ def each_hole(mask: np.ndarray, size: int, multiple: int) -> list[Part]:
     longest = np.maximum(boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2])
     group = _gathered(boxes, longest, frame, size)
     joint, most = joint_boxes(boxes, group), _longest(longest, group)
-    number: dict[Window, int] = {}  # two groups in a picture's corner may come to the same window
+    number: dict[Window, int] = {}  # two groups in an image's corner may come to the same window
     same = []
     for box, long in zip(joint.tolist(), most.tolist(), strict=True):
         window = around(tuple(box), long, frame, size, multiple)
@@ -56,7 +56,7 @@ def each_hole(mask: np.ndarray, size: int, multiple: int) -> list[Part]:
 def native(part: Part, shape: tuple[int, ...], size: int) -> Part:
     """The same holes in a window of at least `size` pixels a side that the model sees as it is.
 
-    It reaches half the model's size beyond them, as far as the picture, of this shape, goes.
+    It reaches half the model's size beyond them, as far as the image, of this shape, goes.
     """
     frame, shift = _frame(shape, size)
     own = np.zeros(shape[:2], dtype=bool)
@@ -69,7 +69,7 @@ def native(part: Part, shape: tuple[int, ...], size: int) -> Part:
 
 
 def _frame(shape: tuple[int, ...], size: int) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
-    """Shape of the picture once it is no smaller than the model, and what that adds to its boxes."""
+    """Shape of the image once it is no smaller than the model, and what that adds to its boxes."""
     height, width = (max(side, size) for side in shape[:2])
     down, right = (height - shape[0]) // 2, (width - shape[1]) // 2
     return (height, width), (down, down, right, right)

@@ -1,7 +1,7 @@
-"""The parts of a picture that the model sees. The model works at a fixed size, pictures come in any size:
+"""The parts of an image that the model sees. The model works at a fixed size, images come in any size:
 choose windows around the holes, cut them out at model size, paste the filled ones back.
 
-Masks are bool (H, W), True = known; pictures are uint8 (H, W, 3).
+Masks are bool (H, W), True = known; images are uint8 (H, W, 3).
 """
 
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from guided_diffusion.images.masks import resize_mask
 
 @dataclass(frozen=True)
 class Window:
-    """A rectangle of the picture (its pixels) and the shape in which the model sees it.
+    """A rectangle of the image (its pixels) and the shape in which the model sees it.
 
-    It reaches beyond a picture that is smaller than it: what lies there is the picture mirrored.
+    It reaches beyond an image that is smaller than it: what lies there is the image mirrored.
     """
 
     top: int
@@ -28,18 +28,18 @@ class Window:
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """Where the window lies in the picture, as an index."""
+        """Where the window lies in the image, as an index."""
         down, right = slice(max(self.top, 0), self.top + self.height), self.left + self.width
         return down, slice(max(self.left, 0), right)
 
     def within(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """(top, bottom, left, right), ends excluded, of what of it lies in a picture of this shape."""
+        """(top, bottom, left, right), ends excluded, of what of it lies in an image of this shape."""
         down, across = self.slices
         return down.start, min(down.stop, height), across.start, min(across.stop, width)
 
     @property
     def inner(self) -> tuple[slice, slice]:
-        """Where in the window the picture begins, as an index; it ends with the picture."""
+        """Where in the window the image begins, as an index; it ends with the image."""
         return slice(max(-self.top, 0), None), slice(max(-self.left, 0), None)
 
     @property
@@ -49,7 +49,7 @@ class Window:
 
 
 def choose_window(mask: np.ndarray, size: int, multiple: int) -> Window:
-    """One window for a picture with this mask and a model of this training size; see `around`.
+    """One window for an image with this mask and a model of this training size; see `around`.
 
     Every unknown pixel lies in it. With none unknown it is chosen as if all were.
     """
@@ -62,9 +62,9 @@ def around(
 ) -> Window:
     """The window for holes within `box` (top, bottom, left, right), the longest of them `longest` pixels.
 
-    A picture of shape (size, size) is taken whole. Otherwise a square around the box with as much context as
+    An image of shape (size, size) is taken whole. Otherwise a square around the box with as much context as
     hole (see `sides`), seen as (size, size). A box longer than the short side gets a rectangle as wide as the
-    picture, seen with the short side at `size` and the long one at the nearest multiple of `multiple`.
+    image, seen with the short side at `size` and the long one at the nearest multiple of `multiple`.
     """
     height, width = shape[:2]
     if (height, width) == (size, size):
@@ -87,7 +87,7 @@ def sides(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Short and long side of the windows around boxes int (..., 4) whose longest holes are `longest`, (...).
 
-    Twice the longest hole and four thirds of the box, at least `size`; at most what the picture has. The
+    Twice the longest hole and four thirds of the box, at least `size`; at most what the image has. The
     short side is seen as `size` pixels, so it tells the scale.
     """
     short, long = min(shape[:2]), max(shape[:2])
@@ -111,14 +111,14 @@ def place(start: int, stop: int, side: int, limit: int) -> int:
     return min(max((start + stop - side) // 2, 0), limit - side)
 
 
-def cut(picture: np.ndarray, mask: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray]:
-    """The window at model shape: picture uint8 (rows, cols, 3) and mask bool (rows, cols).
+def cut(image: np.ndarray, mask: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    """The window at model shape: image uint8 (rows, cols, 3) and mask bool (rows, cols).
 
     Known pixels of the result are averages of known pixels alone, unknown ones of unknown ones alone, so what
-    lies in the hole cannot leak out of it. Without a change of size the bytes are the picture's own, or,
+    lies in the hole cannot leak out of it. Without a change of size the bytes are the image's own, or,
     beyond its frame, their mirror image: known where what they mirror is known.
     """
-    part, known = _part(picture, window), _part(mask, window)
+    part, known = _part(image, window), _part(mask, window)
     shape = (window.rows, window.cols)
     if not window.scaled:
         return part.copy(), known.copy()
@@ -128,7 +128,7 @@ def cut(picture: np.ndarray, mask: np.ndarray, window: Window) -> tuple[np.ndarr
 
 
 def _part(array: np.ndarray, window: Window) -> np.ndarray:
-    """The window of a picture or mask (H, W, ...); a view where it lies within."""
+    """The window of an image or mask (H, W, ...); a view where it lies within."""
     part = array[window.slices]
     if part.shape[:2] == (window.height, window.width):
         return part
@@ -143,24 +143,24 @@ def _mirrored(start: int, number: int, length: int) -> np.ndarray:
     return np.minimum(at, 2 * length - 1 - at)
 
 
-def _average_within(picture: np.ndarray, member: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def _average_within(image: np.ndarray, member: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Resizes by averaging over member pixels only; arbitrary where none is near."""
     # Kernels without negative weights: wherever a pixel's centre falls on a member, the weight is positive.
     kernel = "hamming" if shape[0] < member.shape[0] else "bilinear"
     weight = member.astype(np.float32)
     share = np.maximum(resize(weight, shape, kernel), 1e-6)
-    planes = [resize(picture[..., c] * weight, shape, kernel) / share for c in range(3)]  # one at a time
+    planes = [resize(image[..., c] * weight, shape, kernel) / share for c in range(3)]  # one at a time
     return np.rint(np.clip(np.stack(planes, axis=2), 0, 255)).astype(np.uint8)
 
 
-def paste(picture: np.ndarray, window: Window, filled: np.ndarray, write: np.ndarray) -> None:
-    """Writes `filled`, uint8 (rows, cols, 3), into its window of the picture, uint8 (H, W, 3), in place.
+def paste(image: np.ndarray, window: Window, filled: np.ndarray, write: np.ndarray) -> None:
+    """Writes `filled`, uint8 (rows, cols, 3), into its window of the image, uint8 (H, W, 3), in place.
 
-    write: bool, shaped like the part of the window that lies within the picture; every other byte stays.
+    write: bool, shaped like the part of the window that lies within the image; every other byte stays.
     Raises ValueError if `filled` has another shape.
     """
     if filled.shape != (window.rows, window.cols, 3):
         raise ValueError(f"filled has shape {filled.shape}, its window ({window.rows}, {window.cols}, 3)")
     large = resize(filled, (window.height, window.width)) if window.scaled else filled
     height, width = write.shape
-    picture[window.slices][write] = large[window.inner][:height, :width][write]
+    image[window.slices][write] = large[window.inner][:height, :width][write]

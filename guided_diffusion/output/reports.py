@@ -12,7 +12,7 @@ from guided_diffusion.output.results import Result, printable
 
 
 def saved(result: Result, folder: LogFolder) -> dict[str, Any]:
-    """What is to be told of a result, now that its pictures are written."""
+    """What is to be told of a result, now that its images are written."""
     try:
         folder.save(result)
     except OSError as error:
@@ -43,7 +43,7 @@ def told_of(result: Result) -> tuple[int, str]:
         return logging.DEBUG, f"{name}: finished before"
     each = [result.parts[output] for output in result.made]
     took = duration(sum(part.seconds for part in each))
-    return 0, f"{name}: {sum(part.evaluations for part in each)} evaluations in {took}"
+    return 0, f"{name}: {sum(part.nfe for part in each)} evaluations in {took}"
 
 
 def duration(seconds: float) -> str:

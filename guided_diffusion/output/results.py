@@ -14,7 +14,7 @@ import torch
 
 @dataclass(frozen=True)
 class Lifted:
-    """A picture without its shadow, at the input's own size; no arrays when an earlier run finished it.
+    """An image without its shadow, at the input's own size; no arrays when an earlier run finished it.
 
     key: as the Result's; free: uint8 or uint16 (H, W, 3), as deep as the input; matte: float32 (H, W) in
     [0, 1], 1 = full shadow; field: float32 (H, W, 3) in (0, 1], the share of linear light that the shadow
@@ -26,20 +26,20 @@ class Lifted:
     matte: np.ndarray | None = None
     field: np.ndarray | None = None
     black: np.ndarray | None = None
-    evaluations: int = 0
+    nfe: int = 0
     seconds: float = 0.0
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one picture. Pictures are uint8 (H, W, 3) at the input's own size.
+    """What became of one image. Images are uint8 (H, W, 3) at the input's own size.
 
     name: relative POSIX name without extension; key: fingerprint of everything that decides the pixels of
     `filled`, '' when it is not asked for; filled: the result, None also when an earlier run finished it;
     gt: the input, None when generated; keep: bool (H, W), True = known, None without a mask;
     evaluations, seconds, note: of filling it; lifted: the second result, of method relight;
-    error: why the picture failed.
+    error: why the image failed.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Result:
     filled: np.ndarray | None = None
     gt: np.ndarray | None = None
     keep: np.ndarray | None = None
-    evaluations: int = 0
+    nfe: int = 0
     seconds: float = 0.0
     note: str = ""
     error: str = ""
@@ -66,10 +66,10 @@ class Result:
 
     @property
     def made(self) -> dict[str, np.ndarray]:
-        """What this run computed: each output's picture."""
+        """What this run computed: each output's image."""
         free = None if self.lifted is None else self.lifted.free
         both = {"inpainted": self.filled, "shadow_free": free}
-        return {output: picture for output, picture in both.items() if picture is not None}
+        return {output: image for output, image in both.items() if image is not None}
 
     @property
     def reused(self) -> bool:
@@ -90,9 +90,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Progress:
-    """One evaluation of the network is done: step `step` of `steps` for the pictures `names`.
+    """One evaluation of the network is done: step `step` of `steps` for the images `names`.
 
-    window, windows: of the first picture, up to which of how many windows this is; the steps are of these.
+    window, windows: of the first image, up to which of how many windows this is; the steps are of these.
     """
 
     names: tuple[str, ...]
@@ -110,7 +110,7 @@ def describe_run(
     command: str,
     version: str,
 ) -> dict[str, Any]:
-    """The head of run.json: everything needed to know how the pictures came to be; `version` is our own."""
+    """The head of run.json: everything needed to know how the images came to be; `version` is our own."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "fingerprint": fingerprint,

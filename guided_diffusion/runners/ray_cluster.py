@@ -1,7 +1,7 @@
-"""The pictures of one run shared out by Ray, for clusters that are not torchrun-shaped.
+"""The images of one run shared out by Ray, for clusters that are not torchrun-shaped.
 
-Every worker is a Ray actor with an Engine of its own. Whoever is free takes the next pictures, and an actor
-that dies is started anew by Ray and goes on with what it had not finished. Pictures, weights and the log
+Every worker is a Ray actor with an Engine of its own. Whoever is free takes the next images, and an actor
+that dies is started anew by Ray and goes on with what it had not finished. Images, weights and the log
 folder lie where all machines reach them, under the same paths, as with torchrun.
 """
 
@@ -24,7 +24,7 @@ from guided_diffusion.output.reports import saved
 from guided_diffusion.output.results import Result
 from guided_diffusion.runtime import distributed, hardware
 
-RESTARTS = 3  # of an actor, and of the pictures it was at when it died
+RESTARTS = 3  # of an actor, and of the images it was at when it died
 PATIENCE = 300.0  # seconds until the first worker has begun; machines may have to be started for it
 _PROJECT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +39,7 @@ class Worker:
         self.folder = LogFolder(config.log_dir, vars(config.folders), head, leads=False)
 
     def work(self, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-        """Make and save what of these pictures is not finished; a report of each."""
+        """Make and save what of these images is not finished; a report of each."""
         events = self.engine.stream(pairs, self.folder.has)
         return [saved(event, self.folder) for event in events if isinstance(event, Result)]
 
@@ -63,13 +63,13 @@ def share(nodes: Sequence[Mapping[str, float]], parts: int, device: str) -> tupl
 
 
 def cut(pairs: Sequence[Pair], workers: int, most: int) -> list[Sequence[Pair]]:
-    """Parts of the work, of up to so many pictures; two for each of several workers, if there are as many."""
+    """Parts of the work, of up to so many images; two for each of several workers, if there are as many."""
     size = min(most, distributed.share(len(pairs), workers) or most)
     return [pairs[i : i + size] for i in range(0, len(pairs), size)]
 
 
 def dealt(ray: Any, workers: Sequence[Any], parts: Sequence[Sequence[Pair]]) -> Iterator[dict[str, Any]]:
-    """What becomes of the pictures: a worker is given a part once it has begun, and the next when it is free.
+    """What becomes of the images: a worker is given a part once it has begun, and the next when it is free.
 
     Nothing is given to one that Ray has no place for yet. Raises TimeoutError if it finds none for any.
     """
@@ -90,7 +90,7 @@ def dealt(ray: Any, workers: Sequence[Any], parts: Sequence[Sequence[Pair]]) -> 
 
 
 def reports(config: Config, pairs: Sequence[Pair], head: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Have the cluster at `config.ray` make the pictures; what became of each, as it is told.
+    """Have the cluster at `config.ray` make the images; what became of each, as it is told.
 
     Raises ConfigError without Ray, ClusterError for a cluster that cannot be reached, that has no place for a
     worker, or a worker that fails again and again.

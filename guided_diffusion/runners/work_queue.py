@@ -1,12 +1,12 @@
-"""The board that the ranks of one run share: which picture is next, and what became of each.
+"""The board that the ranks of one run share: which image is next, and what became of each.
 
-Pictures are taken one by one, so that a slow rank takes fewer. The board is torchrun's own store; it lives in
+Images are taken one by one, so that a slow rank takes fewer. The board is torchrun's own store; it lives in
 torchrun's agent and outlasts any rank. One process without torchrun has a board to itself. No rank waits for
 another before it works, and none needs a process group.
 
 When torchrun starts its ranks anew, all of the earlier ones have ended, on every machine; nothing else about
 it is known to all (each machine counts its own restarts, none those for a machine that came or went). So the
-board stays as it is, and every picture has one rank that is to make it: the one that bears the number of its
+board stays as it is, and every image has one rank that is to make it: the one that bears the number of its
 taker, modulo the number of ranks. What a rank took and did not report, its successor makes.
 """
 
@@ -25,16 +25,16 @@ _PAUSE = 0.2  # seconds between two looks at the board
 
 
 class Board:
-    """total: how many pictures there are, numbered 0..total - 1; rank: of this process, 0..ranks - 1."""
+    """total: how many images there are, numbered 0..total - 1; rank: of this process, 0..ranks - 1."""
 
     def __init__(self, total: int, store: dist.Store, rank: int = 0, ranks: int = 1) -> None:
         self.total, self.store, self.rank, self.ranks = total, store, rank, ranks
-        self.taken = 0  # pictures below this number are known to be taken
+        self.taken = 0  # images below this number are known to be taken
         self.unheard: list[int] = []  # of these, those without a report at the last look
 
     @property
     def share(self) -> int | None:
-        """The most pictures that a rank is to take together."""
+        """The most images that a rank is to take together."""
         return distributed.share(self.total, self.ranks)
 
     def take(self) -> Iterator[int]:
@@ -46,7 +46,7 @@ class Board:
                 yield number
 
     def post(self, number: int, report: Any) -> None:
-        """Put up what became of a picture: plain values."""
+        """Put up what became of an image: plain values."""
         self.store.set(f"report {number}", json.dumps(report))
 
     def news(self) -> Iterator[Any]:

@@ -70,7 +70,7 @@ def world_size() -> int:
 
 
 def share(total: int, ranks: int) -> int | None:
-    """The most of `total` pictures that a rank is to take together, so that the quick ones can take more:
+    """The most of `total` images that a rank is to take together, so that the quick ones can take more:
     half of what each would get. None, all it likes, for one alone."""
     return None if ranks == 1 else -(-total // (2 * ranks))
 

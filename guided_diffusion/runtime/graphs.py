@@ -1,7 +1,7 @@
 """A network made quicker without changing a bit of what it says: traced on a CPU, captured on a GPU.
 
 What Python and the launching of kernels cost is saved; the kernels and their order stay. So whether this is
-done changes no picture, and the length of the run may decide it. torch.compile changes bits, and takes a
+done changes no image, and the length of the run may decide it. torch.compile changes bits, and takes a
 hundred times as long to set up for much the same gain: docs/benchmarks.md.
 """
 

@@ -67,8 +67,8 @@ def round_products(precision: str) -> None:
 
 
 def batch_size(wanted: int | Literal["auto"], device: torch.device, side: int) -> int:
-    """The most pictures of side x side pixels at once: what is wanted; auto: beyond which a device gains no
-    more, some 2^15 pixels on a CPU and 2^20 on a GPU, and no more than 8 and 256 pictures. They are done, and
+    """The most images of side x side pixels at once: what is wanted; auto: beyond which a device gains no
+    more, some 2^15 pixels on a CPU and 2^20 on a GPU, and no more than 8 and 256 images. They are done, and
     saved, together.
     """
     if wanted != "auto":

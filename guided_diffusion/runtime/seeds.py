@@ -1,4 +1,4 @@
-"""Draws: what decides the random numbers of a picture, and nothing else does."""
+"""Draws: what decides the random numbers of an image, and nothing else does."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 
 
 class Draws(NamedTuple):
-    """seed: of the run, or of one of several fillings; name: of the picture, or of a part of it."""
+    """seed: of the run, or of one of several fillings; name: of the image, or of a part of it."""
 
     seed: int
     name: str
 
     def part(self, mark: str) -> Draws:
-        """Those of a part of the picture, or of a stage of its making."""
+        """Those of a part of the image, or of a stage of its making."""
         return Draws(self.seed, f"{self.name}\0{mark}")
 
     def generator(self, purpose: str, device: torch.device) -> torch.Generator:

@@ -1,4 +1,4 @@
-"""ILVR: the low frequencies of every step are those of a reference picture, the rest is the prior's. No mask.
+"""ILVR: the low frequencies of every step are those of a reference image, the rest is the prior's. No mask.
 
 Paper: Choi et al. 2021, "ILVR" (arXiv 2108.02938), algorithm 1 and section 3.3.
 Where we differ: the low-pass is the mean over blocks (the paper's is bicubic, down and up again), so that it

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--n", type=int, default=16, help="number of scenes (default 16)")
-    parser.add_argument("--size", type=int, default=256, help="side of the pictures in pixels (default 256)")
+    parser.add_argument("--size", type=int, default=256, help="side of the images in pixels (default 256)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the set (default 0)")
     parser.add_argument(
         "--split", choices=("train", "test"), default="test", help="folder names (default test)"

@@ -27,10 +27,10 @@ def encode(light: np.ndarray) -> np.ndarray:
     return _BYTES[np.clip(light * np.float32(_STEPS) + np.float32(0.5), 0, _STEPS).astype(np.int32)]
 
 
-def jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
-    """uint8 picture (H, W, 3) after a JPEG round trip."""
+def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """uint8 image (H, W, 3) after a JPEG round trip."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
     return np.asarray(Image.open(buffer)).copy()
 
 
@@ -81,7 +81,7 @@ class Camera:
         )
 
     def expose(self, light: np.ndarray) -> np.ndarray:
-        """Display-linear picture (H, W, 3) in [0, 1] from scene light (H, W, 3), before noise."""
+        """Display-linear image (H, W, 3) in [0, 1] from scene light (H, W, 3), before noise."""
         height, width = light.shape[:2]
         x, y, pixel = coordinates(height, width)
         field = x * np.float32(self.slope[0]) + y * np.float32(self.slope[1])
@@ -95,9 +95,9 @@ class Camera:
         return np.clip(_tone(_focused(light, self.focus), self.contrast), 0, 1)
 
     def record(self, rng: np.random.Generator, light: np.ndarray) -> np.ndarray:
-        """uint8 sRGB picture of display-linear `light`, with Poisson-Gauss noise.
+        """uint8 sRGB image of display-linear `light`, with Poisson-Gauss noise.
 
-        The noise is that of a sensor 256 pixels wide: smaller pictures count as reductions of it.
+        The noise is that of a sensor 256 pixels wide: smaller images count as reductions of it.
         """
         share = np.float32(min(1.0, min(light.shape[:2]) / 256))
         variance = np.float32(self.read_noise**2) + np.float32(self.shot_noise**2) * light

@@ -2,7 +2,7 @@
 
 A material maps `Points` (surface coordinates and pixel footprint) to linear albedo (N, 3), float32. All
 randomness comes from the drawn parameters, from noise tiles and from hashed cells, so the same material is
-the same at every picture size. One surface unit is about one picture width.
+the same at every image size. One surface unit is about one image width.
 """
 
 from __future__ import annotations

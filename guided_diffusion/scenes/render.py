@@ -1,6 +1,6 @@
 """Procedural photographs of grounds and walls, alone or with exact synthetic shadows.
 
-Every picture is drawn from a `numpy.random.Generator`: parameters first, pixels after, so a scene is the
+Every image is drawn from a `numpy.random.Generator`: parameters first, pixels after, so a scene is the
 same at every size (only sensor noise depends on the size).
 """
 
@@ -22,10 +22,10 @@ _CHUNK = 16384  # points at a time: their fields stay in the processor's cache
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture with and without a shadow, and the truth about the shadow.
+    """An image with and without a shadow, and the truth about the shadow.
 
     Attributes:
-        shadow: uint8 (H, W, 3) sRGB picture with shadow.
+        shadow: uint8 (H, W, 3) sRGB image with shadow.
         free: uint8 (H, W, 3) the same place without it.
         mask: bool (H, W), True in shadow, as imprecise as a user would draw it.
         matte: float32 (H, W) in [0, 1], exact share of the direct light that is blocked.
@@ -41,7 +41,7 @@ class Scene:
 
 
 def scene_rng(seed: int, index: int) -> np.random.Generator:
-    """Independent random stream for picture `index` of `seed`."""
+    """Independent random stream for image `index` of `seed`."""
     return np.random.default_rng([seed, index])
 
 
@@ -166,7 +166,7 @@ def _corner_view(rng: np.random.Generator) -> _View:
 def _frame(size: int | tuple[int, int]) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
     if height < 8 or width < 8:
-        raise ValueError(f"picture size {height}x{width} is too small; use at least 8x8")
+        raise ValueError(f"image size {height}x{width} is too small; use at least 8x8")
     return height, width
 
 
@@ -187,7 +187,7 @@ def _joined(parts: Sequence[_Part], values: Sequence[np.ndarray], rays: int) -> 
 
 
 def _exposed(view: _View, camera: Camera, height: int, width: int) -> np.ndarray:
-    """Display-linear picture (H, W, 3) without noise."""
+    """Display-linear image (H, W, 3) without noise."""
     x, y, pixel = coordinates(_SAMPLES * height, _SAMPLES * width)
     chunks = []
     for at in range(0, x.size, _CHUNK):
@@ -199,7 +199,7 @@ def _exposed(view: _View, camera: Camera, height: int, width: int) -> np.ndarray
 
 
 def render_free(rng: np.random.Generator, size: int | tuple[int, int]) -> np.ndarray:
-    """A random shadow-free picture, uint8 (H, W, 3) sRGB. `size` is the side or (height, width), in pixels.
+    """A random shadow-free image, uint8 (H, W, 3) sRGB. `size` is the side or (height, width), in pixels.
 
     Raises `ValueError` for a side below 8. JPEG is left out below 128 pixels, where blocks would be huge.
     """
@@ -218,12 +218,12 @@ def render_labelled(rng: np.random.Generator, size: int | tuple[int, int]) -> tu
 
 
 def _free(rng: np.random.Generator, view: _View, camera: Camera, height: int, width: int) -> np.ndarray:
-    picture = camera.record(rng, _exposed(view, camera, height, width))
-    return jpeg(picture, camera.quality) if camera.quality and min(height, width) >= 128 else picture
+    image = camera.record(rng, _exposed(view, camera, height, width))
+    return jpeg(image, camera.quality) if camera.quality and min(height, width) >= 128 else image
 
 
 def render(rng: np.random.Generator, size: int | tuple[int, int]) -> Scene:
-    """A random picture with and without a shadow, and the truth about it; errors as `render_free`."""
+    """A random image with and without a shadow, and the truth about it; errors as `render_free`."""
     height, width = _frame(size)
     view, camera = _draw(rng)
     free = _exposed(view, camera, height, width)

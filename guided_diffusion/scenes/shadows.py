@@ -1,6 +1,6 @@
 """Synthetic cast shadows with exact truth: mattes, transmissions and the masks a user would draw.
 
-All light is linear. A picture with shadow is `free * (1 - matte + matte * transmission)`; the ranges of the
+All light is linear. An image with shadow is `free * (1 - matte + matte * transmission)`; the ranges of the
 parameters are percentiles measured on real triplets of photographs with and without a shadow.
 Coordinates: the short side of the frame spans one unit, the middle is the origin.
 """
@@ -213,7 +213,7 @@ def _grid(height: int, width: int, pixel: float) -> tuple[np.ndarray, np.ndarray
 
 
 def _blurred(image: np.ndarray, sigmas: np.ndarray) -> list[np.ndarray]:
-    """Periodic Gaussian blurs of a picture (H, W), one for each sigma in pixels."""
+    """Periodic Gaussian blurs of an image (H, W), one for each sigma in pixels."""
     spectrum = np.fft.rfft2(image)
     ky, kx = np.fft.fftfreq(image.shape[0])[:, None], np.fft.rfftfreq(image.shape[1])[None]
     decay = -2 * np.pi**2 * (ky * ky + kx * kx)
@@ -255,7 +255,7 @@ def combine(
 
 
 def cast(free: np.ndarray, matte: np.ndarray, transmission: np.ndarray, slope: float = 1.0) -> np.ndarray:
-    """Linear picture (H, W, 3) with shadow from the linear picture `free`.
+    """Linear image (H, W, 3) with shadow from the linear image `free`.
 
     `slope` is the exponent a of free = c * umbra^a about the mean of the umbra, per channel (tone curve and
     ambient light make it differ from 1); slope 1 gives exactly free * (1 - matte + matte * transmission).

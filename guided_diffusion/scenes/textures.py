@@ -1,8 +1,8 @@
 """Mip-mapped noise tiles: the random fields all procedural materials are made of.
 
-A tile is a periodic picture with zero mean and unit variance. Looking it up at the level of detail that
+A tile is a periodic image with zero mean and unit variance. Looking it up at the level of detail that
 fits the pixel footprint keeps every field band-limited (Williams, "Pyramidal parametrics", 1983), so a
-scene is the same at every picture size and shows no moire.
+scene is the same at every image size and shows no moire.
 """
 
 from __future__ import annotations

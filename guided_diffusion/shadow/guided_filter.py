@@ -1,4 +1,4 @@
-"""Guided filter: lets a coarse map follow the edges of a picture, at any size.
+"""Guided filter: lets a coarse map follow the edges of an image, at any size.
 
 Paper: He, Sun & Tang 2013 (colour guide), He & Sun 2015 (arXiv 1505.00996: coefficients at a small size serve
 the large one). Where we differ: the guide is logarithmic light, in which a shadow is a step of one height.

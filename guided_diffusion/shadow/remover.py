@@ -1,4 +1,4 @@
-"""Relighter: lifts the shadows off pictures, one at a time; finds them first where no mask marks them."""
+"""Relighter: lifts the shadows off images, one at a time; finds them first where no mask marks them."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from guided_diffusion.errors import ImageError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.images.formats import eight_bits
 from guided_diffusion.images.masks import dilate
-from guided_diffusion.inpainting.views import picture_key
+from guided_diffusion.inpainting.views import image_key
 from guided_diffusion.output.results import Lifted, Progress
 from guided_diffusion.runtime import hardware
 from guided_diffusion.runtime.seeds import Draws
 from guided_diffusion.shadow.detect import find_shadow
-from guided_diffusion.shadow.relight import Prior, Relit, evaluations, is_grey, relight, untouched
+from guided_diffusion.shadow.relight import Prior, Relit, is_grey, nfe, relight, untouched
 
-NONE_FOUND = "no shadow found: the picture was left as it was"
-NONE_MARKED = "the mask marks no shadow: the picture was left as it was"
+NONE_FOUND = "no shadow found: the image was left as it was"
+NONE_MARKED = "the mask marks no shadow: the image was left as it was"
 
 
 @dataclass(frozen=True)
 class Shaded:
-    """A picture and its shadow.
+    """An image and its shadow.
 
-    key: of its Lifted; picture: uint8 or uint16 (H, W, 3); shadow: bool (H, W), True = shadow; keep: bool
+    key: of its Lifted; image: uint8 or uint16 (H, W, 3); shadow: bool (H, W), True = shadow; keep: bool
     (H, W), True = beyond the shadow's reach, where no byte changes; note: '', or why nothing is to be done.
     """
 
     name: str
     draws: Draws
     key: str
-    picture: np.ndarray
+    image: np.ndarray
     shadow: np.ndarray
     keep: np.ndarray
     note: str
@@ -49,7 +49,7 @@ class Shaded:
 class Relighter:
     """Lifts shadows as `settings` say.
 
-    denoiser: a picture's draws -> what denoises it, on `device`; it is asked only if the settings say so.
+    denoiser: an image's draws -> what denoises it, on `device`; it is asked only if the settings say so.
     side, multiple: the model's training size, and of what any other size must be a multiple.
     """
 
@@ -61,48 +61,48 @@ class Relighter:
     multiple: int
 
     @property
-    def evaluations(self) -> int:
-        """Of the network, for each picture."""
-        return evaluations(self.settings, self.process)
+    def nfe(self) -> int:
+        """Of the network, for each image."""
+        return nfe(self.settings, self.process)
 
     def shade(
-        self, fingerprint: str, name: str, picture: np.ndarray, shadow: np.ndarray | None, draws: Draws
+        self, fingerprint: str, name: str, image: np.ndarray, shadow: np.ndarray | None, draws: Draws
     ) -> Shaded:
-        """A picture uint8 or uint16 (H, W, 3) with its shadow, bool (H, W), True = shadow; None: it is found.
+        """An image uint8 or uint16 (H, W, 3) with its shadow, bool (H, W), True = shadow; None: it is found.
 
         fingerprint: of settings and, with a prior, weights.
         """
         note = NONE_MARKED
         if shadow is None:
-            shadow, note = find(picture), NONE_FOUND
+            shadow, note = find(image), NONE_FOUND
         keep = ~dilate(shadow, self.settings.reach(*shadow.shape))
-        key = picture_key(fingerprint, name, picture, shadow)
-        return Shaded(name, draws, key, picture, shadow, keep, "" if shadow.any() else note)
+        key = image_key(fingerprint, name, image, shadow)
+        return Shaded(name, draws, key, image, shadow, keep, "" if shadow.any() else note)
 
     def lift(self, shaded: Shaded) -> Iterator[Progress | Lifted]:
-        """The picture without its shadow comes last. Raises ImageError if that cannot be done."""
-        picture, begin = shaded.picture, time.monotonic()
+        """The image without its shadow comes last. Raises ImageError if that cannot be done."""
+        image, begin = shaded.image, time.monotonic()
         if shaded.note:
-            yield _lifted(shaded.key, untouched(picture, shaded.note), begin)
+            yield _lifted(shaded.key, untouched(image, shaded.note), begin)
             return
         prior = self.prior(shaded.draws) if self.settings.asks_prior else None
         try:
             with threads(1):
                 again = find if self.settings.look_twice else None
-                relit = relight(picture, shaded.shadow, self.settings, prior, again)
+                relit = relight(image, shaded.shadow, self.settings, prior, again)
         except (RuntimeError, MemoryError) as error:
             if not hardware.is_out_of_memory(error):
                 raise
             raise ImageError(
-                f"out of memory on {self.device} with a picture of {picture.shape[1]}x{picture.shape[0]}; "
+                f"out of memory on {self.device} with an image of {image.shape[1]}x{image.shape[0]}; "
                 "shrink it, or set relight.prior: none and relight.refine: false"
             ) from None
-        if relit.evaluations:
-            yield Progress((shaded.name,), relit.evaluations, relit.evaluations)
+        if relit.nfe:
+            yield Progress((shaded.name,), relit.nfe, relit.nfe)
         yield _lifted(shaded.key, relit, begin)
 
     def prior(self, draws: Draws) -> Prior:
-        """The diffusion model for one picture; its network has all of torch's threads."""
+        """The diffusion model for one image; its network has all of torch's threads."""
         denoise, all_threads = self.denoiser([draws]), torch.get_num_threads()
 
         def evaluate(x: Tensor, t: int) -> Prediction:
@@ -114,7 +114,7 @@ class Relighter:
 
 
 def with_black(lifted: Lifted, filled: np.ndarray) -> Lifted:
-    """What is black of a result comes from the picture `filled`, uint8 (H, W, 3); grey stays grey."""
+    """What is black of a result comes from the image `filled`, uint8 (H, W, 3); grey stays grey."""
     free, black = lifted.free, lifted.black
     assert free is not None and black is not None
     values = filled.mean(axis=2, keepdims=True) if is_grey(free) else filled
@@ -123,15 +123,15 @@ def with_black(lifted: Lifted, filled: np.ndarray) -> Lifted:
     return replace(lifted, free=np.where(black[..., None], values, free), note=note)
 
 
-def find(picture: np.ndarray, within: np.ndarray | None = None) -> np.ndarray:
-    """The shadows of a picture uint8 or uint16 (H, W, 3), bool (H, W); within: only those left there."""
-    return find_shadow(eight_bits(picture), within)
+def find(image: np.ndarray, within: np.ndarray | None = None) -> np.ndarray:
+    """The shadows of an image uint8 or uint16 (H, W, 3), bool (H, W); within: only those left there."""
+    return find_shadow(eight_bits(image), within)
 
 
 def _lifted(key: str, relit: Relit, begin: float) -> Lifted:
     seconds = time.monotonic() - begin
     shares = relit.matte, relit.field, relit.black
-    return Lifted(key, relit.free, *shares, relit.evaluations, seconds, relit.note)
+    return Lifted(key, relit.free, *shares, relit.nfe, seconds, relit.note)
 
 
 @contextmanager

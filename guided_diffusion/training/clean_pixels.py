@@ -1,7 +1,7 @@
-"""Which pixels of a picture the network is given clean, when it learns a time per pixel.
+"""Which pixels of an image the network is given clean, when it learns a time per pixel.
 
 Paper: Mayet et al. 2024, "TD-Paint" (arXiv 2410.09306): strokes and boxes, or squares of one size.
-Where we differ: a third of the pictures has nothing clean (there a fifth), at the cost of the
+Where we differ: a third of the images has nothing clean (there a fifth), at the cost of the
 squares, so that one network serves plain generation too.
 """
 
@@ -12,11 +12,11 @@ import numpy as np
 from guided_diffusion.images.masks import make_mask
 
 SMALLEST = 8  # pixels a side that strokes need
-_STROKES, _NOTHING = 0.6, 1 / 3  # shares of the pictures; the rest gets squares
+_STROKES, _NOTHING = 0.6, 1 / 3  # shares of the images; the rest gets squares
 
 
 def draw_known(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Bool (count, 1, size, size), True = given clean; no picture is clean all over."""
+    """Bool (count, 1, size, size), True = given clean; no image is clean all over."""
     return np.stack([_one(size, rng) for _ in range(count)])[:, None]
 
 
@@ -28,7 +28,7 @@ def _one(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _squares(size: int, rng: np.random.Generator) -> np.ndarray:
-    """A uniform share of the squares of a grid; their side is a power of two below the picture's."""
+    """A uniform share of the squares of a grid; their side is a power of two below the image's."""
     side = 2 ** int(rng.integers(np.ceil(np.log2(size))))
     across = -(-size // side)
     known = rng.permutation(across**2) < rng.integers(across**2)  # one square at least is unknown

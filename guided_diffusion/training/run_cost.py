@@ -1,4 +1,4 @@
-"""What a training run cost: pictures, seconds, and how much of the device's arithmetic was put to use."""
+"""What a training run cost: images, seconds, and how much of the device's arithmetic was put to use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RATE_SECONDS = 2.0
 class Slice:
     """The figures of one run of the command, from its first step on; made just before it.
 
-    earlier: rows of the slices before. first: steps done when this one begins. pictures: per step, over all
+    earlier: rows of the slices before. first: steps done when this one begins. images: per step, over all
     ranks. flops: per step, of this rank. precision: fp32 | bf16.
     """
 
@@ -29,12 +29,12 @@ class Slice:
         self,
         earlier: Sequence[Row],
         first: int,
-        pictures: int,
+        images: int,
         flops: int,
         device: torch.device,
         precision: str,
     ) -> None:
-        self.earlier, self.first, self.pictures, self.flops = list(earlier), first, pictures, flops
+        self.earlier, self.first, self.images, self.flops = list(earlier), first, images, flops
         self.device, self.precision = device, precision
         self.matrix_rate = matrix_rate(device, precision, _RATE_SECONDS)
         self._begin = time.monotonic()
@@ -52,9 +52,9 @@ class Slice:
             "precision": self.precision,
             "first_step": self.first,
             "last_step": step,
-            "pictures": steps * self.pictures,
+            "images": steps * self.images,
             "seconds": seconds,
-            "pictures_per_second": steps * self.pictures / seconds,
+            "pictures_per_second": steps * self.images / seconds,
             "flops_per_step": self.flops,
             "flops_per_second": flops_per_second,
             "matrix_flops_per_second": self.matrix_rate,
@@ -64,9 +64,9 @@ class Slice:
 
 
 def summary(rows: Sequence[Row]) -> dict[str, object]:
-    """Pictures and seconds of all slices together, and the slices."""
-    totals = {key: sum(float(row[key]) for row in rows) for key in ("pictures", "seconds")}
-    return {"pictures": int(totals["pictures"]), "seconds": totals["seconds"], "slices": list(rows)}
+    """Images and seconds of all slices together, and the slices."""
+    totals = {key: sum(float(row[key]) for row in rows) for key in ("images", "seconds")}
+    return {"images": int(totals["images"]), "seconds": totals["seconds"], "slices": list(rows)}
 
 
 def count_flops(network: nn.Module, inputs: Sequence[Tensor]) -> int:

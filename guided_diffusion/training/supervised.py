@@ -1,4 +1,4 @@
-"""A training run of a network that tells something of pictures, from pictures of which it is known."""
+"""A training run of a network that tells something of images, from images of which it is known."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class LabelledTrainer(Trainer):
 
     @abstractmethod
     def lessons(self, planes: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Pictures (B, 3, S, S) and what is true of them (B, ...), of a batch as it is drawn, uint8."""
+        """Images (B, 3, S, S) and what is true of them (B, ...), of a batch as it is drawn, uint8."""
 
     @abstractmethod
     def losses(self, logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -25,7 +25,7 @@ class LabelledTrainer(Trainer):
 
     @abstractmethod
     def grid(self) -> np.ndarray:
-        """The averaged network on pictures it does not train on, beside the truth: uint8 (H, W, 3)."""
+        """The averaged network on images it does not train on, beside the truth: uint8 (H, W, 3)."""
 
     def example(self) -> tuple[Tensor, ...]:
         side = self.config.model.image_size
@@ -35,11 +35,11 @@ class LabelledTrainer(Trainer):
         """Gradients on lessons that depend on (seed, step, rank) and the batch alone."""
         rng = np.random.default_rng([self.config.seed, self.step, distributed.rank()])
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
-        pictures, truth = self.lessons(x0, generator)
+        images, truth = self.lessons(x0, generator)
 
         def losses(piece: slice) -> tuple[Tensor, Tensor, Tensor]:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast is not None):
-                logits = model(pictures[piece])
+                logits = model(images[piece])
             return self.losses(logits.float(), truth[piece])
 
         self.backward(model, torch.ones(len(x0), device=self.device), losses)

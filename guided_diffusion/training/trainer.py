@@ -193,7 +193,7 @@ class Trainer:
         return rate * (1 - self.step / config.lr_anneal_steps) if config.lr_anneal_steps else rate
 
     def train_step(self, model: nn.Module, x0: Tensor) -> None:
-        """One optimiser step on pictures x0 (B, 3, H, W) in [-1, 1].
+        """One optimiser step on images x0 (B, 3, H, W) in [-1, 1].
 
         model: the network, or the network wrapped for several ranks, each of which brings its own x0.
         """
@@ -233,7 +233,7 @@ class Trainer:
         noise: Tensor,
         known: Tensor | None = None,
     ) -> Tensor:
-        """Add to the gradients those of the mean weighted loss, `microbatch` pictures at a time.
+        """Add to the gradients those of the mean weighted loss, `microbatch` images at a time.
 
         Returns the losses (B,) without `weights`. The arguments are those of Denoiser.loss; all but its bound
         are weighted over times, in what is minimised and not in what is reported of it.

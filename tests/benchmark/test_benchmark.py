@@ -21,9 +21,9 @@ from guided_diffusion.benchmark import harness, ranks, sections, worker
 from guided_diffusion.benchmark.harness import Absent, Contender, Times, in_turn
 from guided_diffusion.build import build_network, flops_per_evaluation
 from guided_diffusion.config.schema import ModelConfig
-from guided_diffusion.images.formats import read_picture
+from guided_diffusion.images.formats import read_image
 from guided_diffusion.runtime import hardware
-from guided_diffusion.scheduler import JumpSchedule, count_evaluations
+from guided_diffusion.scheduler import JumpSchedule, count_nfe
 from tests.conftest import MODEL
 
 TINY = ModelConfig(**MODEL)
@@ -176,7 +176,7 @@ def test_walks_count_the_evaluations_of_their_schedule(
 ) -> None:
     _, rows = main(capsys, "--only", "loop")
     times = JumpSchedule(**sections.SCHEDULE).times(10)
-    assert {row[2] for row in rows} == {str(count_evaluations(times)[0])}
+    assert {row[2] for row in rows} == {str(count_nfe(times)[0])}
     assert all(0 <= float(row[-2].rstrip("%")) < 100 for row in rows)
 
 
@@ -198,7 +198,7 @@ def test_what_grows_is_drawn_where_there_is_matplotlib(
     monkeypatch.setattr(sections, "whole_walk", lambda *_: 1.0)
     plot = tmp_path / "linear.png"
     out, _ = main(capsys, "--only", "linear", "--plot", str(plot))
-    assert read_picture(plot).shape[1] > 1000 and "matplotlib" not in out
+    assert read_image(plot).shape[1] > 1000 and "matplotlib" not in out
     plot.unlink()
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     out, rows = main(capsys, "--only", "linear", "--plot", str(plot))
@@ -225,9 +225,9 @@ def test_on_a_gpu_the_large_network_takes_as_many_at_once_as_pay(
     monkeypatch.setattr(sections, "evaluation", lambda _of, batch, _side, calls=0: lambda: seconds[batch])
     out, rows = main(capsys, "--only", "large")
     assert [row[0] for row in rows] == [*OURS, "1", "4", "16"]
-    evaluations, _ = count_evaluations(JumpSchedule(250, jump_length=10, jump_n_sample=10).times(250))
-    assert [float(row[-1]) for row in rows[4:]] == [evaluations, evaluations / 2, evaluations / 2]
-    assert f"{evaluations} evaluations by the paper's schedule" in out
+    nfe, _ = count_nfe(JumpSchedule(250, jump_length=10, jump_n_sample=10).times(250))
+    assert [float(row[-1]) for row in rows[4:]] == [nfe, nfe / 2, nfe / 2]
+    assert f"{nfe} evaluations by the paper's schedule" in out
 
 
 def test_batches_grow_until_memory_holds_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,13 +240,13 @@ def test_batches_grow_until_memory_holds_no_more(monkeypatch: pytest.MonkeyPatch
     told: list[str] = []
     ours: Any = None
     assert list(sections.batches(ours, 8, told.append)) == [(1, 1.0), (4, 0.25), (16, 0.0625)]
-    assert told == ["64 pictures at once: ours does not run here: OutOfMemoryError"]
+    assert told == ["64 images at once: ours does not run here: OutOfMemoryError"]
 
 
 def test_ranks_are_judged_by_one_process(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: Any
 ) -> None:
-    """Here each run is one process, so that pictures are the same; how many there would be is told."""
+    """Here each run is one process, so that images are the same; how many there would be is told."""
     monkeypatch.setattr(sections, "PICTURES", 2)
     monkeypatch.setattr(ranks, "STEPS", 2)
     monkeypatch.setattr(ranks, "in_turn", lambda measures, rounds: [Times((each(),)) for each in measures])

@@ -24,7 +24,7 @@ from PIL import Image
 from guided_diffusion import build, checkpoints
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.images.formats import read_text
-from tests.conftest import EVALUATIONS, ROOT, Outcome, keep_mask, picture
+from tests.conftest import NFE, ROOT, Outcome, image, keep_mask
 
 Cli = Callable[..., Outcome]
 Project = Callable[..., Path]
@@ -39,8 +39,8 @@ def one_line(outcome: Outcome) -> str:
 
 
 def pixels(path: str | Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.array(image)
+    with Image.open(path) as pil_image:
+        return np.array(pil_image)
 
 
 @pytest.fixture
@@ -57,32 +57,32 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_done_is_0(project: Project, cli: Cli) -> None:
     outcome = cli("--conf_path", project())
     assert (outcome.code, outcome.err) == (0, "")
-    assert outcome.out.splitlines()[-1].startswith("3 of 3 pictures in ")
+    assert outcome.out.splitlines()[-1].startswith("3 of 3 images in ")
     folders = {"inpainted", "gt", "gt_masked", "gt_keep_mask"}
     made = {str(p.relative_to("log/run")) for p in Path("log/run").rglob("*.png")}
     assert made == {f"{folder}/p{i}.png" for folder in folders for i in range(3)} | {"overview.png"}
-    assert np.array_equal(pixels("log/run/gt/p1.png"), picture(1))
+    assert np.array_equal(pixels("log/run/gt/p1.png"), image(1))
     masked = pixels("log/run/gt_masked/p1.png")
-    assert not masked[~keep_mask()].any() and np.array_equal(masked[keep_mask()], picture(1)[keep_mask()])
+    assert not masked[~keep_mask()].any() and np.array_equal(masked[keep_mask()], image(1)[keep_mask()])
     assert np.array_equal(pixels("log/run/gt_keep_mask/p1.png") == 255, keep_mask())
 
 
 def broken_files() -> dict[str, str]:
-    """Spoil pictures in ways people have them; file name -> what its failure must say."""
+    """Spoil images in ways people have them; file name -> what its failure must say."""
     good = Path("gts/p0.png").read_bytes()
     for name in ("cut", "empty", "text", "bomb", "shape"):
         Image.fromarray(keep_mask()).save(f"masks/{name}.png")
     Path("gts/cut.png").write_bytes(good[: len(good) // 2])
     Path("gts/empty.jpg").touch()
-    Path("gts/text.webp").write_text("no picture")
+    Path("gts/text.webp").write_text("no image")
     header = b"IHDR" + struct.pack(">II", 40_000, 40_000) + good[24:29]
     Path("gts/bomb.png").write_bytes(good[:12] + header + struct.pack(">I", zlib.crc32(header)) + good[33:])
-    Image.fromarray(picture(0, 16, 24)).save("gts/shape.png")
+    Image.fromarray(image(0, 16, 24)).save("gts/shape.png")
     shape = "gts/shape.png is 24x16 and its mask masks/shape.png is 16x16"
     return {
         "cut": "gts/cut.png",
         "empty": "empty",
-        "text": "not a picture",
+        "text": "not an image",
         "bomb": "enormous",
         "shape": shape,
     }
@@ -99,7 +99,7 @@ def test_some_failed_is_1_and_each_is_named_with_its_reason(project: Project, cl
         [line] = [line for line in lines if line.startswith(f"error: {name} failed: ")]
         assert reason in line
     assert sorted(p.name for p in Path("log/run/inpainted").iterdir()) == ["p0.png", "p1.png"]
-    assert "2 of 7 pictures" in outcome.out
+    assert "2 of 7 images" in outcome.out
 
 
 def test_a_place_that_cannot_be_written_fails_that_picture_alone(project: Project, cli: Cli) -> None:
@@ -193,9 +193,9 @@ def test_without_a_device_override_the_yaml_decides(project: Project, cli: Cli) 
 def test_the_plan_says_what_would_be_done_and_does_nothing(project: Project, cli: Cli) -> None:
     outcome = cli("--conf_path", project(), "--dry_run")
     assert (outcome.code, outcome.err) == (0, "")
-    assert f"{EVALUATIONS} network evaluations a picture, about 0." in outcome.out
-    assert re.search(r"3 pictures take about [0-9.]+ s\n", outcome.out)
-    each = f"holes that no single 16x16 window serves take {EVALUATIONS} evaluations each (windows: holes)"
+    assert f"{NFE} network evaluations an image, about 0." in outcome.out
+    assert re.search(r"3 images take about [0-9.]+ s\n", outcome.out)
+    each = f"holes that no single 16x16 window serves take {NFE} evaluations each (windows: holes)"
     assert each in outcome.out
     assert "(windows:" not in cli("--conf_path", project(windows="whole"), "--dry_run").out
     assert [line.strip() for line in outcome.out.splitlines() if line.startswith("  ")] == ["p0", "p1", "p2"]
@@ -217,7 +217,7 @@ def test_the_plan_warns_of_pictures_without_a_mask(project: Project, cli: Cli) -
     Path("masks/p1.png").unlink()
     outcome = cli("--conf_path", conf, "--dry_run")
     assert outcome.code == 0
-    assert "1 of 3 pictures have no mask (p1)" in outcome.err
+    assert "1 of 3 images have no mask (p1)" in outcome.err
 
 
 def test_the_estimate_is_within_a_factor_of_the_truth(command: Any, project: Project) -> None:
@@ -264,8 +264,8 @@ def test_a_terminal_shows_two_bars_unless_they_are_not_wanted(
     if not wanted:
         assert shown == ""
         return
-    assert re.search(r"pictures: 100%.*3/3 \[00:\d\d<00:\d\d", shown)
-    assert re.search(rf"steps: .*\d/{EVALUATIONS} \[00:\d\d<", shown)
+    assert re.search(r"images: 100%.*3/3 \[00:\d\d<00:\d\d", shown)
+    assert re.search(rf"steps: .*\d/{NFE} \[00:\d\d<", shown)
 
 
 def test_without_a_terminal_there_is_a_line_per_picture_and_no_bar(
@@ -275,10 +275,10 @@ def test_without_a_terminal_there_is_a_line_per_picture_and_no_bar(
     conf = project()
     outcome = cli("--conf_path", conf, "--set", "data.batch_size=1")
     assert outcome.err == "" and "\r" not in outcome.out
-    assert [line for line in outcome.out.splitlines() if line.startswith(f"p1: {EVALUATIONS} evaluations in")]
-    assert f"p1: step {EVALUATIONS // 2} of {EVALUATIONS}" in outcome.out
+    assert [line for line in outcome.out.splitlines() if line.startswith(f"p1: {NFE} evaluations in")]
+    assert f"p1: step {NFE // 2} of {NFE}" in outcome.out
     silent = cli("--conf_path", conf, "--set", "show_progress=false", "seed=1")
-    assert silent.out.count("\n") == 1 and silent.out.startswith("3 of 3 pictures")
+    assert silent.out.count("\n") == 1 and silent.out.startswith("3 of 3 images")
 
 
 def test_the_log_file_has_whole_lines_and_few(project: Project, cli: Cli) -> None:
@@ -302,10 +302,10 @@ def test_names_are_kept_whatever_they_hold(project: Project, cli: Cli) -> None:
     Image.fromarray(keep_mask()).save("one mask.png")
     for i, name in enumerate(NAMES):
         Path("gts", name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture(i)).save(f"gts/{name}.png")
+        Image.fromarray(image(i)).save(f"gts/{name}.png")
     strange = os.fsdecode(b"gts/latin\xe9\nline.png")
     try:
-        Image.fromarray(picture(9)).save(strange)
+        Image.fromarray(image(9)).save(strange)
     except OSError:  # a file system that takes UTF-8 only
         strange = ""
     assert cli("--conf_path", conf).code == 0
@@ -313,7 +313,7 @@ def test_names_are_kept_whatever_they_hold(project: Project, cli: Cli) -> None:
     assert made == sorted([*(f"{name}.png" for name in NAMES), *([strange[4:]] if strange else [])])
     for i, name in enumerate(NAMES):
         filled = pixels(f"log/run/inpainted/{name}.png")
-        assert np.array_equal(filled[keep_mask()], picture(i)[keep_mask()])
+        assert np.array_equal(filled[keep_mask()], image(i)[keep_mask()])
 
 
 def test_ctrl_c_is_130_and_leaves_whole_pictures(project: Project, tiny_weights: Path) -> None:
@@ -332,7 +332,7 @@ def test_ctrl_c_is_130_and_leaves_whole_pictures(project: Project, tiny_weights:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=90)
     assert process.returncode == 130, err
-    assert err == "error: stopped; finished pictures are kept, the same command goes on with the rest\n"
+    assert err == "error: stopped; finished images are kept, the same command goes on with the rest\n"
     made = list(Path("log/run/inpainted").iterdir())
     assert 1 <= len(made) < 60
     assert all(read_text(path) for path in made)

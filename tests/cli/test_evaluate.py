@@ -12,7 +12,7 @@ from PIL import Image
 
 from guided_diffusion import evaluate
 from guided_diffusion.evaluation.shadow_metrics import bootstrap_by_scene
-from tests.conftest import Outcome, picture
+from tests.conftest import Outcome, image
 
 MASK = np.hypot(*(np.indices((32, 40)) - 16.0)) < 10  # True = shadow
 
@@ -23,7 +23,7 @@ def save(path: Path, array: np.ndarray) -> None:
 
 
 def free_of(seed: int) -> np.ndarray:
-    return (60 + picture(seed, 32, 40) // 2).astype(np.uint8)
+    return (60 + image(seed, 32, 40) // 2).astype(np.uint8)
 
 
 def darkened(free: np.ndarray, by: int, where: np.ndarray = MASK) -> np.ndarray:
@@ -32,7 +32,7 @@ def darkened(free: np.ndarray, by: int, where: np.ndarray = MASK) -> np.ndarray:
 
 @pytest.fixture
 def triplets(tmp_path: Path) -> Path:
-    """Three pictures of two scenes in shadow, mask, free, the last with a smaller shadow.
+    """Three images of two scenes in shadow, mask, free, the last with a smaller shadow.
 
     Predictions are 5, 10 and 20 levels too dark inside, and 1, 2 and 4 outside.
     """
@@ -95,7 +95,7 @@ def test_a_whole_run(triplets: Path, call: Callable[..., Outcome]) -> None:
         float(rows["pred", n]["lab_ns"]) - float(rows["shadow", n]["lab_ns"]) for _, n in list(rows)[:3]
     ]
     assert f"| LAB, NS, beyond identity | {np.mean(beyond):.2f} [" in told.out
-    assert "3 pictures of 2 scenes at 256x256, LAB for D65." in told.out
+    assert "3 images of 2 scenes at 256x256, LAB for D65." in told.out
     lines = told.out.splitlines()
     assert lines[1].split()[:2] == ["100-1", f"{lab[0]:.2f}"]
 
@@ -140,20 +140,20 @@ def test_predictions_of_another_size_and_the_other_white(
 
 
 def test_a_broken_picture_is_named_and_the_rest_goes_on(triplets: Path, call: Callable[..., Outcome]) -> None:
-    (triplets / "pred" / "100-2.png").write_bytes(b"no picture")
+    (triplets / "pred" / "100-2.png").write_bytes(b"no image")
     told = call(*folders(triplets, "pred", "free", "mask"))
     assert told.code == 1
-    assert "2 pictures of 2 scenes" in told.out
+    assert "2 images of 2 scenes" in told.out
     assert told.err.startswith("warning: 100-2 is left out: ") and told.err.count("\n") == 1
 
 
 def test_what_has_no_counterpart_is_named(triplets: Path, call: Callable[..., Outcome]) -> None:
     (triplets / "mask" / "100-1.png").unlink()
     told = call(*folders(triplets, "pred", "free", "mask"))
-    assert told.code == 1 and "1 picture (100-1) left out: none of that name in --mask" in told.err
+    assert told.code == 1 and "1 image (100-1) left out: none of that name in --mask" in told.err
     (triplets / "pred" / "100-1.png").unlink()
     told = call(*folders(triplets, "pred", "free", "mask"))
-    assert told.code == 0 and "1 picture (100-1) left out: none of that name in --pred" in told.err
+    assert told.code == 0 and "1 image (100-1) left out: none of that name in --pred" in told.err
 
 
 def test_odd_masks_are_told(triplets: Path, call: Callable[..., Outcome]) -> None:
@@ -164,8 +164,8 @@ def test_odd_masks_are_told(triplets: Path, call: Callable[..., Outcome]) -> Non
     save(triplets / "mask" / "100-2.png", np.zeros((32, 40), np.uint8))
     told = call(*folders(triplets, "pred", "free", "mask"))
     assert told.code == 0
-    assert "1 picture (100-1) with greys in the mask" in told.err
-    assert "1 picture (100-2) without shadow in the mask" in told.err
+    assert "1 image (100-1) with greys in the mask" in told.err
+    assert "1 image (100-2) without shadow in the mask" in told.err
     assert told.out.splitlines()[2].split()[0] == "100-2"
     for path in (triplets / "mask").iterdir():
         save(path, ~MASK)
@@ -188,7 +188,7 @@ def test_bad_input_is_one_line_with_the_remedy(triplets: Path, call: Callable[..
     assert "--free: is not set; give --free DIR" in refused(call(*good[:2], *good[4:]))
     assert "nowhere does not exist; mend" in refused(call("--pred", triplets / "nowhere", *good[2:]))
     (triplets / "empty").mkdir()
-    assert "no pictures" in refused(call("--pred", triplets / "empty", *good[2:]))
+    assert "no images" in refused(call("--pred", triplets / "empty", *good[2:]))
     save(triplets / "other" / "x.png", MASK)
     line = refused(call("--pred", triplets / "other", *good[2:]))
     assert "(x there, 100-1 here); files must have the same name" in line
@@ -203,7 +203,7 @@ def test_nothing_that_can_be_read(triplets: Path, call: Callable[..., Outcome]) 
         path.write_bytes(b"")
     told = call(*folders(triplets, "pred", "free", "mask"))
     assert (told.code, told.out) == (2, "")
-    assert told.err.splitlines()[-1].startswith("error: none of 3 pictures")
+    assert told.err.splitlines()[-1].startswith("error: none of 3 images")
 
 
 def test_a_csv_that_cannot_be_written(triplets: Path, call: Callable[..., Outcome]) -> None:

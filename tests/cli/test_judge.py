@@ -15,8 +15,8 @@ from guided_diffusion.errors import ConfigError
 from guided_diffusion.evaluation import feature_network
 from guided_diffusion.evaluation.cases import draw_places
 from guided_diffusion.evaluation.prior_report import COLUMNS
-from guided_diffusion.images.formats import read_picture
-from tests.conftest import picture
+from guided_diffusion.images.formats import read_image
+from tests.conftest import image
 
 Project = Callable[..., Path]
 STEPS = 12
@@ -41,9 +41,9 @@ def test_every_method_gets_a_row_a_picture_and_its_scores(
     rows = [cells(line) for line in text.splitlines() if line.startswith("|")]
     assert [row[0] for row in rows[2:]] == [*methods, "the truth"]
     assert {len(row) for row in rows} == {len(COLUMNS) + 4}
-    evaluations = {row[0]: row[-2] for row in rows[2:]}
-    assert (evaluations["nearest"], evaluations["ddim"]) == ("0", str(STEPS))
-    assert evaluations["repaint-2"] == str(STEPS + 10)
+    nfe = {row[0]: row[-2] for row in rows[2:]}
+    assert (nfe["nearest"], nfe["ddim"]) == ("0", str(STEPS))
+    assert nfe["repaint-2"] == str(STEPS + 10)
     assert rows[-1][1] == "0.0 [0.0, 0.0]"  # the truth matches itself
     assert rows[0][-3] == "scene-feature KID x1000" and rows[-1][-3] == "0.00 [0.00, 0.00]"
     assert all(float(row[-3].split()[0]) != 0 for row in rows[2:-1])
@@ -52,30 +52,30 @@ def test_every_method_gets_a_row_a_picture_and_its_scores(
     assert len(told) == 3 * (len(methods) + 1)
     lab = [float(row["lab"]) for row in told if row["method"] == "membrane"]
     assert cells(text.split("| membrane |")[1])[0].startswith(f"{np.mean(lab):.1f} ")
-    assert read_picture("s.png").shape[1] > 5 * 2 * 16  # masked, nearest, membrane, repaint-1, truth
+    assert read_image("s.png").shape[1] > 5 * 2 * 16  # masked, nearest, membrane, repaint-1, truth
     assert text.count("ring mismatch of repaint-2 lower than") == 3
 
 
 def test_known_bytes_stay_and_batches_do_not_matter(project: Project) -> None:
     conf = project()
     places = draw_places(3, 16, "thick", 1000)
-    pictures = []
+    images = []
     for batch in ("1", "3"):
         options = judge.parse(
             ["--conf_path", str(conf), "--steps", "4", "--methods", "ddim", "--batch", batch]
         )
-        filled = judge.answer("ddim", places, judge.open_engines(options)["ddim"]).pictures
+        filled = judge.answer("ddim", places, judge.open_engines(options)["ddim"]).images
         assert all(np.array_equal(x[p.keep], p.truth[p.keep]) for x, p in zip(filled, places, strict=True))
         assert all((x[~p.keep] != p.truth[~p.keep]).any() for x, p in zip(filled, places, strict=True))
-        pictures.append(np.stack(filled).astype(int))
-    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+        images.append(np.stack(filled).astype(int))
+    assert np.abs(images[0] - images[1]).max() <= 1
 
 
 def test_photographs_and_several_masks(project: Project) -> None:
     Path("free").mkdir()
     for i in range(2):
-        Image.fromarray(picture(i, 24, 40)).save(f"free/{i}-1.png")
-    given = ["--pictures", "free", "--masks", "thick,nn2", "--methods", "membrane,ddim"]
+        Image.fromarray(image(i, 24, 40)).save(f"free/{i}-1.png")
+    given = ["--images", "free", "--masks", "thick,nn2", "--methods", "membrane,ddim"]
     assert run(project(), *given) == 0
     text = Path("t.md").read_text()
     assert "3 windows of the photographs in free, 16x16, seed 1000." in text
@@ -110,8 +110,8 @@ def test_an_unknown_method_is_named(
 def test_settings_that_cannot_work_are_one_line(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(project(), "--steps", "8", "--methods", "repaint-2") == 2
     assert "jump_length 10 leaves no room" in capsys.readouterr().err
-    assert run(project(), "--pictures", "gone", "--methods", "nearest") == 2
-    assert "--pictures: gone does not exist" in capsys.readouterr().err
+    assert run(project(), "--images", "gone", "--methods", "nearest") == 2
+    assert "--images: gone does not exist" in capsys.readouterr().err
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(feature_network, "WEIGHTS", Path("none.pt"))
         assert run(project(), "--methods", "nearest") == 2

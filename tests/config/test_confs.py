@@ -16,10 +16,10 @@ from PIL import Image
 from guided_diffusion.build import build_classifier, build_network
 from guided_diffusion.config.schema import ClassifierConfig
 from guided_diffusion.engine import Engine, load_config
-from guided_diffusion.images.formats import read_picture
+from guided_diffusion.images.formats import read_image
 from guided_diffusion.images.masks import read_mask
-from guided_diffusion.scheduler import count_evaluations
-from tests.conftest import EVALUATIONS, MODEL, ROOT, SCHEDULE, Outcome, keep_mask, picture
+from guided_diffusion.scheduler import count_nfe
+from tests.conftest import MODEL, NFE, ROOT, SCHEDULE, Outcome, image, keep_mask
 from tests.helpers import stored
 
 Cli = Callable[..., Outcome]
@@ -56,7 +56,7 @@ def test_our_yamls_assemble_without_a_warning(path: Path) -> None:
 @pytest.mark.parametrize("name", ["places2", "repaint", "repaint_istd128"])
 def test_repaint_on_shadows_costs_what_the_paper_s_does(name: str) -> None:
     engine = Engine(load_config(CONFS / f"shadow_{name}.yml"))
-    assert count_evaluations(engine.walk_times)[0] == COST["paper"]
+    assert count_nfe(engine.walk_times)[0] == COST["paper"]
 
 
 def test_shadow_diffusion_s_network_is_its_own_and_is_entered_at_the_noisiest_step() -> None:
@@ -84,8 +84,8 @@ def test_the_hole_of_a_shadow_experiment_is_the_shadow(name: str, monkeypatch: p
     assert len(pairs) == 7
     for pair in pairs:
         assert pair.gt is not None and pair.mask is not None
-        free, keep = read_picture(f"data/samples/shadow_free/{pair.name}.png"), read_mask(pair.mask)
-        darker = free.astype(int) - read_picture(pair.gt)
+        free, keep = read_image(f"data/samples/shadow_free/{pair.name}.png"), read_mask(pair.mask)
+        darker = free.astype(int) - read_image(pair.gt)
         assert darker[keep].mean() < 1.5 < 30 < darker[~keep].mean()
 
 
@@ -157,7 +157,7 @@ PATHS = {
 
 
 def legacy(project: Project, **changes: Any) -> Path:
-    """A YAML with all the keys of RePaint's, for the tiny model and pictures in a folder."""
+    """A YAML with all the keys of RePaint's, for the tiny model and images in a folder."""
     conf = project(count=2)
     weights = yaml.safe_load(conf.read_text())["model_path"]
     data = {"gt_path": "./gts", "mask_path": "./masks", "batch_size": 4, "max_len": 100, **DEAD_DATA}
@@ -189,7 +189,7 @@ def test_the_plan_of_a_yaml_of_repaint(project: Project, cli: Cli) -> None:
     outcome = cli("--conf_path", legacy(project, model_path="/cluster/x.pt"), "--dry_run")
     assert outcome.code == 0
     assert "missing: /cluster/x.pt" in outcome.out
-    assert f"{EVALUATIONS} network evaluations a picture" in outcome.out
+    assert f"{NFE} network evaluations an image" in outcome.out
 
 
 def test_old_and_new_yaml_fill_alike(project: Project, cli: Cli) -> None:
@@ -269,7 +269,7 @@ def test_the_classifier_is_told_the_time_that_the_network_is_told(
 
 
 def test_a_view_that_the_classifier_cannot_take_fails_its_picture_alone(guided_project: Path) -> None:
-    Image.fromarray(picture(0, 24, 61)).save("gts/wide.png")
+    Image.fromarray(image(0, 24, 61)).save("gts/wide.png")
     Image.fromarray(np.zeros((24, 61), bool)).save("masks/wide.png")
     found = {result.name: result for result in Engine(load_config(guided_project))()}
     assert "would see 40x16 pixels, but the classifier takes 16x16 only" in found["wide"].error

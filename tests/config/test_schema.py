@@ -22,7 +22,7 @@ from guided_diffusion.config.schema import (
     load,
     to_mapping,
 )
-from guided_diffusion.scheduler import JumpSchedule, count_evaluations
+from guided_diffusion.scheduler import JumpSchedule, count_nfe
 from tests.conftest import refusal
 
 CONFS = Path(__file__).resolve().parents[2] / "confs"
@@ -81,7 +81,7 @@ def test_a_repaint_yaml_loads_unchanged(write):
     assert config.precision == "auto"
     assert "rule" not in config.options
     times = construct(JumpSchedule, config.options["schedule_jump_params"]).times(config.process.num_steps)
-    assert count_evaluations(times) == (2410, 2160)
+    assert count_nfe(times) == (2410, 2160)
 
 
 def test_keys_that_nothing_reads_are_named_in_one_warning(write):
@@ -153,12 +153,12 @@ def test_our_yamls_load_without_a_warning(path):
 
 
 @pytest.mark.parametrize(("preset", "evaluations"), [("draft", 45), ("fast", 280), ("paper", 2410)])
-def test_the_presets_cost_what_they_say(preset, evaluations, write):
+def test_the_presets_cost_what_they_say(preset, nfe, write):
     path = CONFS / "presets" / f"{preset}.yml"
     config = load(write("p.yml", {**MINIMAL, "include": str(path)}), (), KEYS)
     times = construct(JumpSchedule, config.options["schedule_jump_params"]).times(config.process.num_steps)
-    assert count_evaluations(times)[0] == evaluations
-    assert f"{evaluations} network evaluations" in path.read_text()
+    assert count_nfe(times)[0] == nfe
+    assert f"{nfe} network evaluations" in path.read_text()
 
 
 @pytest.mark.parametrize("path", sorted(CONFS.glob("models/*.yml")), ids=lambda path: path.stem)

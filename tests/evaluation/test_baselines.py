@@ -31,10 +31,10 @@ def test_the_nearest_known_pixel_is_as_near_as_any(seed: int) -> None:
     assert np.array_equal(taken, least)
 
 
-def dense_membrane(picture: np.ndarray, keep: np.ndarray) -> np.ndarray:
+def dense_membrane(image: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """Each unknown pixel = the mean of its neighbours in the frame, by one dense solve."""
     height, width = keep.shape
-    matrix, target = np.eye(keep.size), picture.reshape(-1, 3).astype(float)
+    matrix, target = np.eye(keep.size), image.reshape(-1, 3).astype(float)
     for y, x in np.argwhere(~keep):
         row = y * width + x
         around = [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
@@ -47,36 +47,36 @@ def dense_membrane(picture: np.ndarray, keep: np.ndarray) -> np.ndarray:
 
 @given(st.integers(0, 10**6))
 def test_the_membrane_solves_laplace(seed: int) -> None:
-    picture, keep = random_case(seed)
-    exact = dense_membrane(picture, keep)
-    assert np.abs(membrane_fill(picture, keep) - exact).max() <= 0.501  # rounded
+    image, keep = random_case(seed)
+    exact = dense_membrane(image, keep)
+    assert np.abs(membrane_fill(image, keep) - exact).max() <= 0.501  # rounded
 
 
 def test_a_membrane_between_two_lines_is_a_ramp_and_at_the_frame_it_is_level() -> None:
-    picture, keep = np.full((5, 11, 3), 77, np.uint8), np.zeros((5, 11), bool)
-    picture[:, 1], picture[:, 6], keep[:, [1, 6]] = 20, 120, True
+    image, keep = np.full((5, 11, 3), 77, np.uint8), np.zeros((5, 11), bool)
+    image[:, 1], image[:, 6], keep[:, [1, 6]] = 20, 120, True
     expected = [20, 20, 40, 60, 80, 100, 120, 120, 120, 120, 120]
-    assert np.array_equal(membrane_fill(picture, keep)[..., 0], np.tile(np.uint8(expected), (5, 1)))
+    assert np.array_equal(membrane_fill(image, keep)[..., 0], np.tile(np.uint8(expected), (5, 1)))
 
 
 @BOTH
 @given(seed=st.integers(0, 10**6))
 def test_known_bytes_stay_and_the_hole_decides_nothing(fill, seed: int) -> None:  # type: ignore[no-untyped-def]
-    picture, keep = random_case(seed)
-    filled = fill(picture, keep)
+    image, keep = random_case(seed)
+    filled = fill(image, keep)
     assert filled.dtype == np.uint8
-    assert np.array_equal(filled[keep], picture[keep])
-    assert np.array_equal(filled, fill(picture * keep[..., None], keep))
-    low, high = picture[keep].min(axis=0), picture[keep].max(axis=0)
+    assert np.array_equal(filled[keep], image[keep])
+    assert np.array_equal(filled, fill(image * keep[..., None], keep))
+    low, high = image[keep].min(axis=0), image[keep].max(axis=0)
     assert (filled >= low).all() and (filled <= high).all()
 
 
 @BOTH
 def test_errors_say_what_is_wrong(fill) -> None:  # type: ignore[no-untyped-def]
-    picture = np.zeros((4, 5, 3), np.uint8)
+    image = np.zeros((4, 5, 3), np.uint8)
     with pytest.raises(ValueError, match="keeps no pixel"):
-        fill(picture, np.zeros((4, 5), bool))
+        fill(image, np.zeros((4, 5), bool))
     with pytest.raises(ValueError, match=r"\(4, 5, 3\).*\(5, 4\)"):
-        fill(picture, np.ones((5, 4), bool))
+        fill(image, np.ones((5, 4), bool))
     with pytest.raises(ValueError, match="float32"):
-        fill(picture.astype(np.float32), np.ones((4, 5), bool))
+        fill(image.astype(np.float32), np.ones((4, 5), bool))

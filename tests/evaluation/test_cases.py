@@ -34,9 +34,9 @@ def photographs(folder: Path, *names: str) -> Path:
     """Each with its own blue, and red and green that tell the place: 4 levels a pixel."""
     rows, columns = np.mgrid[:40, :60]
     for i, name in enumerate(names):
-        picture = np.stack([4 * columns, 4 * rows, np.full_like(rows, 10 * i)], -1).astype(np.uint8)
+        image = np.stack([4 * columns, 4 * rows, np.full_like(rows, 10 * i)], -1).astype(np.uint8)
         folder.mkdir(exist_ok=True)
-        Image.fromarray(picture).save(folder / f"{name}.png")
+        Image.fromarray(image).save(folder / f"{name}.png")
     return folder
 
 
@@ -65,5 +65,5 @@ def test_photographs_that_cannot_be_are_named(tmp_path: Path) -> None:
     root = photographs(tmp_path / "free", "1-1")
     with pytest.raises(ImageError, match="1-1.png: 60x40 is smaller than the model's 64"):
         cut_places(str(root), 1, 64, "half", 1000)
-    with pytest.raises(DatasetError, match="--pictures"):
+    with pytest.raises(DatasetError, match="--images"):
         cut_places(str(tmp_path / "gone"), 1, 16, "half", 1000)

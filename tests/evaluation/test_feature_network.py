@@ -45,8 +45,8 @@ def batch(count: int, size: int = 16) -> Tensor:
 
 def test_labels_leave_the_pictures_as_they_are() -> None:
     for index in range(6):
-        picture, kinds = render_labelled(scene_rng(7, index), (24, 32))
-        assert np.array_equal(picture, render_free(scene_rng(7, index), (24, 32)))
+        image, kinds = render_labelled(scene_rng(7, index), (24, 32))
+        assert np.array_equal(image, render_free(scene_rng(7, index), (24, 32)))
         assert kinds.dtype == np.uint8 and kinds.shape == (24, 32)
         assert set(np.unique(kinds)) <= {*range(len(KINDS)), NO_KIND}
 
@@ -68,7 +68,7 @@ def test_the_largest_share_of_a_footprint_names_it() -> None:
 
 
 def test_grounds_lie_below_walls() -> None:
-    """Where a picture shows both, the ground is the lower part."""
+    """Where an image shows both, the ground is the lower part."""
     both = 0
     for index in range(40):
         _, kinds = render_labelled(scene_rng(2, index), 16)
@@ -87,10 +87,10 @@ def test_lessons_keep_picture_and_labels_together() -> None:
     planes[:, 3] = NO_KIND
     bricks = KINDS.index("wall bricks")
     planes[:, :3, :, 16:], planes[:, 3, :, 16:] = 200, bricks
-    pictures, covered = lessons(planes, Generator().manual_seed(0))
+    images, covered = lessons(planes, Generator().manual_seed(0))
     again, _ = lessons(planes, Generator().manual_seed(0))
-    assert torch.equal(pictures, again) and pictures.shape == (32, 3, 32, 32)
-    bright = torch.nn.functional.avg_pool2d((pictures.mean(1, keepdim=True) > 0.3).float(), CELL)[:, 0]
+    assert torch.equal(images, again) and images.shape == (32, 3, 32, 32)
+    bright = torch.nn.functional.avg_pool2d((images.mean(1, keepdim=True) > 0.3).float(), CELL)[:, 0]
     assert float((bright - covered[:, bricks]).abs().max()) <= 1 / CELL + 1e-6
     assert float(covered.sum()) == float(covered[:, bricks].sum())
     left = bright[:, :, 0].mean(1) > 0.5
@@ -134,7 +134,7 @@ def refused(folder: Path, **keys: object) -> str:
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
-    assert "task: classify needs materials; use scenes" in refused(tmp_path, data_dir="pictures")
+    assert "task: classify needs materials; use scenes" in refused(tmp_path, data_dir="images")
     assert "image_size 20: task: classify needs a multiple of 8" in refused(tmp_path, image_size=20)
     for key, value in (("num_channels", 64), ("random_flip", True), ("scales", "1,2")):
         assert f"{key} in " in refused(tmp_path, **{key: value})
@@ -144,10 +144,10 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
 
 
 def test_features_are_those_of_each_picture_alone_at_any_size() -> None:
-    pictures = [render_free(scene_rng(9, index), SIDE) for index in range(3)]
-    told = features(pictures)
+    images = [render_free(scene_rng(9, index), SIDE) for index in range(3)]
+    told = features(images)
     assert told.dtype == np.float64 and told.shape == (3, 96)
-    assert np.allclose(features(pictures[1:2])[0], told[1], atol=1e-5)
+    assert np.allclose(features(images[1:2])[0], told[1], atol=1e-5)
     assert np.ptp(told, axis=0).max() > 0.1
     large = [render_free(scene_rng(9, index), 2 * SIDE) for index in range(3)]
     between = np.linalg.norm(features(large)[:, None] - told[None], axis=2)
@@ -155,7 +155,7 @@ def test_features_are_those_of_each_picture_alone_at_any_size() -> None:
 
 
 def test_the_shipped_weights_tell_materials() -> None:
-    """Of pictures that no training saw; the bound is the error in docs/training.md, plus four deviations."""
+    """Of images that no training saw; the bound is the error in docs/training.md, plus four deviations."""
     network, seen = SceneClassifier(), 60
     load(network, feature_network.weights(), SIDE)
     assert sum(p.numel() for p in network.parameters()) < 5e5
@@ -180,10 +180,10 @@ def test_a_flatter_hole_is_further_from_the_truth() -> None:
     assert low < 0 < high
 
 
-def _flattened(picture: np.ndarray, share: float) -> np.ndarray:
-    """The middle of a picture drawn to its mean."""
-    out, middle = picture.copy(), (slice(8, 24), slice(8, 24))
-    out[middle] = np.rint((1 - share) * picture[middle] + share * picture[middle].mean((0, 1)))
+def _flattened(image: np.ndarray, share: float) -> np.ndarray:
+    """The middle of an image drawn to its mean."""
+    out, middle = image.copy(), (slice(8, 24), slice(8, 24))
+    out[middle] = np.rint((1 - share) * image[middle] + share * image[middle].mean((0, 1)))
     return out
 
 

@@ -107,10 +107,10 @@ def test_turning_the_picture_changes_nothing() -> None:
 
 def test_the_seam_ratio_by_hand() -> None:
     rows, _ = np.mgrid[:16, :16]
-    picture = grey(2 * rows + np.where(LEFT, 0, 12))
+    image = grey(2 * rows + np.where(LEFT, 0, 12))
     # Known pairs: 16 * 7 side by side of difference 0, 15 * 8 above each other of difference 2.
     known = 2 * 15 * 8 / (16 * 7 + 15 * 8)
-    assert hole_metrics.seam_ratio(picture, LEFT) == pytest.approx((12 + FLOOR) / (known + FLOOR))
+    assert hole_metrics.seam_ratio(image, LEFT) == pytest.approx((12 + FLOOR) / (known + FLOOR))
     assert hole_metrics.seam_ratio(step(0), LEFT) == 1
 
 
@@ -168,11 +168,11 @@ def test_samples_of_the_exact_posterior_score_best_but_blurs_miss_less() -> None
         drawn = weights @ (other[known] - 128)  # Matheron's rule
         sample[~known] = mean[~known] + other[~known] - 128 - drawn
         alone = np.where(known, truth, other)
-        picture, *fills = (grey(plane.reshape(keep.shape)) for plane in (truth, sample, mean, alone))
+        image, *fills = (grey(plane.reshape(keep.shape)) for plane in (truth, sample, mean, alone))
         for name, fill in zip(("sample", "mean", "alone"), fills, strict=True):
-            scores.setdefault(name, []).append(all_of(fill, picture, keep))
-        scores.setdefault("nearest", []).append(all_of(nearest_fill(picture, keep), picture, keep))
-        scores.setdefault("membrane", []).append(all_of(membrane_fill(picture, keep), picture, keep))
+            scores.setdefault(name, []).append(all_of(fill, image, keep))
+        scores.setdefault("nearest", []).append(all_of(nearest_fill(image, keep), image, keep))
+        scores.setdefault("membrane", []).append(all_of(membrane_fill(image, keep), image, keep))
     told = {name: np.mean(values, axis=0) for name, values in scores.items()}
     mismatch, error, texture, seam = (
         {name: float(values[i]) for name, values in told.items()} for i in range(4)
@@ -219,8 +219,8 @@ def test_lab_of_the_primaries() -> None:
         (10, 10, 10): (2.74, 0, 0),
         (0, 0, 0): (0, 0, 0),
     }
-    picture = np.array([list(known)], np.uint8)
-    assert np.allclose(hole_metrics.srgb_to_lab(picture)[0], list(known.values()), atol=0.02)
+    image = np.array([list(known)], np.uint8)
+    assert np.allclose(hole_metrics.srgb_to_lab(image)[0], list(known.values()), atol=0.02)
 
 
 def test_lab_error_adds_the_channels_and_averages_the_pixels() -> None:

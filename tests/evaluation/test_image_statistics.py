@@ -1,4 +1,4 @@
-"""Statistics of pictures against synthetic ones whose statistics are known."""
+"""Statistics of images against synthetic ones whose statistics are known."""
 
 from __future__ import annotations
 

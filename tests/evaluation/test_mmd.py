@@ -126,7 +126,7 @@ def test_halves_differ_as_two_draws_of_one_source_do() -> None:
 def test_too_few_pictures_are_told() -> None:
     x = np.zeros((3, 2))
     for wrong in (x[:1], x[0]):
-        with pytest.raises(ValueError, match="at least 2 pictures"):
+        with pytest.raises(ValueError, match="at least 2 images"):
             kernel_distance(wrong, x)
     with pytest.raises(ValueError, match="scene 'a'"):
         kernel_distance(x, x, ["a"] * 3, ["a"] * 3)

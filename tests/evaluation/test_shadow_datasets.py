@@ -1,4 +1,4 @@
-"""Folders of shadow pictures as the published sets lay them out, and the scenes their names tell."""
+"""Folders of shadow images as the published sets lay them out, and the scenes their names tell."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_scenes_from_a_manifest(tmp_path: Path) -> None:
     path = tmp_path / "manifest.csv"
     path.write_text("\ufeffname,width,scene\na.png,3,one\nb,3,one\nv1.5,3,two\n", encoding="utf-8")
     assert read_scenes(str(path), ["b", "a", "v1.5"]) == ["one", "one", "two"]
-    with pytest.raises(DatasetError, match=r"no scene for 1 of 2 pictures \(c\); add rows"):
+    with pytest.raises(DatasetError, match=r"no scene for 1 of 2 images \(c\); add rows"):
         read_scenes(str(path), ["a", "c"])
     for content in ("", "name,place\na,b\n"):
         path.write_text(content)

@@ -166,8 +166,8 @@ def test_lab_for_d50_of_the_primaries() -> None:
         (0, 0, 255): (29.57, 68.30, -112.03),
         (255, 255, 255): (100, 0, 0),
     }
-    picture = np.array([list(known)], np.uint8)
-    assert np.allclose(hole_metrics.srgb_to_lab(picture, "d50")[0], list(known.values()), atol=0.03)
+    image = np.array([list(known)], np.uint8)
+    assert np.allclose(hole_metrics.srgb_to_lab(image, "d50")[0], list(known.values()), atol=0.03)
 
 
 def test_sizes_may_differ() -> None:
@@ -238,15 +238,15 @@ def test_texture_looks_at_the_umbra_alone() -> None:
 
 
 def test_a_thin_shadow_has_its_deepest_pixels_for_umbra() -> None:
-    picture, inside = noise(11, 64, 64, 3), np.zeros((64, 64), bool)
+    image, inside = noise(11, 64, 64, 3), np.zeros((64, 64), bool)
     inside[30:35] = True  # five rows: depths 1 2 3 2 1, so that UMBRA pixels are at least 2 deep
     assert UMBRA == 100
     depth = edge_distance(inside, BAND)
-    other = picture.copy()
+    other = image.copy()
     other[[30, 34]] = noise(12, 2, 64, 3)
-    assert 0.5 < texture_correlation(other, picture, inside, depth) < 1
+    assert 0.5 < texture_correlation(other, image, inside, depth) < 1
     other[[31, 33]] = noise(13, 2, 64, 3)
-    assert texture_correlation(other, picture, inside, depth) < 0.5  # the deepest row alone would not do
+    assert texture_correlation(other, image, inside, depth) < 0.5  # the deepest row alone would not do
 
 
 def test_what_is_undefined_is_nan() -> None:

@@ -36,7 +36,7 @@ def grey(plane: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("picture", "why"),
+    ("image", "why"),
     [
         (np.full((SIDE, SIDE, 3), 120, np.uint8), "flat"),
         (two_tone(ROWS >= 10), "beside the hole"),
@@ -46,8 +46,8 @@ def grey(plane: np.ndarray) -> np.ndarray:
     ],
     ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
 )
-def test_what_does_not_go_in_does_not_count(picture: np.ndarray, why: str) -> None:
-    assert not crossed(picture, box()), why
+def test_what_does_not_go_in_does_not_count(image: np.ndarray, why: str) -> None:
+    assert not crossed(image, box()), why
 
 
 def test_edges_that_fade_turn_or_leave_the_frame_do_not_go_on() -> None:
@@ -77,12 +77,12 @@ def test_an_edge_of_colour_alone_is_one() -> None:
 
 def test_turning_the_picture_changes_nothing() -> None:
     rng = np.random.default_rng(1)
-    picture = two_tone(ROWS + 0.5 * COLUMNS + 6 * rng.random() >= 50)
+    image = two_tone(ROWS + 0.5 * COLUMNS + 6 * rng.random() >= 50)
     keep = box(20, 44, 15, 40)
-    share = crossing_share(picture, keep)
+    share = crossing_share(image, keep)
     assert share > 0
     for quarters in (1, 2, 3):
-        assert crossing_share(np.rot90(picture, quarters), np.rot90(keep, quarters)) == pytest.approx(share)
+        assert crossing_share(np.rot90(image, quarters), np.rot90(keep, quarters)) == pytest.approx(share)
 
 
 def test_edges_run_as_drawn_and_a_ramp_has_the_strength_of_its_slope() -> None:
@@ -95,6 +95,6 @@ def test_edges_run_as_drawn_and_a_ramp_has_the_strength_of_its_slope() -> None:
 
 
 def test_without_a_rim_nothing_crosses() -> None:
-    picture = two_tone(ROWS >= 32)
-    assert crossing_share(picture, np.ones((SIDE, SIDE), bool)) == 0
-    assert crossing_share(picture, np.zeros((SIDE, SIDE), bool)) == 0
+    image = two_tone(ROWS >= 32)
+    assert crossing_share(image, np.ones((SIDE, SIDE), bool)) == 0
+    assert crossing_share(image, np.zeros((SIDE, SIDE), bool)) == 0

@@ -1,4 +1,4 @@
-"""A prior whose every answer is known: x0 ~ N(mean, covariance) over the pixels of a (1, 1, D) picture.
+"""A prior whose every answer is known: x0 ~ N(mean, covariance) over the pixels of a (1, 1, D) image.
 
 The posterior of x0 given x_t is Gaussian with known moments, and so is the exact reverse step: a sampler that
 is right returns the prior, or the known conditional.
@@ -37,5 +37,5 @@ class GaussianDenoiser:
 
 
 def pixels(*values: float) -> Tensor:
-    """Values as one picture (1, 1, 1, D)."""
+    """Values as one image (1, 1, 1, D)."""
     return torch.tensor(values)[None, None, None]

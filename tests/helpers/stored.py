@@ -70,7 +70,7 @@ def formula_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def formula_picture(count: int, size: int) -> Tensor:
-    """Pictures (count, 3, size, size) in [-1, 1)."""
+    """Images (count, 3, size, size) in [-1, 1)."""
     return torch.from_numpy(uniform("picture", (count, 3, size, size)).astype(np.float32))
 
 

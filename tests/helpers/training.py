@@ -53,7 +53,7 @@ def trainer(folder: Path, **keys: object) -> Trainer:
     return Trainer(tiny(folder, **keys), torch.device("cpu"))
 
 
-def pictures(count: int, seed: int = 0) -> Tensor:
+def images(count: int, seed: int = 0) -> Tensor:
     return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
@@ -79,12 +79,12 @@ def losses(folder: Path) -> list[dict[str, str]]:
 def assert_figures(folder: Path) -> None:
     """The JSON says what the state says, and the figures fit together."""
     told, rows = json.loads((folder / "out" / "figures.json").read_text()), state(folder)["slices"]
-    assert told["slices"] == rows and told["pictures"] == 12
+    assert told["slices"] == rows and told["images"] == 12
     assert told["seconds"] == pytest.approx(sum(row["seconds"] for row in rows))
     for row in rows:
         steps = row["last_step"] - row["first_step"]
-        assert row["pictures"] == 2 * steps
-        assert row["pictures_per_second"] == pytest.approx(row["pictures"] / row["seconds"])
+        assert row["images"] == 2 * steps
+        assert row["pictures_per_second"] == pytest.approx(row["images"] / row["seconds"])
         assert row["flops_per_second"] == pytest.approx(row["flops_per_step"] * steps / row["seconds"])
         assert row["share"] == pytest.approx(row["flops_per_second"] / row["matrix_flops_per_second"])
         assert row["precision"] == "fp32" and "CPU" in row["device"]

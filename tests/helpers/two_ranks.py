@@ -1,6 +1,6 @@
 """One rank of a run under torchrun: `torchrun --nproc_per_node=2 -m tests.two_ranks YAML FOLDER`.
 
-Rank 1 alone wants to stop, from step 7 on. Each rank writes down its weights and the pictures it drew.
+Rank 1 alone wants to stop, from step 7 on. Each rank writes down its weights and the images it drew.
 """
 
 from __future__ import annotations

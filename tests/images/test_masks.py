@@ -39,7 +39,7 @@ def test_colour_masks_count_by_luminance_as_pillow_does(tmp_path: Path) -> None:
 
 def test_a_broken_mask_says_so(tmp_path: Path) -> None:
     (tmp_path / "m.png").write_bytes(b"x")
-    with pytest.raises(ImageError, match="m.png: not a picture"):
+    with pytest.raises(ImageError, match="m.png: not an image"):
         read_mask(tmp_path / "m.png")
 
 

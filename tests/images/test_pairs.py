@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from guided_diffusion.errors import DatasetError, ImageError
 from guided_diffusion.images.pairs import Pair, find_pairs
-from guided_diffusion.training.datasets import PictureFolder
+from guided_diffusion.training.datasets import ImageFolder
 
 
 def fill(folder: Path, *names: str) -> str:
@@ -57,12 +57,12 @@ def test_single_picture(tmp_path: Path) -> None:
     assert find_pairs(gt, None) == [Pair("my.photo", gt, None)]
     assert find_pairs(gt, masks) == [Pair("my.photo", gt, f"{masks}/my.photo.png")]
     (tmp_path / "mask" / "my.photo.png").unlink()
-    assert "1 of 1 pictures have no mask (my.photo)" in fails(gt, masks)
+    assert "1 of 1 images have no mask (my.photo)" in fails(gt, masks)
 
 
 def test_a_folder_with_one_mask_does_not_serve_all(tmp_path: Path) -> None:
     message = fails(fill(tmp_path / "gt", "a.png", "b.png"), fill(tmp_path / "mask", "a.png"))
-    assert "1 of 2 pictures have no mask (b)" in message and "masks have no picture" not in message
+    assert "1 of 2 images have no mask (b)" in message and "masks have no image" not in message
     assert "one mask file for all" in message
 
 
@@ -70,14 +70,14 @@ def test_mismatches_are_named_up_to_three_a_side(tmp_path: Path) -> None:
     gts = fill(tmp_path / "gt", *(f"g{i}.png" for i in range(5)), "same.png")
     masks = fill(tmp_path / "mask", "same.png", "m1.png", "sub/m2.png")
     message = fails(gts, masks)
-    assert "5 of 6 pictures have no mask (g0, g1, g2, ...)" in message and "g3" not in message
-    assert "2 of 3 masks have no picture (m1, sub/m2)" in message
+    assert "5 of 6 images have no mask (g0, g1, g2, ...)" in message and "g3" not in message
+    assert "2 of 3 masks have no image (m1, sub/m2)" in message
     assert "data.gt_path" in message and "data.mask_path" in message
 
 
 def test_spare_masks_are_named(tmp_path: Path) -> None:
     message = fails(fill(tmp_path / "gt", "a.png"), fill(tmp_path / "mask", "a.png", "b.png"))
-    assert "1 of 2 masks have no picture (b)" in message
+    assert "1 of 2 masks have no image (b)" in message
 
 
 def test_two_files_of_one_name(tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_missing_empty_and_unset(tmp_path: Path) -> None:
     gone = str(tmp_path / "gone")
     assert fails(gone, None).startswith(f"data.gt_path: {gone} does not exist")
     assert fails(gts, gone).startswith(f"data.mask_path: {gone} does not exist")
-    assert "no pictures" in fails(empty, None) and empty in fails(empty, None)
-    assert "data.mask_path: no pictures" in fails(gts, empty)
+    assert "no images" in fails(empty, None) and empty in fails(empty, None)
+    assert "data.mask_path: no images" in fails(gts, empty)
     assert "data.gt_path is not set" in fails(None, gts)
 
 
@@ -116,7 +116,7 @@ def test_offset_and_max_len(tmp_path: Path) -> None:
         {"max_len": -2},
         {"offset": -1, "max_len": 3},
     ):
-        assert "of 10 pictures" in fails(gts, None, **more)
+        assert "of 10 images" in fails(gts, None, **more)
 
 
 def test_remote_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_centre_crop_is_exact_at_the_right_size(folder: Path) -> None:
-    dataset = PictureFolder(folder, 40, random_crop=False, random_flip=False, seed=0)
+    dataset = ImageFolder(folder, 40, random_crop=False, random_flip=False, seed=0)
     assert len(dataset) == 3
     wide, tall = (np.asarray(Image.open(folder / name)) for name in ("a.png", "b.png"))
     for index, expected in ((0, wide[:, 10:50]), (1, tall[10:50]), (4, tall[10:50])):
@@ -166,8 +166,8 @@ def test_centre_crop_is_exact_at_the_right_size(folder: Path) -> None:
 
 
 def test_flips_are_mirrors_of_the_same_crop(folder: Path) -> None:
-    plain = PictureFolder(folder, 16, random_crop=False, random_flip=False, seed=1)
-    flipped = PictureFolder(folder, 16, random_crop=False, random_flip=True, seed=1)
+    plain = ImageFolder(folder, 16, random_crop=False, random_flip=False, seed=1)
+    flipped = ImageFolder(folder, 16, random_crop=False, random_flip=True, seed=1)
     mirrored = 0
     for index in range(90):
         item, base = flipped[index], plain[index]
@@ -177,27 +177,27 @@ def test_flips_are_mirrors_of_the_same_crop(folder: Path) -> None:
 
 
 def test_random_crops_depend_on_seed_and_index_alone(folder: Path) -> None:
-    dataset = PictureFolder(folder, 16, random_crop=True, random_flip=True, seed=5)
-    again = PictureFolder(folder, 16, random_crop=True, random_flip=True, seed=5)
+    dataset = ImageFolder(folder, 16, random_crop=True, random_flip=True, seed=5)
+    again = ImageFolder(folder, 16, random_crop=True, random_flip=True, seed=5)
     items = [dataset[index] for index in range(9)]
     for index in (7, 0, 3, 3):
         assert torch.equal(again[index], items[index])
     assert len({items[index].numpy().tobytes() for index in (0, 3, 6)}) == 3  # later passes differ
-    other = PictureFolder(folder, 16, random_crop=True, random_flip=True, seed=6)
+    other = ImageFolder(folder, 16, random_crop=True, random_flip=True, seed=6)
     assert not torch.equal(other[0], items[0])
     for item in items:
         assert item.shape == (3, 16, 16) and item.min() >= -1 and item.max() <= 1
 
 
 def test_workers_give_the_same_items(folder: Path) -> None:
-    dataset = PictureFolder(folder, 16, random_crop=True, random_flip=True, seed=5)
+    dataset = ImageFolder(folder, 16, random_crop=True, random_flip=True, seed=5)
     batches = list(DataLoader(dataset, batch_size=2, num_workers=2))
     assert torch.equal(torch.cat(batches), torch.stack([dataset[i] for i in range(3)]))
 
 
 def test_folder_errors(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no pictures"):
-        PictureFolder(tmp_path, 16, random_crop=False, random_flip=False, seed=0)
+    with pytest.raises(DatasetError, match="no images"):
+        ImageFolder(tmp_path, 16, random_crop=False, random_flip=False, seed=0)
     (tmp_path / "a.png").write_bytes(b"junk")
     with pytest.raises(ImageError, match="a.png"):
-        PictureFolder(tmp_path, 16, random_crop=False, random_flip=False, seed=0)[0]
+        ImageFolder(tmp_path, 16, random_crop=False, random_flip=False, seed=0)[0]

@@ -1,4 +1,4 @@
-"""Files are made here byte by byte or by Pillow's writers; expected pixels never come from read_picture."""
+"""Files are made here byte by byte or by Pillow's writers; expected pixels never come from read_image."""
 
 import io
 import struct
@@ -14,7 +14,7 @@ from PIL import Image
 
 from guided_diffusion.errors import ImageError
 from guided_diffusion.images import formats
-from guided_diffusion.images.formats import read_picture
+from guided_diffusion.images.formats import read_image
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -89,15 +89,15 @@ def wide_values(channels: int) -> np.ndarray:
 def test_rgb_lossless(tmp_path: Path, extension: str) -> None:
     file = tmp_path / f"a.{extension}"
     Image.fromarray(COLOUR).save(file)
-    np.testing.assert_array_equal(read_picture(file), COLOUR)
+    np.testing.assert_array_equal(read_image(file), COLOUR)
 
 
 def test_webp_lossless_and_its_first_frame(tmp_path: Path) -> None:
     other = Image.fromarray(255 - COLOUR)
     Image.fromarray(COLOUR).save(tmp_path / "a.webp", lossless=True)
     Image.fromarray(COLOUR).save(tmp_path / "b.webp", lossless=True, save_all=True, append_images=[other])
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.webp"), COLOUR)
-    np.testing.assert_array_equal(read_picture(tmp_path / "b.webp"), COLOUR)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.webp"), COLOUR)
+    np.testing.assert_array_equal(read_image(tmp_path / "b.webp"), COLOUR)
 
 
 @pytest.mark.parametrize("extension", ["png", "tif"])
@@ -105,14 +105,14 @@ def test_first_frame_of_others(tmp_path: Path, extension: str) -> None:
     file = tmp_path / f"a.{extension}"
     frames = [Image.fromarray(255 - COLOUR), Image.fromarray(COLOUR // 2)]
     Image.fromarray(COLOUR).save(file, save_all=True, append_images=frames)
-    np.testing.assert_array_equal(read_picture(file), COLOUR)
+    np.testing.assert_array_equal(read_image(file), COLOUR)
 
 
 def test_jpeg_rgb_and_grey(tmp_path: Path) -> None:
     Image.fromarray(SMOOTH).save(tmp_path / "a.jpg", quality=98, subsampling=0)
     Image.fromarray(SMOOTH[..., 0]).save(tmp_path / "b.JPEG", quality=98)
-    assert np.abs(read_picture(tmp_path / "a.jpg").astype(int) - SMOOTH).max() <= 4
-    grey = read_picture(tmp_path / "b.JPEG").astype(int)
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - SMOOTH).max() <= 4
+    grey = read_image(tmp_path / "b.JPEG").astype(int)
     assert np.abs(grey - SMOOTH[..., :1]).max() <= 4
     assert (grey == grey[..., :1]).all()
 
@@ -121,8 +121,8 @@ def test_cmyk_jpeg(tmp_path: Path) -> None:
     ink = np.zeros((16, 16, 4), np.uint8)
     ink[...] = (255, 0, 102, 51)  # no red left; 0.8 of green; 0.6 * 0.8 of blue
     Image.frombytes("CMYK", (16, 16), ink.tobytes()).save(tmp_path / "a.jpg", quality=98)
-    picture = read_picture(tmp_path / "a.jpg").astype(float)
-    assert np.abs(picture - [0, 204, 0.6 * 204]).max() <= 3
+    image = read_image(tmp_path / "a.jpg").astype(float)
+    assert np.abs(image - [0, 204, 0.6 * 204]).max() <= 3
 
 
 def test_grey_alpha_palette_and_one_bit(tmp_path: Path) -> None:
@@ -143,21 +143,21 @@ def test_grey_alpha_palette_and_one_bit(tmp_path: Path) -> None:
         "one.png": np.where(three > 127, 255, 0),
         "one.tif": np.where(three > 127, 255, 0),
     }.items():
-        picture = read_picture(tmp_path / name)
-        assert picture.dtype == np.uint8 and picture.flags.c_contiguous
-        np.testing.assert_array_equal(picture, expected, err_msg=name)
+        image = read_image(tmp_path / name)
+        assert image.dtype == np.uint8 and image.flags.c_contiguous
+        np.testing.assert_array_equal(image, expected, err_msg=name)
 
 
 @pytest.mark.parametrize("transparency", [None, 1, b"\x00\x80\xff"])
 def test_palette(tmp_path: Path, transparency: int | bytes | None) -> None:
     colours = np.array([[255, 0, 0], [0, 200, 10], [3, 4, 5]], np.uint8)
     index = RNG.integers(0, 3, (4, 9), dtype=np.uint8)
-    image = Image.fromarray(index).convert("P")
-    image.putpalette(colours.tobytes())
-    image.putdata(index.ravel().tolist())
+    pil_image = Image.fromarray(index).convert("P")
+    pil_image.putpalette(colours.tobytes())
+    pil_image.putdata(index.ravel().tolist())
     extra = {} if transparency is None else {"transparency": transparency}
-    image.save(tmp_path / "p.png", **extra)
-    np.testing.assert_array_equal(read_picture(tmp_path / "p.png"), colours[index])
+    pil_image.save(tmp_path / "p.png", **extra)
+    np.testing.assert_array_equal(read_image(tmp_path / "p.png"), colours[index])
 
 
 @pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
@@ -165,7 +165,7 @@ def test_16_bit_png_is_rounded(tmp_path: Path, colour: int, channels: int) -> No
     wide = wide_values(channels)
     (tmp_path / "a.png").write_bytes(png_bytes(5, 6, 16, colour, filtered_rows(wide)))
     colours = wide[..., :3] if channels >= 3 else np.repeat(wide[..., :1], 3, axis=2)
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), to_8_bits(colours))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), to_8_bits(colours))
 
 
 def test_16_bit_interlaced_png(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_16_bit_interlaced_png(tmp_path: Path) -> None:
     parts = [wide[top::down, left::right] for top, left, down, right in passes]
     rows = [row for part in parts if part.size for row in filtered_rows(part)]
     (tmp_path / "a.png").write_bytes(png_bytes(5, 6, 16, 2, rows, adam7=1))
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), to_8_bits(wide))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), to_8_bits(wide))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -191,14 +191,14 @@ def test_16_bit_interlaced_png(tmp_path: Path) -> None:
 def test_16_bit_tiff_is_rounded(tmp_path: Path, order: str, deflate: bool, planes: int) -> None:
     wide = wide_values(planes)
     (tmp_path / "a.tif").write_bytes(tiff_bytes(wide, order, deflate, planes))
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.tif"), to_8_bits(wide[..., :3]))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), to_8_bits(wide[..., :3]))
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
 def test_16_bit_grey_tiff(tmp_path: Path, compression: str) -> None:
     wide = wide_values(1)[..., 0]
     Image.fromarray(wide.astype(np.uint16)).save(tmp_path / "a.tif", compression=compression)
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.tif")[..., 1], to_8_bits(wide))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[..., 1], to_8_bits(wide))
 
 
 # What a viewer must do for each orientation: where the stored first row and first column belong (EXIF 2.3).
@@ -221,18 +221,18 @@ def test_exif_orientation(tmp_path: Path, orientation: int, extension: str) -> N
     exif[0x0112] = orientation
     extra = {"lossless": True} if extension == "webp" else {}
     Image.fromarray(COLOUR).save(tmp_path / f"a.{extension}", exif=exif, **extra)
-    np.testing.assert_array_equal(read_picture(tmp_path / f"a.{extension}"), ORIENTED[orientation](COLOUR))
+    np.testing.assert_array_equal(read_image(tmp_path / f"a.{extension}"), ORIENTED[orientation](COLOUR))
 
 
 def test_exif_orientation_of_a_jpeg_and_of_16_bits(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(SMOOTH).save(tmp_path / "a.jpg", quality=98, subsampling=0, exif=exif)
-    assert np.abs(read_picture(tmp_path / "a.jpg").astype(int) - np.rot90(SMOOTH, -1)).max() <= 4
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - np.rot90(SMOOTH, -1)).max() <= 4
     wide = wide_values(3)
     plain = png_bytes(5, 6, 16, 2, filtered_rows(wide))
     (tmp_path / "a.png").write_bytes(plain[:33] + chunk(b"eXIf", exif.tobytes()[6:]) + plain[33:])
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), np.rot90(to_8_bits(wide), -1))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(to_8_bits(wide), -1))
 
 
 @pytest.mark.parametrize(
@@ -241,12 +241,12 @@ def test_exif_orientation_of_a_jpeg_and_of_16_bits(tmp_path: Path) -> None:
 def test_broken_exif_does_not_matter(tmp_path: Path, junk: bytes) -> None:
     for extension, extra in {"png": {}, "webp": {"lossless": True}}.items():
         Image.fromarray(COLOUR).save(tmp_path / f"a.{extension}", exif=b"Exif\0\0" + junk, **extra)
-        np.testing.assert_array_equal(read_picture(tmp_path / f"a.{extension}"), COLOUR)
+        np.testing.assert_array_equal(read_image(tmp_path / f"a.{extension}"), COLOUR)
 
 
 def fails(file: Path, reason: str) -> None:
     with pytest.raises(ImageError) as caught:
-        read_picture(file)
+        read_image(file)
     message = str(caught.value)
     assert message.startswith(f"{file}: ") and "\n" not in message
     assert reason in message.removeprefix(f"{file}: ")
@@ -277,12 +277,12 @@ def test_what_is_no_picture(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     fails(tmp_path / "empty.png", "the file is empty")
     (tmp_path / "text.png").write_text("hello\nworld")
-    fails(tmp_path / "text.png", "not a picture")
+    fails(tmp_path / "text.png", "not an image")
     (tmp_path / "folder.png").mkdir()
     fails(tmp_path / "folder.png", "a folder")
     fails(tmp_path / "none.png", "no such file")
     Image.fromarray(COLOUR).save(tmp_path / "really.gif")
-    fails(tmp_path / "really.gif", "not a picture")
+    fails(tmp_path / "really.gif", "not an image")
     Image.fromarray(np.ones((3, 3), np.float32)).save(tmp_path / "f.tif")
     fails(tmp_path / "f.tif", "32-bit")
 
@@ -311,8 +311,8 @@ def test_damaged_bytes_raise_picture_error_or_read(tmp_path: Path, kind: str, pl
         data[place % len(data)] ^= 1 + place % 255
     (tmp_path / "a").write_bytes(data)
     try:
-        picture = read_picture(tmp_path / "a")
+        image = read_image(tmp_path / "a")
     except ImageError as error:
         assert "\n" not in str(error)
     else:
-        assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+        assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3

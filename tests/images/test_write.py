@@ -9,10 +9,10 @@ from PIL import Image, PngImagePlugin
 
 from guided_diffusion.images.formats import (
     contact_sheet,
-    read_picture,
+    read_image,
     read_text,
     resize,
-    write_picture,
+    write_image,
 )
 
 RNG = np.random.default_rng(0)
@@ -24,7 +24,7 @@ SMOOTH = np.concatenate([SMOOTH, SMOOTH[..., :1]], -1)  # (32, 16, 3)
 @pytest.mark.parametrize("array", [COLOUR, COLOUR[..., 0], COLOUR[..., 0] > 127, COLOUR[:, ::-1]])
 def test_write_then_read(tmp_path: Path, array: np.ndarray) -> None:
     file = tmp_path / "new folder" / "snow ☃.v1.png"
-    write_picture(file, array)
+    write_image(file, array)
     levels = np.where(array, 255, 0) if array.dtype == bool else array
     expected = np.repeat(levels[..., None], 3, 2) if array.ndim == 2 else levels
     np.testing.assert_array_equal(np.asarray(Image.open(file).convert("RGB")), expected)
@@ -34,16 +34,16 @@ def test_write_then_read(tmp_path: Path, array: np.ndarray) -> None:
 @pytest.mark.parametrize("array", [COLOUR.astype(np.float32), COLOUR[..., :2], COLOUR[0, 0]])
 def test_write_refuses_other_arrays(tmp_path: Path, array: np.ndarray) -> None:
     with pytest.raises(ValueError, match="cannot write"):
-        write_picture(tmp_path / "a.png", array)
+        write_image(tmp_path / "a.png", array)
     assert os.listdir(tmp_path) == []
 
 
 def test_text_chunks(tmp_path: Path) -> None:
     text = {"fingerprint": "abc123", "name": "Straße ☃", "long": "x" * 5000}
-    write_picture(tmp_path / "a.png", COLOUR, text)
+    write_image(tmp_path / "a.png", COLOUR, text)
     assert read_text(tmp_path / "a.png") == text
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), COLOUR)
-    write_picture(tmp_path / "a.png", COLOUR)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), COLOUR)
+    write_image(tmp_path / "a.png", COLOUR)
     assert read_text(tmp_path / "a.png") == {}
 
 
@@ -55,7 +55,7 @@ def test_text_written_by_others_is_read(tmp_path: Path) -> None:
 
 
 def test_text_of_anything_broken_is_empty(tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.png", RNG.integers(0, 256, (50, 50, 3), dtype=np.uint8), {"k": "v"})
+    write_image(tmp_path / "a.png", RNG.integers(0, 256, (50, 50, 3), dtype=np.uint8), {"k": "v"})
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:3000])
     (tmp_path / "b.png").write_text("nothing")
     Image.fromarray(COLOUR).save(tmp_path / "c.jpg", comment=b"k")

@@ -18,7 +18,7 @@ from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.inpainting import inpainter
 from guided_diffusion.inpainting.inpainter import MOST_WAITING
 from guided_diffusion.output.results import Progress, Result
-from tests.conftest import picture
+from tests.conftest import image
 from tests.test_engine import filled, results
 
 Project = Callable[..., Path]
@@ -47,7 +47,7 @@ def test_after_many_evaluations_each_batch_gives_the_same_bytes(
         settings |= {"model_path": "labelled.pt", "class_cond": True}
     conf = project(4, **settings)
     engine = Engine(load_config(conf, [f"precision={precision}", "data.batch_size=1"]))
-    assert engine.evaluations >= 200
+    assert engine.nfe >= 200
     one = {result.name: result for result in engine()}
     for batch in ("3", "auto"):
         others = results(conf, f"precision={precision}", f"data.batch_size={batch}")
@@ -58,11 +58,11 @@ def test_a_batch_of_pictures_may_be_of_many_shapes(project: Project) -> None:
     engine = Engine(load_config(project(count=0, data={"batch_size": 2})))
     sizes = [(16, 16), (24, 61), (16, 16), (61, 24), (24, 61)]
     names = [f"p{i}" for i in range(len(sizes))]
-    pictures = [picture(i, *size) for i, size in enumerate(sizes)]
+    images = [image(i, *size) for i, size in enumerate(sizes)]
     keeps = [np.zeros(size, bool) for size in sizes]
-    found = {e.name: filled(e) for e in engine.fill(names, pictures, keeps) if isinstance(e, Result)}
+    found = {e.name: filled(e) for e in engine.fill(names, images, keeps) if isinstance(e, Result)}
     assert [found[name].shape[:2] for name in names] == sizes
-    alone = [e for e in engine.fill(names[1:2], pictures[1:2], keeps[1:2]) if isinstance(e, Result)]
+    alone = [e for e in engine.fill(names[1:2], images[1:2], keeps[1:2]) if isinstance(e, Result)]
     assert np.abs(filled(alone[0]).astype(int) - found["p1"]).max() <= 1
 
 
@@ -70,7 +70,7 @@ def test_pictures_of_many_shapes_do_not_pile_up(project: Project) -> None:
     """Each waits for others of its shape, but not until all have been read."""
     conf = project(count=0, data={"gt_path": "gts", "mask_path": "masks", "batch_size": 2})
     for i in range(12):
-        Image.fromarray(picture(i, 16, 18 + 2 * i)).save(f"gts/p{i:02d}.png")
+        Image.fromarray(image(i, 16, 18 + 2 * i)).save(f"gts/p{i:02d}.png")
         Image.fromarray(np.zeros((16, 18 + 2 * i), bool)).save(f"masks/p{i:02d}.png")
     engine, read = Engine(load_config(conf)), []
     pairs = engine.pairs()
@@ -130,6 +130,6 @@ def test_seconds_are_read_when_the_device_is_done(project: Project, monkeypatch:
     monkeypatch.setattr(inpainter.time, "monotonic", lambda: now[0])
     conf = project(count=2)
     assert [result.seconds for result in results(conf).values()] == [5, 5], "two in ten seconds"
-    Image.fromarray(picture(0, 16, 40)).save("gts/p0.png")
+    Image.fromarray(image(0, 16, 40)).save("gts/p0.png")
     Image.fromarray(np.zeros((16, 40), bool)).save("masks/p0.png")
     assert results(conf, "windows=overlap", "data.max_len=1")["p0"].seconds == 5

@@ -23,9 +23,9 @@ def scores(engine: Engine) -> tuple[float, float]:
     """Gradient over what is around: across the windows' borders in the hole, and midway between them."""
     keep = np.ones((SIDE, SIDE), dtype=bool)
     keep[HOLE, HOLE] = False
-    pictures = [render_free(scene_rng(4242, i), SIDE) for i in SCENES]
+    images = [render_free(scene_rng(4242, i), SIDE) for i in SCENES]
     names = [str(i) for i in SCENES]
-    events = engine.fill(names, pictures, [keep] * len(SCENES))
+    events = engine.fill(names, images, [keep] * len(SCENES))
     fills = [event.filled for event in events if isinstance(event, Result)]
     at = np.arange(SIDE)
     found = []

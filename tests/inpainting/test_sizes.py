@@ -1,4 +1,4 @@
-"""Pictures of any size through whole runs of a tiny model of 16 pixels: many windows, one result."""
+"""Images of any size through whole runs of a tiny model of 16 pixels: many windows, one result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.errors import ImageError
 from guided_diffusion.output.results import Progress, Result
-from tests.conftest import EVALUATIONS, Outcome, picture
+from tests.conftest import NFE, Outcome, image
 from tests.inpainting.test_out_of_memory import Memory
 
 Project = Callable[..., Path]
@@ -33,9 +33,9 @@ def keep_but(*names: str) -> np.ndarray:
     return keep
 
 
-def run(conf: Path, pictures: dict[str, np.ndarray], keeps: dict[str, np.ndarray], *overrides: str) -> list:
+def run(conf: Path, images: dict[str, np.ndarray], keeps: dict[str, np.ndarray], *overrides: str) -> list:
     engine = Engine(load_config(conf, ["precision=fp32", *overrides]))
-    return list(engine.fill(list(pictures), list(pictures.values()), [keeps[name] for name in pictures]))
+    return list(engine.fill(list(images), list(images.values()), [keeps[name] for name in images]))
 
 
 def results(events: list) -> dict[str, Result]:
@@ -45,7 +45,7 @@ def results(events: list) -> dict[str, Result]:
 
 
 def one(conf: Path, keep: np.ndarray, *overrides: str, seed: int = 0) -> Result:
-    shown = picture(seed, *keep.shape)
+    shown = image(seed, *keep.shape)
     [result] = results(run(conf, {"p": shown}, {"p": keep}, *overrides)).values()
     if result.filled is not None:
         assert np.array_equal(result.filled[keep], shown[keep])
@@ -65,18 +65,18 @@ def conf(project: Project) -> Path:
 
 def test_the_windows_of_a_picture_make_one_result(conf: Path) -> None:
     result = one(conf, keep_but("a", "b", "c"))
-    assert result.evaluations == 3 * EVALUATIONS and result.seconds > 0
-    assert one(conf, keep_but("a", "b", "c"), "windows=whole").evaluations == EVALUATIONS
+    assert result.nfe == 3 * NFE and result.seconds > 0
+    assert one(conf, keep_but("a", "b", "c"), "windows=whole").nfe == NFE
 
 
 def test_a_hole_is_filled_alike_whatever_its_batch_and_the_pictures_beside_it(conf: Path) -> None:
     keeps = {"p": keep_but("a", "b", "c"), "q": keep_but("c"), "r": keep_but("b", "large")}
-    shown = {name: picture(i, *SHAPE) for i, name in enumerate(keeps)}
+    shown = {name: image(i, *SHAPE) for i, name in enumerate(keeps)}
     together = results(run(conf, shown, keeps, "data.batch_size=3"))
     for name in keeps:
         alone = results(run(conf, {name: shown[name]}, keeps, "data.batch_size=1"))[name]
         assert np.abs(filled(alone).astype(int) - filled(together[name])).max() <= 1
-        assert alone.evaluations == together[name].evaluations
+        assert alone.nfe == together[name].nfe
 
 
 def test_the_first_window_draws_as_the_only_one_does_and_the_others_by_their_place(conf: Path) -> None:
@@ -97,16 +97,16 @@ def test_alike_holes_are_not_filled_alike(conf: Path) -> None:
 
 
 def test_progress_tells_of_every_window(conf: Path) -> None:
-    shown, keeps = picture(0, *SHAPE), {"p": keep_but("a", "b", "c")}
+    shown, keeps = image(0, *SHAPE), {"p": keep_but("a", "b", "c")}
     steps = [e for e in run(conf, {"p": shown}, keeps) if isinstance(e, Progress)]
     assert Counter((p.names, p.step, p.steps, p.window, p.windows) for p in steps) == Counter(
-        (("p",), step, EVALUATIONS, window, 3) for window in (2, 3) for step in range(1, EVALUATIONS + 1)
+        (("p",), step, NFE, window, 3) for window in (2, 3) for step in range(1, NFE + 1)
     )
 
 
 def test_a_picture_of_which_one_window_fails_fails_once(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keeps = {"p": keep_but("a", "b", "c"), "q": keep_but("a")}
-    shown = {name: picture(0, *SHAPE) for name in keeps}
+    shown = {name: image(0, *SHAPE) for name in keeps}
     Memory(0, torch.OutOfMemoryError("CUDA out of memory")).install(monkeypatch)
     found = results(run(conf, shown, keeps))
     for result in found.values():
@@ -116,7 +116,7 @@ def test_a_picture_of_which_one_window_fails_fails_once(conf: Path, monkeypatch:
 
 def test_known_pixels_are_the_models_own_where_that_is_asked_for(conf: Path) -> None:
     keep = keep_but("a", "b")
-    shown = picture(0, *SHAPE)
+    shown = image(0, *SHAPE)
     whole = filled(results(run(conf, {"p": shown}, {"p": keep}, "paste_known=false"))["p"])
     kept = filled(results(run(conf, {"p": shown}, {"p": keep}))["p"])
     changed = (whole != shown).any(axis=2)
@@ -127,7 +127,7 @@ def test_known_pixels_are_the_models_own_where_that_is_asked_for(conf: Path) -> 
 def test_a_large_hole_is_filled_natively_after_a_sketch(conf: Path) -> None:
     keep = keep_but("a", "large")
     scaled, result = one(conf, keep), one(conf, keep, "windows=overlap")
-    assert (scaled.evaluations, result.evaluations) == (2 * EVALUATIONS, 3 * EVALUATIONS)
+    assert (scaled.nfe, result.nfe) == (2 * NFE, 3 * NFE)
     assert np.array_equal(filled(scaled)[~keep_but("a")], filled(result)[~keep_but("a")])
     assert not np.array_equal(filled(scaled), filled(result))
     more = one(conf, keep, "windows=overlap", "data.batch_size=5")
@@ -152,8 +152,8 @@ def test_the_first_picture_s_windows_go_through_as_many_at_once_as_pay(
     memory.install(monkeypatch)
     auto = one(conf, keep_but("large"), "windows=overlap", "data.batch_size=auto")
     calls = list(memory.seen)
-    windows = sum(calls[EVALUATIONS:]) // EVALUATIONS  # behind the sketch
-    assert windows > 8 and len(calls) == EVALUATIONS * (1 + -(-windows // 8))
+    windows = sum(calls[NFE:]) // NFE  # behind the sketch
+    assert windows > 8 and len(calls) == NFE * (1 + -(-windows // 8))
     alone = one(conf, keep_but("large"), "windows=overlap", "data.batch_size=1")
     assert np.array_equal(filled(auto), filled(alone))
 
@@ -162,12 +162,12 @@ def test_the_first_picture_s_windows_go_through_as_many_at_once_as_pay(
 def test_every_masked_method_fills_through_many_windows(conf: Path, method: str) -> None:
     overrides = ["per_pixel_time=true"] if method == "td_paint" else []
     result = one(conf, keep_but("b", "large"), f"method={method}", "windows=overlap", *overrides)
-    assert result.evaluations == 3 * (6 if method != "ddnm" else EVALUATIONS)
+    assert result.nfe == 3 * (6 if method != "ddnm" else NFE)
 
 
 def test_without_a_mask_overlap_takes_the_whole_picture_as_it_is(project: Project) -> None:
     conf = project(count=0, method="intermediate", t_start=0, data={"gt_path": "gts"})
-    shown = picture(0, 40, 50)
+    shown = image(0, 40, 50)
     Image.fromarray(shown).save("gts/p.png")
     [near], [scaled] = (
         list(Engine(load_config(conf, ["timestep_respacing=''", f"windows={windows}"]))())
@@ -192,8 +192,8 @@ def test_pictures_smaller_than_the_model(conf: Path, shape: tuple[int, int], win
 
 
 def test_a_strip_too_long_for_the_model_is_filled_by_overlap(conf: Path) -> None:
-    shown, keep = picture(0, 2, 270), np.zeros((2, 270), dtype=bool)
-    with pytest.raises(ImageError, match="270x2 picture is so long and thin .* set windows: overlap"):
+    shown, keep = image(0, 2, 270), np.zeros((2, 270), dtype=bool)
+    with pytest.raises(ImageError, match="270x2 image is so long and thin .* set windows: overlap"):
         run(conf, {"p": shown}, {"p": keep})
     assert filled(one(conf, keep, "windows=overlap")).shape == (2, 270, 3)
 
@@ -203,10 +203,10 @@ def test_the_command_says_which_window_it_is_at(
 ) -> None:
     monkeypatch.setattr(command, "QUIET_SECONDS", -1.0)
     conf = project(count=0)
-    Image.fromarray(picture(0, *SHAPE)).save("gts/p.png")
+    Image.fromarray(image(0, *SHAPE)).save("gts/p.png")
     Image.fromarray(keep_but("a", "b", "c")).save("masks/p.png")
     outcome = cli("--conf_path", conf)
-    assert outcome.code == 0 and f"p: window 3 of 3, step 2 of {EVALUATIONS}" in outcome.out
+    assert outcome.code == 0 and f"p: window 3 of 3, step 2 of {NFE}" in outcome.out
     told = json.loads(Path("log/run/run.json").read_text())
-    assert told["pictures"]["p"]["evaluations"] == 3 * EVALUATIONS
+    assert told["images"]["p"]["evaluations"] == 3 * NFE
     assert "finished before" in cli("--conf_path", conf).out

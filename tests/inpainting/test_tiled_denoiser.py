@@ -1,4 +1,4 @@
-"""Windows over a larger picture: they agree with the whole where they must, and leave no seams."""
+"""Windows over a larger image: they agree with the whole where they must, and leave no seams."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Mean:
         return Prediction(flat, flat, flat)
 
 
-def picture(height: int, width: int, count: int = 1) -> Tensor:
+def image(height: int, width: int, count: int = 1) -> Tensor:
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(("height", "width", "stride"), [(8, 8, 8), (21, 8, 5), (16, 30, 8), (19, 23, 1)])
 def test_windows_of_a_pointwise_denoiser_make_up_the_whole(height: int, width: int, stride: int) -> None:
-    x = picture(height, width, 2)
+    x = image(height, width, 2)
     whole, tiled = Pointwise()(x, 7), Tiled(Pointwise(), 8, stride)(x, 7)
     for name in ("x0", "eps", "log_variance"):
         assert torch.allclose(getattr(tiled, name), getattr(whole, name), atol=1e-5)
@@ -53,7 +53,7 @@ def test_windows_of_a_pointwise_denoiser_make_up_the_whole(height: int, width: i
 def test_each_window_is_seen_once_in_batches() -> None:
     denoise = Pointwise()
     tiled = Tiled(denoise, 8, 4)
-    tiled(picture(32, 24, 3), 0)
+    tiled(image(32, 24, 3), 0)
     corners = tiled.corners(32, 24)
     assert len(corners) == len(set(corners)) == 7 * 5
     assert sum(shape[0] for shape in denoise.shapes) == 3 * len(corners)
@@ -80,7 +80,7 @@ def test_disagreeing_windows_are_blended_without_a_seam() -> None:
 
 
 def test_pictures_of_a_batch_do_not_mix() -> None:
-    x, tiled = picture(20, 26, 2), Tiled(Mean(), 8, 5)
+    x, tiled = image(20, 26, 2), Tiled(Mean(), 8, 5)
     together = tiled(x, 3).x0
     assert torch.allclose(together, torch.cat([tiled(x[:1], 3).x0, tiled(x[1:], 3).x0]), atol=1e-6)
 
@@ -88,7 +88,7 @@ def test_pictures_of_a_batch_do_not_mix() -> None:
 def test_windows_that_hold_nothing_wanted_are_left_out() -> None:
     where = torch.zeros(32, 32, dtype=torch.bool)
     where[3, 3] = True
-    denoise, x = Pointwise(), picture(32, 32)
+    denoise, x = Pointwise(), image(32, 32)
     tiled = Tiled(denoise, 8, 8, where)
     p = tiled(x, 1)
     assert tiled.corners(32, 32) == [(0, 0)] and denoise.shapes == [(1, 3, 8, 8)]
@@ -100,14 +100,14 @@ def test_windows_that_hold_nothing_wanted_are_left_out() -> None:
 
 def test_what_cannot_be_tiled_is_told() -> None:
     with pytest.raises(ValueError, match="a side of 7 pixels is shorter than the window of 8; enlarge"):
-        Tiled(Mean(), 8, 4)(picture(7, 20), 0)
+        Tiled(Mean(), 8, 4)(image(7, 20), 0)
     for stride in (0, 9):
         with pytest.raises(ValueError, match=f"stride {stride} is not within 1 and the window's size 8"):
             Tiled(Mean(), 8, stride)
 
 
 def test_the_score_of_a_guided_denoiser_is_blended_too() -> None:
-    x = picture(16, 30)
+    x = image(16, 30)
 
     def guided(x: Tensor, t: int) -> Prediction:
         return replace(Pointwise()(x, t), score=x.cos())
@@ -122,7 +122,7 @@ def test_windows_are_told_which_of_their_pixels_are_clean() -> None:
         def given(self, x: Tensor, t: int, known: Tensor) -> Prediction:
             return self(x * known, t)
 
-    x, known = picture(16, 30), (picture(16, 30)[:, :1] > 0).float()
+    x, known = image(16, 30), (image(16, 30)[:, :1] > 0).float()
     assert torch.allclose(Tiled(Told(), 8, 4).given(x, 0, known).x0, (x * known).sin(), atol=1e-5)
 
 
@@ -130,7 +130,7 @@ def test_windows_are_told_which_of_their_pixels_are_clean() -> None:
 def test_where_pixels_are_independent_overlap_fills_as_one_window_does(sampler: Sampler) -> None:
     """The ideal denoiser of a Gaussian prior, known in closed form; in overlapping windows and over all."""
     process = GaussianDiffusion(get_named_beta_schedule("cosine", 12))
-    y, keep = picture(16, 24), torch.ones(1, 1, 16, 24)
+    y, keep = image(16, 24), torch.ones(1, 1, 16, 24)
     keep[..., 3:14, 4:20] = 0
 
     def filled(denoise: Denoise) -> Tensor:

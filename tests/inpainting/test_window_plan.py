@@ -1,4 +1,4 @@
-"""Which windows a picture's holes get: each pixel is filled once, no coarser than need be, in few windows."""
+"""Which windows an image's holes get: each pixel is filled once, no coarser than need be, in few windows."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _owns(part: Part, row: int, column: int) -> bool:
 
 
 def scale(window: Window) -> float:
-    """Pixels of the picture to one that the model sees."""
+    """Pixels of the image to one that the model sees."""
     return min(window.height, window.width) / min(window.rows, window.cols)
 
 

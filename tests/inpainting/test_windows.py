@@ -10,7 +10,7 @@ SIZES = st.sampled_from([(8, 4), (16, 8), (16, 16), (24, 8), (10, 4)])  # (size,
 
 @st.composite
 def masked_pictures(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """A random picture (H, W, 3) and a mask with a few unknown boxes, or scattered, or uniform."""
+    """A random image (H, W, 3) and a mask with a few unknown boxes, or scattered, or uniform."""
     height, width, seed = draw(st.integers(1, 60)), draw(st.integers(1, 60)), draw(st.integers(0, 10**6))
     rng = np.random.default_rng(seed)
     mask = np.ones((height, width), dtype=bool)
@@ -55,25 +55,25 @@ def test_the_window_holds_the_hole_and_fits_picture_and_model(
 def test_known_bytes_and_bytes_outside_never_change(
     case: tuple[np.ndarray, np.ndarray], shape: tuple[int, int], seed: int
 ) -> None:
-    picture, mask = case
+    image, mask = case
     window = choose_window(mask, *shape)
     filled = np.random.default_rng(seed).integers(0, 256, (window.rows, window.cols, 3), dtype=np.uint8)
-    result, whole = picture.copy(), picture.copy()
+    result, whole = image.copy(), image.copy()
     paste(result, window, filled, ~mask[window.slices])
-    np.testing.assert_array_equal(result[mask], picture[mask])
+    np.testing.assert_array_equal(result[mask], image[mask])
     paste(whole, window, filled, np.ones_like(mask[window.slices]))
     elsewhere = np.ones(mask.shape, dtype=bool)
     elsewhere[window.slices] = False
-    np.testing.assert_array_equal(whole[elsewhere], picture[elsewhere])
+    np.testing.assert_array_equal(whole[elsewhere], image[elsewhere])
     np.testing.assert_array_equal(whole[~mask], result[~mask])
 
 
 @settings(max_examples=150, deadline=None)
 @given(masked_pictures(), SIZES)
 def test_nothing_leaks_out_of_the_hole(case: tuple[np.ndarray, np.ndarray], shape: tuple[int, int]) -> None:
-    picture, mask = case
+    image, mask = case
     window = choose_window(mask, *shape)
-    black, white = (np.where(mask[..., None], picture, np.uint8(v)) for v in (0, 255))
+    black, white = (np.where(mask[..., None], image, np.uint8(v)) for v in (0, 255))
     (small, known), (other, _) = cut(black, mask, window), cut(white, mask, window)
     assert small.shape == (window.rows, window.cols, 3) and small.dtype == np.uint8
     assert known.shape == (window.rows, window.cols) and known.dtype == np.bool_
@@ -86,8 +86,8 @@ def test_nothing_leaks_out_of_the_hole(case: tuple[np.ndarray, np.ndarray], shap
 def test_a_flat_surround_stays_flat_whatever_is_in_the_hole(
     case: tuple[np.ndarray, np.ndarray], shape: tuple[int, int], level: int
 ) -> None:
-    picture, mask = case
-    flat = np.where(mask[..., None], np.uint8(level), picture)
+    image, mask = case
+    flat = np.where(mask[..., None], np.uint8(level), image)
     small, known = cut(flat, mask, choose_window(mask, *shape))
     assert (small[known] == level).all()
 
@@ -121,47 +121,47 @@ def test_windows_by_hand(mask: np.ndarray, expected: Window) -> None:
 
 def test_bytes_are_exact_without_a_change_of_size() -> None:
     rng = np.random.default_rng(0)
-    picture, mask = rng.integers(0, 256, (90, 80, 3), dtype=np.uint8), hole(90, 80, 30, 50, 20, 40)
+    image, mask = rng.integers(0, 256, (90, 80, 3), dtype=np.uint8), hole(90, 80, 30, 50, 20, 40)
     window = choose_window(mask, 64, 8)
-    small, known = cut(picture, mask, window)
-    np.testing.assert_array_equal(small, picture[window.slices])
+    small, known = cut(image, mask, window)
+    np.testing.assert_array_equal(small, image[window.slices])
     np.testing.assert_array_equal(known, mask[window.slices])
-    filled, result = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), picture.copy()
+    filled, result = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), image.copy()
     paste(result, window, small, ~mask[window.slices])
-    np.testing.assert_array_equal(result, picture)
+    np.testing.assert_array_equal(result, image)
     paste(result, window, filled, ~mask[window.slices])
     np.testing.assert_array_equal(result[~mask], filled[~known])
-    small[:] = 0  # a copy, not the picture itself
-    assert picture.any()
+    small[:] = 0  # a copy, not the image itself
+    assert image.any()
 
 
 def test_known_averages_by_hand() -> None:
     # Left half 40, right half 80, one unknown pixel of 255; at half size, well away from edges.
-    picture = np.full((32, 32, 3), 40, np.uint8)
-    picture[:, 16:] = 80
+    image = np.full((32, 32, 3), 40, np.uint8)
+    image[:, 16:] = 80
     mask = hole(32, 32, 9, 10, 9, 10)
-    picture[~mask] = 255
-    small, known = cut(picture, mask, Window(0, 0, 32, 32, 16, 16))
+    image[~mask] = 255
+    small, known = cut(image, mask, Window(0, 0, 32, 32, 16, 16))
     assert (small[:, :7][known[:, :7]] == 40).all() and (small[:, 9:] == 80).all()
     assert not known[4, 4] and (small[4, 4] == 255).all() and known.sum() == 255
 
 
 def test_a_smooth_picture_survives_cut_and_paste() -> None:
     y, x = np.mgrid[0:120, 0:120]
-    picture = np.stack([x + 20, y + 60, (x + y) // 2], -1).astype(np.uint8)
+    image = np.stack([x + 20, y + 60, (x + y) // 2], -1).astype(np.uint8)
     mask = hole(120, 120, 30, 90, 30, 90)
     window = choose_window(mask, 64, 8)
     assert window.height == 120
-    small, _ = cut(picture, mask, window)
-    result = picture.copy()
+    small, _ = cut(image, mask, window)
+    result = image.copy()
     paste(result, window, small, ~mask[window.slices])
-    assert np.abs(result.astype(int) - picture).max() <= 2
+    assert np.abs(result.astype(int) - image).max() <= 2
 
 
 def test_a_filled_picture_of_another_shape_is_refused() -> None:
-    picture, mask = np.zeros((80, 80, 3), np.uint8), hole(80, 80, 1, 2, 1, 2)
+    image, mask = np.zeros((80, 80, 3), np.uint8), hole(80, 80, 1, 2, 1, 2)
     with pytest.raises(ValueError, match="shape"):
-        paste(picture, choose_window(mask, 64, 8), picture, ~mask)
+        paste(image, choose_window(mask, 64, 8), image, ~mask)
 
 
 @settings(max_examples=100, deadline=None)
@@ -169,12 +169,12 @@ def test_a_filled_picture_of_another_shape_is_refused() -> None:
 def test_beyond_its_frame_a_picture_goes_on_as_its_mirror_image(
     case: tuple[np.ndarray, np.ndarray], down: int, right: int
 ) -> None:
-    picture, mask = case
+    image, mask = case
     window = Window(-down - 20, -right - 20, 120, 120, 120, 120)
     around = (down + 20, 120), (right + 20, 120)
-    seen, known = cut(picture, mask, window)
-    np.testing.assert_array_equal(seen, np.pad(picture, (*around, (0, 0)), "symmetric")[:120, :120])
+    seen, known = cut(image, mask, window)
+    np.testing.assert_array_equal(seen, np.pad(image, (*around, (0, 0)), "symmetric")[:120, :120])
     np.testing.assert_array_equal(known, np.pad(mask, around, "symmetric")[:120, :120])
-    result = np.zeros_like(picture)
+    result = np.zeros_like(image)
     paste(result, window, seen, ~mask[window.slices])
-    np.testing.assert_array_equal(result, picture * ~mask[..., None])
+    np.testing.assert_array_equal(result, image * ~mask[..., None])

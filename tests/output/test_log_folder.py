@@ -20,7 +20,7 @@ from guided_diffusion import __version__, checkpoints
 from guided_diffusion.output import log_folder
 from guided_diffusion.output.log_folder import LogFolder
 from guided_diffusion.output.results import Result, printable
-from tests.conftest import EVALUATIONS, ROOT, Outcome, keep_mask, picture
+from tests.conftest import NFE, ROOT, Outcome, image, keep_mask
 from tests.images.test_files import fake_blobfile
 
 Cli = Callable[..., Outcome]
@@ -69,7 +69,7 @@ def killed_run(at_file=None, after=None):
         assert finished.setdefault(path.name, told) == told, path
     return os.WIFSIGNALED(status)
 
-# A picture is gt_masked, gt, gt_keep_mask, run.json, inpainted: the kills fall before each of the five.
+# An image is gt_masked, gt, gt_keep_mask, run.json, inpainted: the kills fall before each of the five.
 kills = [killed_run(at_file=count) for count in (1, 2, 8, 4, 5)]
 random.seed(0)
 kills += [killed_run(after=random.uniform(0.0, 0.5)) for _ in range(4)]
@@ -106,9 +106,9 @@ def test_kill_9_at_any_moment_and_the_same_command_finishes(project: Project, cl
     Path("log/run").rename("log/killed")
     assert cli("--conf_path", conf).code == 0
     assert resumed == digests(Path("log/run"), but=("run.log", "run.json"))  # no leftovers either
-    assert sorted(run["pictures"]) == [f"p{i}" for i in range(6)]
-    evaluations = {name: picture["evaluations"] for name, picture in run["pictures"].items()}
-    assert evaluations == {name: picture["evaluations"] for name, picture in told()["pictures"].items()}
+    assert sorted(run["images"]) == [f"p{i}" for i in range(6)]
+    nfe = {name: image["evaluations"] for name, image in run["images"].items()}
+    assert nfe == {name: image["evaluations"] for name, image in told()["images"].items()}
 
 
 def test_a_second_run_starts_at_once(project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_a_second_run_starts_at_once(project: Project, cli: Cli, monkeypatch: py
     monkeypatch.setattr(checkpoints, "load", lambda *_: pytest.fail("the network was loaded"))
     outcome = cli("--conf_path", conf)
     assert outcome.code == 0
-    assert "3 of 3 pictures were finished before with these settings and are kept" in outcome.out
+    assert "3 of 3 images were finished before with these settings and are kept" in outcome.out
     assert digests(Path("log/run"), but=("run.log",)) == first
     assert told() == before
 
@@ -133,7 +133,7 @@ def changed_weights() -> None:
 
 
 def changed_picture() -> None:
-    Image.fromarray(picture(8)).save("gts/p0.png")
+    Image.fromarray(image(8)).save("gts/p0.png")
 
 
 def torn() -> None:
@@ -154,7 +154,7 @@ def test_whatever_decides_a_picture_recomputes_it(
     assert cli("--conf_path", conf, *([] if change else ["--set", "seed=1"])).code == 0
     new = {path.name for path in INPAINTED.iterdir() if path.stat().st_mtime_ns != before[path.name]}
     assert new == ({"p0.png", "p1.png"} if change in (None, changed_weights) else {"p0.png"})
-    assert sorted(told()["pictures"]) == ["p0", "p1"]
+    assert sorted(told()["images"]) == ["p0", "p1"]
 
 
 def test_run_json_tells_how_the_pictures_came_to_be(project: Project, cli: Cli) -> None:
@@ -173,8 +173,8 @@ def test_run_json_tells_how_the_pictures_came_to_be(project: Project, cli: Cli) 
     }
     assert run["command"] == f"python test.py --conf_path {Path('conf.yml').absolute()} --set seed=7"
     assert run["config"]["schedule_jump_params"]["jump_length"] == 2
-    assert run["evaluations"] == 3 * EVALUATIONS
-    assert all(0 < p["seconds"] < 60 and p["evaluations"] == EVALUATIONS for p in run["pictures"].values())
+    assert run["evaluations"] == 3 * NFE
+    assert all(0 < p["seconds"] < 60 and p["evaluations"] == NFE for p in run["images"].values())
 
 
 def re_hex(text: str) -> bool:
@@ -188,37 +188,37 @@ def test_failures_and_copies_are_in_run_json_and_heal(project: Project, cli: Cli
     Image.fromarray(np.full((16, 16), 255, np.uint8)).save("masks/p2.png")
     outcome = cli("--conf_path", conf)
     assert outcome.code == 1 and "p2: the mask keeps every pixel" in outcome.out
-    pictures = told()["pictures"]
-    assert "gts/p1.png" in pictures["p1"]["error"]
-    assert "copied" in pictures["p2"]["note"] and pictures["p2"]["evaluations"] == 0
+    images = told()["images"]
+    assert "gts/p1.png" in images["p1"]["error"]
+    assert "copied" in images["p2"]["note"] and images["p2"]["evaluations"] == 0
     Path("gts/p1.png").write_bytes(good)
     assert cli("--conf_path", conf).code == 0
-    assert "error" not in told()["pictures"]["p1"] and "copied" in told()["pictures"]["p2"]["note"]
+    assert "error" not in told()["images"]["p1"] and "copied" in told()["images"]["p2"]["note"]
 
 
-@pytest.mark.parametrize("content", ["[]", "{", '{"fingerprint": "other", "pictures": {"old": {}}}'])
+@pytest.mark.parametrize("content", ["[]", "{", '{"fingerprint": "other", "images": {"old": {}}}'])
 def test_a_run_json_of_another_config_is_replaced(project: Project, cli: Cli, content: str) -> None:
     conf = project(count=1)
     Path("log/run").mkdir(parents=True)
     Path("log/run/run.json").write_text(content)
     assert cli("--conf_path", conf).code == 0
-    assert list(told()["pictures"]) == ["p0"]
+    assert list(told()["images"]) == ["p0"]
 
 
 def test_pictures_stay_in_run_json_when_fewer_are_asked_for(project: Project, cli: Cli) -> None:
     conf = project()
     cli("--conf_path", conf)
     cli("--conf_path", conf, "--set", "data.max_len=1")
-    assert sorted(told()["pictures"]) == ["p0", "p1", "p2"]
+    assert sorted(told()["images"]) == ["p0", "p1", "p2"]
 
 
 def overview() -> np.ndarray:
-    with Image.open("log/run/overview.png") as image:
-        return np.array(image.convert("RGB"))
+    with Image.open("log/run/overview.png") as pil_image:
+        return np.array(pil_image.convert("RGB"))
 
 
 def spot(sheet: np.ndarray, small: np.ndarray) -> tuple[int, int] | None:
-    """(top, column) of a 16-pixel picture, sixteenfold, on a contact sheet of 256-pixel cells."""
+    """(top, column) of a 16-pixel image, sixteenfold, on a contact sheet of 256-pixel cells."""
     large = small.repeat(16, axis=0).repeat(16, axis=1)
     gap = 256 // 14
     for column in range(sheet.shape[1] // (256 + gap)):
@@ -234,8 +234,8 @@ def columns(sheet: np.ndarray) -> int:
 
 
 def result_of(name: str) -> np.ndarray:
-    with Image.open(INPAINTED / f"{name}.png") as image:
-        return np.array(image)
+    with Image.open(INPAINTED / f"{name}.png") as pil_image:
+        return np.array(pil_image)
 
 
 def test_the_overview_shows_masked_filled_original_of_what_did_not_fail(project: Project, cli: Cli) -> None:
@@ -246,7 +246,7 @@ def test_the_overview_shows_masked_filled_original_of_what_did_not_fail(project:
     sheet, tops = overview(), []
     assert columns(sheet) == 3
     for i in (1, 2):
-        shown = (picture(i) * keep_mask()[..., None], result_of(f"p{i}"), picture(i))
+        shown = (image(i) * keep_mask()[..., None], result_of(f"p{i}"), image(i))
         places = [spot(sheet, array) for array in shown]
         assert all(places), i
         assert [place[1] for place in places if place] == [0, 1, 2]
@@ -269,15 +269,15 @@ def test_columns_of_an_earlier_method_are_not_shown(project: Project, cli: Cli) 
     cli("--conf_path", conf)
     cli("--conf_path", conf, "--set", "method=intermediate", "t_start=2", "data.mask_path=null")
     assert columns(overview()) == 2
-    assert spot(overview(), picture(0))
+    assert spot(overview(), image(0))
 
 
 def test_all_failed_leaves_no_overview(project: Project, cli: Cli) -> None:
     conf = project(count=1)
     Path("gts/p0.png").write_bytes(b"")
     outcome = cli("--conf_path", conf)
-    assert outcome.code == 1 and "0 of 1 pictures" in outcome.out
-    assert not Path("log/run/overview.png").exists() and told()["pictures"]["p0"]["error"]
+    assert outcome.code == 1 and "0 of 1 images" in outcome.out
+    assert not Path("log/run/overview.png").exists() and told()["images"]["p0"]["error"]
 
 
 def test_pictures_go_where_paths_say(project: Project, cli: Cli, tmp_path: Path, monkeypatch: Any) -> None:
@@ -295,7 +295,7 @@ def test_pictures_go_where_paths_say(project: Project, cli: Cli, tmp_path: Path,
         "log/run/gt_keep_mask/p0.png",
     }
     assert made == outputs | {"gts/p0.png", "masks/p0.png"}
-    assert spot(overview(), picture(0))
+    assert spot(overview(), image(0))
     assert "are kept" in cli("--conf_path", conf).out
     moved = {**paths, "gts": "moved"}  # the places are no part of the fingerprint, but they are filled
     assert "are kept" in cli("--conf_path", project(count=1, paths=moved)).out
@@ -304,11 +304,11 @@ def test_pictures_go_where_paths_say(project: Project, cli: Cli, tmp_path: Path,
 
 def test_the_finished_picture_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
-    monkeypatch.setattr(log_folder, "write_picture", lambda path, *_: written.append(Path(path).parent.name))
+    monkeypatch.setattr(log_folder, "write_image", lambda path, *_: written.append(Path(path).parent.name))
     monkeypatch.setattr(log_folder, "write_bytes", lambda path, _: written.append(Path(path).name))
     folders = {key: str(tmp_path / key) for key in ("srs", "lrs", "gts", "gt_keep_masks")}
     folder = LogFolder(str(tmp_path), folders, {"fingerprint": "f"})
-    folder.save(Result("p", "key", picture(0), picture(1), keep_mask(), 3, 0.5))
+    folder.save(Result("p", "key", image(0), image(1), keep_mask(), 3, 0.5))
     assert written[-2:] == ["run.json", "srs"]
     assert sorted(written[:-2]) == ["gt_keep_masks", "gts", "lrs"]
 

@@ -17,7 +17,7 @@ from PIL import Image
 from guided_diffusion.output import log_folder
 from guided_diffusion.output.log_folder import LIFTED_COLUMNS, LogFolder
 from guided_diffusion.output.results import Lifted, Result
-from tests.conftest import Negative, Outcome, keep_mask, picture
+from tests.conftest import Negative, Outcome, image, keep_mask
 from tests.output.test_log_folder import columns, digests, overview, spot
 
 Cli = Callable[..., Outcome]
@@ -26,15 +26,15 @@ FOLDERS = ("srs", "lrs", "gts", "gt_keep_masks", "shadow_frees", "shadow_mattes"
 
 
 def pixels(path: str) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.array(image.convert("RGB"))
+    with Image.open(path) as pil_image:
+        return np.array(pil_image.convert("RGB"))
 
 
 def truths(count: int) -> str:
-    """A folder of truths for the first `count` pictures; returns its path."""
+    """A folder of truths for the first `count` images; returns its path."""
     Path("free").mkdir()
     for i in range(count):
-        Image.fromarray(picture(50 + i)).save(f"free/p{i}.png")
+        Image.fromarray(image(50 + i)).save(f"free/p{i}.png")
     return "free"
 
 
@@ -55,7 +55,7 @@ def test_the_overview_of_relight_has_six_columns(project: Project, cli: Cli, neg
         assert len({place[0] for place in places if place}) == 1
     matte = spot(sheet, pixels("log/run/shadow_matte/p0.png"))  # both have the same mask
     assert matte is not None and matte[1] == 3
-    first, second = spot(sheet, picture(50)), spot(sheet, picture(0))
+    first, second = spot(sheet, image(50)), spot(sheet, image(0))
     assert first is not None and second is not None
     assert first == (second[0], 5)  # in the row of p0
     assert spot(sheet, np.full((16, 16, 3), 255, np.uint8)) is not None  # p1 has no truth: its cell is blank
@@ -64,7 +64,7 @@ def test_the_overview_of_relight_has_six_columns(project: Project, cli: Cli, neg
 def test_a_truth_that_cannot_be_read_is_blank(project: Project, cli: Cli) -> None:
     project(count=1)
     conf = relit(project, 1, free_path=truths(1))
-    Path("free/p0.png").write_bytes(b"no picture")
+    Path("free/p0.png").write_bytes(b"no image")
     assert cli("--conf_path", conf).code == 0
     assert columns(overview()) == 6
 
@@ -80,7 +80,7 @@ def test_other_methods_show_the_truth_too(project: Project, cli: Cli) -> None:
     project(count=1)
     data = {"gt_path": "gts", "mask_path": "masks", "free_path": truths(1)}
     assert cli("--conf_path", project(count=1, data=data)).code == 0
-    assert columns(overview()) == 4 and spot(overview(), picture(50))
+    assert columns(overview()) == 4 and spot(overview(), image(50))
 
 
 def test_a_folder_of_truths_that_is_not_there_is_told(project: Project, cli: Cli) -> None:
@@ -93,13 +93,13 @@ def test_a_folder_of_truths_that_is_not_there_is_told(project: Project, cli: Cli
 
 def test_what_is_finished_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
-    monkeypatch.setattr(log_folder, "write_picture", lambda path, *_: written.append(Path(path).parent.name))
+    monkeypatch.setattr(log_folder, "write_image", lambda path, *_: written.append(Path(path).parent.name))
     monkeypatch.setattr(log_folder, "write_bytes", lambda path, _: written.append(Path(path).name))
     folders = {key: str(tmp_path / key) for key in FOLDERS}
     folder = LogFolder(str(tmp_path), folders, {"fingerprint": "f"}, LIFTED_COLUMNS)
     shares = np.ones((16, 16), np.float32)
-    lifted = Lifted("other key", picture(2), shares, np.dstack([shares] * 3))
-    folder.save(Result("p", "key", picture(0), picture(1), keep_mask(), lifted=lifted))
+    lifted = Lifted("other key", image(2), shares, np.dstack([shares] * 3))
+    folder.save(Result("p", "key", image(0), image(1), keep_mask(), lifted=lifted))
     assert written[-3:] == ["run.json", "srs", "shadow_frees"]
     assert sorted(written[:-3]) == ["gt_keep_masks", "gts", "lrs", "shadow_fields", "shadow_mattes"]
 
@@ -123,7 +123,7 @@ def test_npz_can_be_asked_for_afterwards(project: Project, cli: Cli) -> None:
     conf = project(count=2)
     cli("--conf_path", conf)
     assert not Path("log/run/samples.npz").exists()
-    assert "2 of 2 pictures were finished before" in cli("--conf_path", conf, "--set", "save_npz=true").out
+    assert "2 of 2 images were finished before" in cli("--conf_path", conf, "--set", "save_npz=true").out
     with np.load("log/run/samples.npz") as samples:
         assert len(samples["arr_0"]) == 2
 
@@ -139,11 +139,11 @@ def test_npz_of_relight(project: Project, cli: Cli, outputs: str, main: str) -> 
 
 def test_npz_of_several_sizes_has_an_array_for_each(project: Project, cli: Cli) -> None:
     conf = project(count=2, save_npz=True)
-    Image.fromarray(picture(9, 16, 20)).save("gts/sub p.png")
+    Image.fromarray(image(9, 16, 20)).save("gts/sub p.png")
     Image.fromarray(keep_mask(16, 20)).save("masks/sub p.png")
     outcome = cli("--conf_path", conf)
     assert outcome.code == 0
-    assert outcome.err == "warning: pictures of several sizes: in samples.npz they are arr_0 to arr_2\n"
+    assert outcome.err == "warning: images of several sizes: in samples.npz they are arr_0 to arr_2\n"
     with np.load("log/run/samples.npz") as samples:
         assert samples["names"].tolist() == ["p0", "p1", "sub p"]
         for i, name in enumerate(samples["names"]):
@@ -155,12 +155,10 @@ def test_npz_of_nothing_is_not_written(project: Project, cli: Cli) -> None:
     Path("gts/p0.png").write_bytes(b"")
     assert cli("--conf_path", conf).code == 1
     assert not Path("log/run/samples.npz").exists()
-    assert "error" in json.loads(Path("log/run/run.json").read_text())["pictures"]["p0"]
+    assert "error" in json.loads(Path("log/run/run.json").read_text())["images"]["p0"]
 
 
-FILES = (
-    8  # of one picture: lrs, gts, gt_keep_masks, shadow_mattes, shadow_fields, run.json, srs, shadow_frees
-)
+FILES = 8  # of one image: lrs, gts, gt_keep_masks, shadow_mattes, shadow_fields, run.json, srs, shadow_frees
 
 
 @pytest.mark.parametrize("stopped_at", range(1, FILES + 1))
@@ -205,9 +203,9 @@ def test_many_threads_may_save_and_one_at_a_time_writes_run_json(
     folders = {name: str(tmp_path / name) for name in FOLDERS}
     folder, shown = LogFolder(str(tmp_path), folders, {"fingerprint": "f"}), np.zeros((4, 4, 3), np.uint8)
     with ThreadPoolExecutor(8) as threads:
-        results = [Result(f"p{i}", key="k", filled=shown, gt=shown, evaluations=1) for i in range(20)]
+        results = [Result(f"p{i}", key="k", filled=shown, gt=shown, nfe=1) for i in range(20)]
         own = threads.map(folder.save, results)
         others = threads.map(lambda i: folder.accept(f"q{i}", {"evaluations": 1}, None), range(20))
     assert list(own) == list(others) == [None] * 20
     told = json.loads((tmp_path / "run.json").read_text())
-    assert len(told["pictures"]) == told["evaluations"] == 40
+    assert len(told["images"]) == told["evaluations"] == 40

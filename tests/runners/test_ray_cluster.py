@@ -1,4 +1,4 @@
-"""Pictures shared out by Ray: who gets what, what a worker does, and, where Ray is installed, whole runs."""
+"""Images shared out by Ray: who gets what, what a worker does, and, where Ray is installed, whole runs."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_what_finds_no_place_is_not_waited_for() -> None:
 
 def test_a_worker_makes_the_pictures_of_one_process_and_tells_of_each(project: Project, cli: Cli) -> None:
     conf = project(count=2)
-    Path("gts/p0.png").write_bytes(b"no picture")
+    Path("gts/p0.png").write_bytes(b"no image")
     engine = Engine(load_config(conf, ["name=ray"]))
     worker = Worker(engine.config, {"fingerprint": engine.run_fingerprint}, os.getcwd())
     bad, good = worker.work(engine.pairs())
@@ -108,7 +108,7 @@ def test_a_worker_makes_the_pictures_of_one_process_and_tells_of_each(project: P
     assert json.dumps([bad, good]), "plain values"
     assert not Path("log/ray/run.json").exists(), "the leader's"
     cli("--conf_path", conf, "--set", "name=one")
-    assert pictures("ray") == pictures("one") and len(pictures("ray")) == 1
+    assert images("ray") == images("one") and len(images("ray")) == 1
 
 
 def test_without_ray_the_extra_is_named(project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,11 +134,11 @@ def test_an_error_without_words_is_called_by_its_name(
 
     monkeypatch.setitem(sys.modules, "ray", Silent("ray"))
     outcome = cli("--conf_path", project(), "--set", "ray=auto")
-    told = "error: ray auto: ConnectionError; finished pictures are kept, the same command goes on\n"
+    told = "error: ray auto: ConnectionError; finished images are kept, the same command goes on\n"
     assert outcome.code == 1 and outcome.err == told
 
 
-def pictures(folder: str) -> dict[str, bytes]:
+def images(folder: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in Path("log", folder, "inpainted").iterdir()}
 
 
@@ -167,10 +167,10 @@ def test_two_workers_of_which_one_is_killed_make_the_bytes_of_one_process(
         assert run.poll() is None, "nothing was made"
         time.sleep(0.05)
     victim = a_worker(tmp_path)
-    assert victim is not None and len(pictures("ray")) < 8
+    assert victim is not None and len(images("ray")) < 8
     os.kill(victim, signal.SIGKILL)
     out, _ = run.communicate()
-    assert run.returncode == 0 and "8 of 8 pictures in" in out, out
+    assert run.returncode == 0 and "8 of 8 images in" in out, out
     cli("--conf_path", conf, "--set", slowly, "name=one")
-    assert pictures("ray") == pictures("one") and len(pictures("ray")) == 8
-    assert sorted(json.loads(Path("log/ray/run.json").read_text())["pictures"]) == [f"p{i}" for i in range(8)]
+    assert images("ray") == images("one") and len(images("ray")) == 8
+    assert sorted(json.loads(Path("log/ray/run.json").read_text())["images"]) == [f"p{i}" for i in range(8)]

@@ -1,4 +1,4 @@
-"""The board that ranks share, and runs under torchrun: the same pictures as one process makes."""
+"""The board that ranks share, and runs under torchrun: the same images as one process makes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from guided_diffusion.output.log_folder import LogFolder
 from guided_diffusion.runners import work_queue
 from guided_diffusion.runners.work_queue import Board
-from tests.conftest import EVALUATIONS, Outcome
+from tests.conftest import NFE, Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 Cli = Callable[..., Outcome]
@@ -123,12 +123,10 @@ def test_torchrun_does_not_start_anew_for_a_picture_that_cannot_be_read(
     project: Project, cli: Cli, ranked: Callable[..., None], restarts: str, code: int
 ) -> None:
     conf = project()
-    Path("gts/p1.png").write_bytes(b"no picture")
+    Path("gts/p1.png").write_bytes(b"no image")
     ranked(0, TORCHELASTIC_MAX_RESTARTS=restarts)
     outcome = cli("--conf_path", conf)
-    assert (
-        outcome.code == code and "error: p1 failed: " in outcome.err and "2 of 3 pictures in" in outcome.out
-    )
+    assert outcome.code == code and "error: p1 failed: " in outcome.err and "2 of 3 images in" in outcome.out
 
 
 def test_a_rank_without_an_address_and_ranks_with_ray_are_refused(
@@ -137,7 +135,7 @@ def test_a_rank_without_an_address_and_ranks_with_ray_are_refused(
     conf = project()
     ranked(0)
     outcome = cli("--conf_path", conf, "--set", "ray=auto")
-    told = "error: ray: auto shares the pictures by itself; start one process, without torchrun\n"
+    told = "error: ray: auto shares the images by itself; start one process, without torchrun\n"
     assert (outcome.code, outcome.err) == (2, told)
     monkeypatch.delenv("MASTER_ADDR")
     outcome = cli("--conf_path", conf)
@@ -148,10 +146,10 @@ def test_a_rank_without_an_address_and_ranks_with_ray_are_refused(
 def test_the_leader_hears_of_others_while_it_is_at_a_picture(
     project: Project, cli: Cli, command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another rank's report comes up after this one's first evaluation, of the only picture it has."""
+    """Another rank's report comes up after this one's first evaluation, of the only image it has."""
     conf, shared = project(count=2), Board(2, dist.HashStore(), 0, 2)
     shared.store.set("taker 1", "1")
-    other = {"name": "p1", "level": 20, "line": "p1: by another", "counts": {}, "picture": {}, "shown": None}
+    other = {"name": "p1", "level": 20, "line": "p1: by another", "counts": {}, "image": {}, "shown": None}
     steps: list[int] = []
 
     def step(_display: object, progress: Any) -> None:
@@ -166,7 +164,7 @@ def test_the_leader_hears_of_others_while_it_is_at_a_picture(
     monkeypatch.setattr(command.board, "join", lambda _total: shared)
     monkeypatch.setattr(command, "HEARING_SECONDS", 0.0)
     assert cli("--conf_path", conf).code == 0
-    assert len(heard) == 2 and heard[0] < EVALUATIONS == heard[1], "p1, then its own"
+    assert len(heard) == 2 and heard[0] < NFE == heard[1], "p1, then its own"
 
 
 def launch(*arguments: object) -> subprocess.Popen[str]:
@@ -191,7 +189,7 @@ def torchrun(conf: Path, ranks: int, *more: str) -> subprocess.CompletedProcess[
     return ended(launch("--standalone", f"--nproc_per_node={ranks}", *program))[0]
 
 
-def pictures(folder: str) -> dict[str, bytes]:
+def images(folder: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in Path("log", folder, "inpainted").iterdir()}
 
 
@@ -204,13 +202,13 @@ def test_the_ranks_make_the_bytes_of_one_and_tell_of_all(
     done = torchrun(conf, ranks, "--set", "name=two")
     assert done.returncode == 0, done.stderr
     cli("--conf_path", conf, "--set", "name=one")
-    assert pictures("two") == pictures("one") and len(pictures("two")) == 5
-    told = json.loads(Path("log/two/run.json").read_text())["pictures"]
+    assert images("two") == images("one") and len(images("two")) == 5
+    told = json.loads(Path("log/two/run.json").read_text())["images"]
     assert sorted(told) == [f"p{i}" for i in range(5)] and all(each["evaluations"] for each in told.values())
-    assert Path("log/two/overview.png").is_file() and "5 of 5 pictures" in done.stdout
+    assert Path("log/two/overview.png").is_file() and "5 of 5 images" in done.stdout
     assert done.stdout.count("p3: 10 evaluations") == 1, "one voice"
     again = torchrun(conf, ranks, "--set", "name=two")
-    assert "5 of 5 pictures were finished before" in again.stdout
+    assert "5 of 5 images were finished before" in again.stdout
 
 
 KILLER = """
@@ -247,10 +245,10 @@ def test_a_killed_rank_s_pictures_are_taken_over(
     [first] = ended(launch(*agent, killer, ROOT / "test.py", "--conf_path", conf, "--set", "name=two"))
     assert (first.returncode == 0) == bool(restarts), first.stderr
     if not restarts:
-        assert len(pictures("two")) < 6
+        assert len(images("two")) < 6
         assert torchrun(conf, 2, "--set", "name=two").returncode == 0
     cli("--conf_path", conf, "--set", "name=one")
-    assert pictures("two") == pictures("one") and len(pictures("two")) == 6
+    assert images("two") == images("one") and len(images("two")) == 6
 
 
 @pytest.mark.slow
@@ -271,4 +269,4 @@ def test_a_rank_killed_on_one_of_two_machines(
     assert [each.returncode for each in done] == [0, 0], done[0].stderr + done[1].stderr
     assert sum("SIGKILL" in each.stderr or "-9" in each.stderr for each in done) == 1, "of one machine"
     cli("--conf_path", conf, "--set", "name=one")
-    assert pictures("two") == pictures("one") and len(pictures("two")) == 6
+    assert images("two") == images("one") and len(images("two")) == 6

@@ -24,7 +24,7 @@ def fill(conf: Path, *overrides: str) -> dict[str, np.ndarray]:
 
 
 def views_of(engine: Engine) -> list[View]:
-    """What the model sees of all the pictures."""
+    """What the model sees of all the images."""
     return [view for pair in engine.pairs() for view in engine.job(pair.name, *read(pair)).views]
 
 
@@ -59,9 +59,9 @@ def test_half_precision_stays_near_float32_in_whatever_batch(project: Project, p
     conf = project(count=4, device="cuda")
     full, half = fill(conf, "precision=fp32"), fill(conf, f"precision={precision}")
     four = fill(conf, f"precision={precision}", "data.batch_size=4")
-    for name, picture in half.items():
+    for name, image in half.items():
         for other in (full[name], four[name]):
-            assert np.abs(picture.astype(int) - other).mean() < 8
+            assert np.abs(image.astype(int) - other).mean() < 8
 
 
 def test_captured_networks_change_no_byte_and_never_wait(project: Project) -> None:

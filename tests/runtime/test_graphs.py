@@ -19,7 +19,7 @@ from guided_diffusion.config.schema import ModelConfig
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.runtime import distributed, graphs, hardware
 from guided_diffusion.runtime.graphs import Compiled, quickened
-from tests.conftest import EVALUATIONS, MODEL
+from tests.conftest import MODEL, NFE
 
 SHAPES = [(1, 16, 16), (2, 16, 24)]
 
@@ -207,7 +207,7 @@ def test_a_run_gives_the_same_pictures_under_the_same_keys(project: Callable[...
     for wanted in ("false", "true", "auto"):
         engine = Engine(load_config(conf, [f"compile={wanted}"]))
         if wanted == "auto":
-            engine.networks.network.wait = EVALUATIONS // 2
+            engine.networks.network.wait = NFE // 2
         results[wanted] = {result.name: result for result in engine()}
         assert isinstance(engine.networks.network, Compiled) is (wanted != "false")
         if wanted != "false":

@@ -81,7 +81,7 @@ def test_whoever_asks_torch_how_products_are_rounded_gets_an_answer(products: No
         ("auto", CPU, 64, 8),
         ("auto", CPU, 16, 8),
         ("auto", CPU, 128, 2),
-        ("auto", CPU, 256, 1),  # hours to a picture, and no quicker together
+        ("auto", CPU, 256, 1),  # hours to an image, and no quicker together
         ("auto", GPU, 16, 256),
         ("auto", GPU, 64, 256),
         ("auto", GPU, 256, 16),

@@ -65,7 +65,7 @@ SAMPLERS = [
 
 
 def problem_of(side: int) -> Problem:
-    """Two pictures on the meta device."""
+    """Two images on the meta device."""
     with torch.device("meta"):
         network = build.build_network(ModelConfig(**MODEL)).eval()
         y, keep = torch.zeros(2, 3, side, side), torch.ones(2, 1, side, side)

@@ -1,4 +1,4 @@
-"""packing: what the network says stays; what is packed says it of each picture, whatever its batch."""
+"""packing: what the network says stays; what is packed says it of each image, whatever its batch."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def network(precision: str, gradients: bool) -> nn.Module:
     return place(built, CPU, precision, None if gradients else WIDE.image_size)
 
 
-def pictures(count: int = 5) -> Tensor:
+def images(count: int = 5) -> Tensor:
     return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 1e-2)])
 def test_a_packed_network_says_what_it_said(precision: str, tolerance: float) -> None:
-    plain, quick, x = network(precision, True), network(precision, False), pictures()
+    plain, quick, x = network(precision, True), network(precision, False), images()
     with torch.no_grad():
         before, after = plain(x, TIME), quick(x, TIME)
     assert not any(type(layer) is nn.Conv2d for layer in quick.modules())
@@ -44,7 +44,7 @@ def test_a_packed_network_says_what_it_said(precision: str, tolerance: float) ->
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_picture_s_bits_do_not_depend_on_its_batch(precision: str) -> None:
     """Torch's own convolutions and its products with a single row take other kernels for small batches."""
-    quick, x = network(precision, False), pictures()
+    quick, x = network(precision, False), images()
     with torch.no_grad():
         together = quick(x, TIME)
         for size in (1, 2, 3):
@@ -77,6 +77,6 @@ def test_what_cannot_be_packed_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.skipif(not has_bf16(CPU), reason="bfloat16 is emulated here")
 def test_half_precision_s_bits_are_those_of_the_plain_network() -> None:
-    x = pictures()
+    x = images()
     with torch.no_grad():
         assert torch.equal(network("bf16", True)(x, TIME), network("bf16", False)(x, TIME))

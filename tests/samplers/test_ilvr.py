@@ -16,11 +16,11 @@ from torch import Tensor
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.images.formats import read_picture, resize, write_picture
+from guided_diffusion.images.formats import read_image, resize, write_image
 from guided_diffusion.operators import Nothing
 from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, space_timesteps
 from guided_diffusion.samplers import ILVR, Problem, Sampler, Step, walk
-from tests.conftest import ROOT, Outcome, picture
+from tests.conftest import ROOT, Outcome, image
 from tests.helpers.gaussian import GaussianDenoiser, pixels
 
 COUNT = 4000
@@ -109,10 +109,10 @@ def test_the_saved_picture_has_its_reference_s_block_means(
 ) -> None:
     monkeypatch.chdir(ROOT)
     small = tmp_path / "small.png"
-    write_picture(small, resize(read_picture("data/samples/shadow/scene_pavement.png"), (64, 64)))
+    write_image(small, resize(read_image("data/samples/shadow/scene_pavement.png"), (64, 64)))
     few = ["timestep_respacing='10'", f"data.gt_path={small}"]
     [result] = Engine(load_config("confs/shadow_ilvr.yml", few))()
-    assert result.filled is not None and result.gt is not None and result.evaluations == 10
+    assert result.filled is not None and result.gt is not None and result.nfe == 10
     blocks, wanted = (each.astype(float).reshape(8, 8, 8, 8, 3) for each in (result.filled, result.gt))
     whole = ((blocks > 0) & (blocks < 255)).all(axis=(1, 3))  # no pixel was clipped: only rounding is left
     assert whole.mean() > 0.5
@@ -122,12 +122,12 @@ def test_the_saved_picture_has_its_reference_s_block_means(
 
 @pytest.fixture
 def conf(project: Callable[..., Path]) -> Path:
-    """One picture without a mask."""
+    """One image without a mask."""
     return project(count=1, method="ilvr", down_n=4, data={"gt_path": "gts"})
 
 
 def test_any_size_will_do(conf: Path) -> None:
-    Image.fromarray(picture(5, 23, 45)).save("gts/odd.png")
+    Image.fromarray(image(5, 23, 45)).save("gts/odd.png")
     result = {result.name: result for result in Engine(load_config(conf, ["down_n=5"]))()}
     shapes = {name: None if each.filled is None else each.filled.shape for name, each in result.items()}
     assert shapes == {"p0": (16, 16, 3), "odd": (23, 45, 3)}

@@ -94,7 +94,7 @@ def test_shade_darkens_light_and_its_pseudo_inverse_gives_it_back() -> None:
     assert torch.allclose(to_linear((dark + 1) / 2), through * to_linear((x + 1) / 2), atol=1e-5)
     assert torch.allclose(shade.pinv(dark), x, atol=1e-3)
     assert torch.allclose(shade.forward(shade.pinv(dark)), dark, atol=1e-4)  # A A^+ A = A
-    assert torch.isfinite(shade.pinv(torch.ones_like(x))).all()  # brighter than the picture can be
+    assert torch.isfinite(shade.pinv(torch.ones_like(x))).all()  # brighter than the image can be
 
 
 @pytest.mark.parametrize("t", [3, 20])
@@ -121,7 +121,7 @@ def test_the_walk_ends_in_the_posterior() -> None:
 
 
 def test_what_is_not_seen_is_the_prior_s() -> None:
-    """The blind pixel enters at t_start as the relit picture has it, and goes where plain sampling goes."""
+    """The blind pixel enters at t_start as the relit image has it, and goes where plain sampling goes."""
     x = [step.x for step in walk(Refine(t_start=1.0, steps=100), problem(0.5))][-1][:, 0, 0]
     assert float(x[:, 3].mean()) == pytest.approx(0, abs=0.03)
     late = [step.x for step in walk(Refine(t_start=0.1), problem(0.5))][-1][:, 0, 0]

@@ -241,7 +241,7 @@ def test_guidance_shifts_both_rules_to_the_same_posterior() -> None:
 
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_noise_of_a_picture_ignores_its_batch(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where several steps are drawn together, as on a GPU: each picture's are those of its stream."""
+    """Also where several steps are drawn together, as on a GPU: each image's are those of its stream."""
 
     def generators() -> list[torch.Generator]:
         return [torch.Generator().manual_seed(i) for i in range(3)]

@@ -19,7 +19,7 @@ from guided_diffusion.errors import ConfigError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.operators import LowPass, Mask, Nothing
 from guided_diffusion.samplers import DDIM, DDPM, Problem, Sampler, TDPaint, walk
-from tests.conftest import keep_mask, picture
+from tests.conftest import image, keep_mask
 from tests.helpers.gaussian import GaussianDenoiser, pixels
 
 COUNT = 20000
@@ -148,8 +148,8 @@ def test_a_run_keeps_known_bytes_at_one_evaluation_per_step(project: Project) ->
     conf = project(count=2, method="td_paint", per_pixel_time=True, paste_known=False, timestep_respacing="4")
     for result in Engine(load_config(conf))():
         assert result.filled is not None, result.error
-        keep, truth = keep_mask(), picture(int(result.name[1:]))
-        assert result.evaluations == 4
+        keep, truth = keep_mask(), image(int(result.name[1:]))
+        assert result.nfe == 4
         assert np.array_equal(result.filled[keep], truth[keep])  # by the method itself, nothing is pasted
         assert (result.filled[~keep] != truth[~keep]).mean() > 0.5
 

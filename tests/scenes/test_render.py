@@ -16,11 +16,11 @@ def test_same_seed_same_bytes_and_other_seeds_differ() -> None:
     first, again = (render(scene_rng(3, 7), 48) for _ in range(2))
     for name in ("shadow", "free", "mask", "matte", "transmission"):
         assert np.array_equal(getattr(first, name), getattr(again, name)), name
-    pictures = {render_free(scene_rng(seed, index), 32).tobytes() for seed in range(3) for index in range(5)}
-    assert len(pictures) == 15
+    images = {render_free(scene_rng(seed, index), 32).tobytes() for seed in range(3) for index in range(5)}
+    assert len(images) == 15
 
 
-FIRST_ROWS = (  # of 8 x 8 pictures: what was trained on stays what it was
+FIRST_ROWS = (  # of 8 x 8 images: what was trained on stays what it was
     "c6ad9ad3bca8cbb39fd0b9a6d0b9a5dbc6b4dac4b2d2bba7",
     "92897a92897a8c7f707c746a595a5760625f5d5f5d5b5a56",
     "8a8954868854888a558a8b568b8a558c89548b875397945c",
@@ -49,9 +49,9 @@ def test_too_small_a_picture_is_refused() -> None:
         render_free(scene_rng(0, 0), 4)
 
 
-def _reduced(picture: np.ndarray, times: int) -> np.ndarray:
-    h, w = picture.shape[0] // times, picture.shape[1] // times
-    linear = to_linear(picture / 255.0)
+def _reduced(image: np.ndarray, times: int) -> np.ndarray:
+    h, w = image.shape[0] // times, image.shape[1] // times
+    linear = to_linear(image / 255.0)
     return linear.reshape(h, times, w, times, -1).mean(axis=(1, 3))
 
 
@@ -71,8 +71,8 @@ def test_pictures_do_not_depend_on_how_many_points_are_drawn_at_a_time(
 ) -> None:
     whole = [render_free(scene_rng(10, index), (40, 56)) for index in range(8)]
     monkeypatch.setattr(render, "_CHUNK", 1000)
-    for index, picture in enumerate(whole):
-        gap = np.abs(render_free(scene_rng(10, index), (40, 56)).astype(int) - picture)
+    for index, image in enumerate(whole):
+        gap = np.abs(render_free(scene_rng(10, index), (40, 56)).astype(int) - image)
         assert gap.max() <= 1 and (gap > 0).mean() < 0.001, "sums may round, nothing else may change"
 
 
@@ -122,12 +122,12 @@ def test_masks_follow_the_matte_roughly() -> None:
 
 
 def test_pictures_vary_and_have_structure() -> None:
-    pictures = np.stack([render_free(scene_rng(8, index), 64) for index in range(48)]).astype(float)
-    means = pictures.mean(axis=(1, 2))
+    images = np.stack([render_free(scene_rng(8, index), 64) for index in range(48)]).astype(float)
+    means = images.mean(axis=(1, 2))
     assert means.std(axis=0).min() > 15
-    contrast = pictures.mean(axis=3).std(axis=(1, 2))
+    contrast = images.mean(axis=3).std(axis=(1, 2))
     assert np.median(contrast) > 10
-    assert (pictures > 250).mean() < 0.05 and (pictures < 5).mean() < 0.05
+    assert (images > 250).mean() < 0.05 and (images < 5).mean() < 0.05
 
 
 def test_command_line_writes_the_istd_layout(tmp_path: Path) -> None:
@@ -136,10 +136,10 @@ def test_command_line_writes_the_istd_layout(tmp_path: Path) -> None:
     for folder, expected in (("A", scene.shadow), ("B", scene.mask * np.uint8(255)), ("C", scene.free)):
         files = sorted((tmp_path / "train" / f"train_{folder}").iterdir())
         assert [file.name for file in files] == ["0000.png", "0001.png"]
-        with Image.open(files[1]) as picture:
-            assert np.array_equal(np.asarray(picture), expected)
-    with Image.open(tmp_path / "train" / "train_matte" / "0001.png") as picture:
-        assert np.abs(np.asarray(picture) / 65535 - scene.matte).max() < 1e-5
+        with Image.open(files[1]) as image:
+            assert np.array_equal(np.asarray(image), expected)
+    with Image.open(tmp_path / "train" / "train_matte" / "0001.png") as image:
+        assert np.abs(np.asarray(image) / 65535 - scene.matte).max() < 1e-5
     with np.load(tmp_path / "train" / "train_truth" / "0001.npz") as truth:
         assert np.array_equal(truth["matte"], scene.matte)
         assert np.array_equal(truth["transmission"], scene.transmission)

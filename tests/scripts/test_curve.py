@@ -13,7 +13,7 @@ import pytest
 
 from guided_diffusion import judge
 from guided_diffusion.engine import Engine, load_config
-from guided_diffusion.scheduler import count_evaluations
+from guided_diffusion.scheduler import count_nfe
 from tests.conftest import ROOT
 
 SCRIPT = str(ROOT / "scripts" / "curve.py")
@@ -97,7 +97,7 @@ def test_a_preset_is_what_its_yaml_says(preset: str, cost: int | None, tmp_path:
     conf.write_text(f"include: [{ROOT}/confs/shadow.yml, {ROOT}/confs/presets/{preset}.yml]\n")
     walk = Engine(load_config(ROOT / "confs/shadow.yml", setting.keys)).walk_times
     assert walk == Engine(load_config(conf)).walk_times
-    assert cost is None or cost == count_evaluations(walk)[0]
+    assert cost is None or cost == count_nfe(walk)[0]
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_all_variants_take_the_same_time_and_are_compared(
         plan = json.loads((folder / "plan.json").read_text())
         assert plan["iterations"] == max(1, round(60 * 0.001 / plan["cost"])) == int(cells["steps"])
         steps.append(plan["iterations"])
-        assert int(cells["pictures"]) == 2 * plan["iterations"]
+        assert int(cells["images"]) == 2 * plan["iterations"]
         assert float(cells["half (MB)"]) == pytest.approx(
             (folder / "weights.pt").stat().st_size / 1e6, abs=0.06
         )
@@ -110,7 +110,7 @@ def test_what_is_done_is_not_done_again(ladder: Callable[..., Outcome], tmp_path
         (("seed=1000",), "a seed below 1000"),
         (("predict_xstart=true",), "predict_xstart: false"),
         (("learn_sigma=false",), "learn_sigma: true"),
-        (("data_dir=pictures",), "data_dir: scenes"),
+        (("data_dir=images",), "data_dir: scenes"),
         (("", ""), "give each variant once"),
         (("num_chanels=32",), "num_channels"),
     ],
@@ -135,4 +135,4 @@ def test_a_folder_of_another_ladder_is_left_alone(ladder: Callable[..., Outcome]
 @pytest.mark.parametrize("words", [("--n", "0"), ("--minutes", "0"), ("--minutes", "-1")])
 def test_nothing_to_do_is_refused(ladder: Callable[..., Outcome], words: tuple[str, ...]) -> None:
     outcome = ladder("", words=words)
-    assert outcome.code == 2 and "at least one picture and some time" in outcome.err
+    assert outcome.code == 2 and "at least one image and some time" in outcome.err

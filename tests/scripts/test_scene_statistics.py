@@ -1,4 +1,4 @@
-"""Procedural pictures have the statistics of photographs; the script that measures them is told the truth."""
+"""Procedural images have the statistics of photographs; the script that measures them is told the truth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from guided_diffusion.evaluation.image_statistics import statistics
-from guided_diffusion.images.formats import write_picture
+from guided_diffusion.images.formats import write_image
 from guided_diffusion.scenes.render import render_free, scene_rng
 
 SCRIPT = str(Path(__file__).resolve().parents[2] / "scripts" / "scene_statistics.py")
@@ -47,7 +47,7 @@ def test_the_script_finds_pictures_like_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for index in range(12):
-        write_picture(tmp_path / "real" / f"place{index}.png", render_free(scene_rng(3000, index), 32))
+        write_image(tmp_path / "real" / f"place{index}.png", render_free(scene_rng(3000, index), 32))
     sheet = tmp_path / "sheet.png"
     words = [
         "--real",

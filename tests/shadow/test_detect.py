@@ -181,10 +181,10 @@ def test_shadows_of_fresh_scenes_are_found_and_the_same_places_without_them_left
 
 
 def test_the_answer_is_a_mask_of_the_picture_s_size_and_always_the_same() -> None:
-    picture = render(scene_rng(3000, 1), (101, 150)).shadow
-    before, found = picture.copy(), find_shadow(picture)
+    image = render(scene_rng(3000, 1), (101, 150)).shadow
+    before, found = image.copy(), find_shadow(image)
     assert found.dtype == bool and found.shape == (101, 150)
-    assert np.array_equal(found, find_shadow(picture)) and np.array_equal(picture, before)
+    assert np.array_equal(found, find_shadow(image)) and np.array_equal(image, before)
 
 
 def test_a_shadow_left_in_another_is_found_and_nothing_else() -> None:

@@ -1,4 +1,4 @@
-"""ShadowField: pictures synthesised with a known gain give that gain back."""
+"""ShadowField: images synthesised with a known gain give that gain back."""
 
 from __future__ import annotations
 

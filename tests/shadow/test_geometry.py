@@ -1,4 +1,4 @@
-"""What of a picture is looked at to lift a shadow, and how far its pixels are from the shadow's edge."""
+"""What of an image is looked at to lift a shadow, and how far its pixels are from the shadow's edge."""
 
 from __future__ import annotations
 

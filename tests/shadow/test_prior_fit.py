@@ -14,8 +14,8 @@ from guided_diffusion.shadow.field import ShadowField
 from guided_diffusion.shadow.light import log_light, to_srgb
 from guided_diffusion.shadow.palette import AXES
 from guided_diffusion.shadow.prior_fit import (
-    EVALUATIONS,
     GRID,
+    NFE,
     fit_under_prior,
     node_weights,
     residual,
@@ -134,7 +134,7 @@ def test_the_pull_is_the_gaussian_prior_s() -> None:
 def test_times_and_number_of_evaluations() -> None:
     denoise = knowing()
     corrected(true_field(), denoise)
-    assert len(denoise.times) == EVALUATIONS
+    assert len(denoise.times) == NFE
     assert min(denoise.times) >= 10 and max(denoise.times) < 50  # a tenth to a half of the process
     counts = np.histogram(denoise.times, bins=4, range=(10, 50))[0]
     assert counts.min() >= 0.6 * counts.mean()

@@ -1,4 +1,4 @@
-"""Refining the pixels of a relit picture: against Wiener's error, a sampled variance, and what must stay."""
+"""Refining the pixels of a relit image: against Wiener's error, a sampled variance, and what must stay."""
 
 from __future__ import annotations
 

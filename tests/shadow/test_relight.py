@@ -1,4 +1,4 @@
-"""Relight, picture to picture: procedural scenes with known truth, every size and depth, and bad input."""
+"""Relight, image to image: procedural scenes with known truth, every size and depth, and bad input."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def restless() -> Prior:
     return Prior(Restless(), process, 32, 8, torch.Generator().manual_seed(0))
 
 
-def lifted(picture: np.ndarray, shadow: np.ndarray, model: Prior | None = None, **keys: object) -> Relit:
-    """The result, after looking whether it is one: no NaN, in range, as deep and large as the picture."""
-    before = picture.copy()
-    found = relight(picture, shadow, RelightConfig(**keys), model)  # type: ignore[arg-type]
-    assert np.array_equal(picture, before)
-    assert found.free.shape == picture.shape and found.free.dtype == picture.dtype
-    assert found.matte.shape == shadow.shape and found.field.shape == picture.shape
+def lifted(image: np.ndarray, shadow: np.ndarray, model: Prior | None = None, **keys: object) -> Relit:
+    """The result, after looking whether it is one: no NaN, in range, as deep and large as the image."""
+    before = image.copy()
+    found = relight(image, shadow, RelightConfig(**keys), model)  # type: ignore[arg-type]
+    assert np.array_equal(image, before)
+    assert found.free.shape == image.shape and found.free.dtype == image.dtype
+    assert found.matte.shape == shadow.shape and found.field.shape == image.shape
     assert found.matte.dtype == found.field.dtype == np.float32
     assert np.isfinite(found.field).all() and (found.field > 0).all() and (found.field <= 1).all()
     assert np.isfinite(found.matte).all() and (found.matte >= 0).all() and (found.matte <= 1).all()
     assert "\n" not in found.note and len(found.note) < 120
     still = found.matte == 0
-    assert np.array_equal(found.free[still], picture[still]) and (found.field[still] == 1).all()
+    assert np.array_equal(found.free[still], image[still]) and (found.field[still] == 1).all()
     beyond = ~dilate(shadow, RelightConfig(**keys).reach(*shadow.shape))  # type: ignore[arg-type]
     assert not found.matte[beyond].any()
     return found
@@ -67,9 +67,9 @@ def result(index: int) -> Relit:
 # against the truth
 
 
-def lab_off(picture: np.ndarray, truth: np.ndarray, at: np.ndarray) -> float:
+def lab_off(image: np.ndarray, truth: np.ndarray, at: np.ndarray) -> float:
     """Mean of |dL| + |da| + |db| over the pixels `at`."""
-    return float(np.abs(srgb_to_lab(picture) - srgb_to_lab(truth)).sum(axis=2)[at].mean())
+    return float(np.abs(srgb_to_lab(image) - srgb_to_lab(truth)).sum(axis=2)[at].mean())
 
 
 def test_shadows_of_procedural_scenes_are_lifted() -> None:
@@ -100,9 +100,9 @@ def test_the_simpler_fits_lift_a_shadow_too(fit: str) -> None:
 
 
 def test_light_that_was_divided_out_is_the_field_s() -> None:
-    # Free is the picture over the field, in linear light, but for clipping and rounding.
-    def linear(picture: np.ndarray) -> np.ndarray:
-        x = picture / 255
+    # Free is the image over the field, in linear light, but for clipping and rounding.
+    def linear(image: np.ndarray) -> np.ndarray:
+        x = image / 255
         return np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
 
     truth, found = scene(1), result(1)
@@ -112,26 +112,26 @@ def test_light_that_was_divided_out_is_the_field_s() -> None:
 
 
 def test_what_is_asked_of_the_model_is_told_and_changes_the_result() -> None:
-    costs, pictures = [], []
+    costs, images = [], []
     for prior, refine in (("none", False), ("diffusion", False), ("none", True), ("diffusion", True)):
         found = lifted(LITTLE.shadow, LITTLE.mask, restless(), prior=prior, refine=refine)
-        costs.append(found.evaluations)
-        pictures.append(found.free.tobytes())
+        costs.append(found.nfe)
+        images.append(found.free.tobytes())
     assert costs == [0, 40, 2, 42]  # the process has 10 steps, a fifth of which are 2
-    assert len(set(pictures)) == 4
+    assert len(set(images)) == 4
 
 
 def test_thin_black_lines_are_no_darkness() -> None:
-    picture, shadow = np.full((60, 60, 3), 60, np.uint8), np.zeros((60, 60), bool)
+    image, shadow = np.full((60, 60, 3), 60, np.uint8), np.zeros((60, 60), bool)
     shadow[:, :50] = True
-    picture[10:14] = picture[20:50, 4:40] = picture[:, 52:] = 5
+    image[10:14] = image[20:50, 4:40] = image[:, 52:] = 5
 
-    def black(picture: np.ndarray, shadow: np.ndarray) -> np.ndarray:
-        return relighting.too_dark(torch.from_numpy(picture / 255).permute(2, 0, 1), shadow)
+    def black(image: np.ndarray, shadow: np.ndarray) -> np.ndarray:
+        return relighting.too_dark(torch.from_numpy(image / 255).permute(2, 0, 1), shadow)
 
     expected = np.zeros_like(shadow)
     expected[19:51, 3:41] = True
-    found = black(picture, shadow)
+    found = black(image, shadow)
     assert np.array_equal(found | expected, expected)  # the corners are rounded
     assert found.sum() >= expected.sum() - 4 * 5
     large = np.full((1024, 1024, 3), 60, np.uint8)  # where a thin line is a dozen pixels wide
@@ -146,8 +146,8 @@ def test_a_second_shadow_is_lifted_off_the_first_result() -> None:
     """The fields multiply; what is refined is the input, once."""
     rest, asked = LITTLE.mask & (np.arange(LITTLE.mask.shape[1]) < 24), []
 
-    def find(picture: np.ndarray, within: np.ndarray) -> np.ndarray:
-        asked.append((picture, within))
+    def find(image: np.ndarray, within: np.ndarray) -> np.ndarray:
+        asked.append((image, within))
         return rest
 
     dark = LITTLE.shadow.copy()
@@ -163,13 +163,13 @@ def test_a_second_shadow_is_lifted_off_the_first_result() -> None:
     before, after = (lab_off(found.free, LITTLE.free, rest) for found in (once, twice))
     assert after < before
     fine = relight(dark, LITTLE.mask, options, restless(), find)
-    assert (once.evaluations, twice.evaluations, fine.evaluations) == (40, 80, 82)
+    assert (once.nfe, twice.nfe, fine.nfe) == (40, 80, 82)
     assert np.array_equal(fine.field, twice.field) and not np.array_equal(fine.free, twice.free)
-    nothing = relight(dark, LITTLE.mask, plain, restless(), lambda picture, within: np.zeros_like(within))
-    assert np.array_equal(nothing.free, once.free) and nothing.evaluations == 40
+    nothing = relight(dark, LITTLE.mask, plain, restless(), lambda image, within: np.zeros_like(within))
+    assert np.array_equal(nothing.free, once.free) and nothing.nfe == 40
 
 
-# the same picture in another form
+# the same image in another form
 
 
 def test_the_same_input_gives_the_same_bytes() -> None:
@@ -186,8 +186,8 @@ def test_sixteen_bits_give_what_eight_do() -> None:
 
 
 def test_a_picture_twice_as_large_has_the_same_light() -> None:
-    picture, mask = (plane.repeat(2, axis=0).repeat(2, axis=1) for plane in (scene(1).shadow, scene(1).mask))
-    field = lifted(picture, mask).field.reshape(SIZE[0], 2, SIZE[1], 2, 3).mean(axis=(1, 3))
+    image, mask = (plane.repeat(2, axis=0).repeat(2, axis=1) for plane in (scene(1).shadow, scene(1).mask))
+    field = lifted(image, mask).field.reshape(SIZE[0], 2, SIZE[1], 2, 3).mean(axis=(1, 3))
     assert np.abs(field - result(1).field).mean() < 0.02
     assert np.abs(field - result(1).field)[scene(1).mask].mean() < 0.03
 
@@ -212,34 +212,34 @@ def test_any_size_is_lifted(monkeypatch: pytest.MonkeyPatch, size: tuple[int, in
 
 def test_strips_are_parts_of_the_whole() -> None:
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (150, 40, 3), dtype=np.uint8)
+    image = rng.integers(0, 256, (150, 40, 3), dtype=np.uint8)
     matte, offset = (torch.from_numpy(rng.random(size)).float() for size in ((150, 40), (3, 150, 40)))
     field = ShadowField(offset, torch.tensor([-0.2, 0.1, 0.0]), torch.zeros(3))
-    srgb = torch.from_numpy(picture / 255).float().permute(2, 0, 1)
-    free, through = relighting._divide(picture, srgb, field, matte)
+    srgb = torch.from_numpy(image / 255).float().permute(2, 0, 1)
+    free, through = relighting._divide(image, srgb, field, matte)
     whole = field.transmission(to_linear(srgb), matte)
     assert np.allclose(through, whole.permute(1, 2, 0), atol=1e-6)
     expected = 255 * to_srgb(to_linear(srgb) / whole).permute(1, 2, 0).numpy()
     assert np.abs(free - expected).max() < 0.501
 
 
-# a shadow in a far larger picture
+# a shadow in a far larger image
 
 
 def test_a_small_shadow_is_seen_from_near() -> None:
     truth = scene(1)
     edges = [(2 * side, 5 * side) for side in SIZE]
-    picture = np.pad(truth.free, [*edges, (0, 0)], mode="reflect")
+    image = np.pad(truth.free, [*edges, (0, 0)], mode="reflect")
     shadow = np.pad(truth.mask, edges)
     place = tuple(slice(2 * side, 3 * side) for side in SIZE)
-    picture[place] = truth.shadow
-    found = lifted(picture, shadow)
-    before = lab_off(picture[place], truth.free, truth.mask)
+    image[place] = truth.shadow
+    found = lifted(image, shadow)
+    before = lab_off(image[place], truth.free, truth.mask)
     assert lab_off(found.free[place], truth.free, truth.mask) < 0.35 * before
     reach = RelightConfig().reach(*shadow.shape)
     window = relighting.surroundings(shadow, reach)
     small = shadow[window]
     assert small.size < shadow.size / 2
-    near = lifted(picture[window], small, dilate=reach / min(small.shape))
+    near = lifted(image[window], small, dilate=reach / min(small.shape))
     for whole, part in ((found.free, near.free), (found.matte, near.matte), (found.field, near.field)):
         assert np.array_equal(whole[window], part)

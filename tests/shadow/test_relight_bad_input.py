@@ -1,4 +1,4 @@
-"""Relight on odd masks and pictures: each gives a result or a line that says why not."""
+"""Relight on odd masks and images: each gives a result or a line that says why not."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ def test_odd_masks_give_a_result_or_a_reason(quick: None, mask: str) -> None:
         assert np.array_equal(found.free, LITTLE.shadow) and not found.matte.any()
 
 
-@pytest.mark.parametrize("picture", PICTURES)
-def test_odd_pictures_give_a_result_or_a_reason(quick: None, picture: str) -> None:
-    found = lifted(PICTURES[picture], LITTLE.mask)
-    if picture in ("white shadow", "black beside it", "white", "black", "even", "deep and dim"):
-        assert np.array_equal(found.free, PICTURES[picture])
-    if picture == "grey":
+@pytest.mark.parametrize("image", PICTURES)
+def test_odd_pictures_give_a_result_or_a_reason(quick: None, image: str) -> None:
+    found = lifted(PICTURES[image], LITTLE.mask)
+    if image in ("white shadow", "black beside it", "white", "black", "even", "deep and dim"):
+        assert np.array_equal(found.free, PICTURES[image])
+    if image == "grey":
         assert not np.ptp(found.free, axis=2).any() and (found.free > PICTURES["grey"]).any()
         found = lifted(PICTURES["grey"], LITTLE.mask, restless(), prior="diffusion", refine=True)
         assert not np.ptp(found.free, axis=2).any()
-    if picture == "black shadow":
+    if image == "black shadow":
         assert "too dark to hold texture" in found.note and found.black.mean() > 0.8 * LITTLE.mask.mean()
     assert not (found.black & ~LITTLE.mask).any()
 
@@ -79,8 +79,8 @@ def test_odd_pictures_give_a_result_or_a_reason(quick: None, picture: str) -> No
 def test_the_ring_fits_survive_odd_masks_and_pictures(quick: None, fit: str) -> None:
     for mask in MASKS.values():
         lifted(LITTLE.shadow, mask, fit=fit)
-    for picture in PICTURES.values():
-        lifted(picture, LITTLE.mask, fit=fit)
+    for image in PICTURES.values():
+        lifted(image, LITTLE.mask, fit=fit)
 
 
 def test_a_picture_without_a_shadow_is_left_alone() -> None:
@@ -92,9 +92,9 @@ def test_a_picture_without_a_shadow_is_left_alone() -> None:
 
 @pytest.mark.parametrize("size", [(8, 8), (1, 1), (1, 2), (1, 40), (40, 1), (3, 5)], ids=str)
 def test_tiny_pictures_give_a_result_or_a_reason(quick: None, size: tuple[int, int]) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     for shadow in (np.arange(size[0] * size[1]).reshape(size) % 5 < 2, np.ones(size, bool)):
-        lifted(picture, shadow)
+        lifted(image, shadow)
 
 
 @settings(max_examples=60, deadline=None)
@@ -115,10 +115,10 @@ def test_random_pictures_and_masks_never_break_it(
     blocks = rng.integers(1, 6)  # coarse or fine
     coarse = rng.random((size[0] // blocks + 1, size[1] // blocks + 1))
     shadow = (coarse < share).repeat(blocks, 0).repeat(blocks, 1)[: size[0], : size[1]]
-    picture = rng.integers(0, 256, (*size, 3)) * rng.choice([1.0, 0.3, 0.0], (*size, 1))
-    picture = np.where(shadow[..., None], picture * rng.random(), picture).astype(np.uint8)
+    image = rng.integers(0, 256, (*size, 3)) * rng.choice([1.0, 0.3, 0.0], (*size, 1))
+    image = np.where(shadow[..., None], image * rng.random(), image).astype(np.uint8)
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("error")
         patch.setattr(relighting, "SIDE", 48)
         patch.setattr(fit, "_ROUNDS", 4)
-        lifted(picture, shadow, restless(), fit=how, dilate=dilate, prior=prior, refine=refine)
+        lifted(image, shadow, restless(), fit=how, dilate=dilate, prior=prior, refine=refine)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.output.results import Progress, Result
-from tests.conftest import EVALUATIONS, Negative, Outcome, keep_mask, picture
+from tests.conftest import NFE, Negative, Outcome, image, keep_mask
 from tests.conftest import RELIT_KEEP as KEEP
 
 Cli = Callable[..., Outcome]
@@ -27,8 +27,8 @@ def results(conf: Path, *overrides: str) -> dict[str, Result]:
 
 
 def pixels(path: Path | str) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.array(image)
+    with Image.open(path) as pil_image:
+        return np.array(pil_image)
 
 
 def told() -> dict[str, Any]:
@@ -41,8 +41,8 @@ def test_beyond_the_shadow_s_reach_both_outputs_are_the_input(shaded: Project, c
     for i in range(3):
         for folder in (FREE, INPAINTED):
             made = pixels(folder / f"p{i}.png")
-            assert np.array_equal(made[KEEP], picture(i)[KEEP])
-            assert (made[~KEEP] != picture(i)[~KEEP]).mean() > 0.8
+            assert np.array_equal(made[KEEP], image(i)[KEEP])
+            assert (made[~KEEP] != image(i)[~KEEP]).mean() > 0.8
 
 
 def test_the_log_folder_holds_all_that_the_issue_names(shaded: Project, cli: Cli) -> None:
@@ -53,7 +53,7 @@ def test_the_log_folder_holds_all_that_the_issue_names(shaded: Project, cli: Cli
     }
     assert {path.name for path in Path("log/run").iterdir()} == names
     assert np.array_equal(pixels("log/run/gt_keep_mask/p0.png") == 255, KEEP)
-    assert np.array_equal(pixels("log/run/gt_masked/p0.png"), picture(0) * KEEP[..., None])
+    assert np.array_equal(pixels("log/run/gt_masked/p0.png"), image(0) * KEEP[..., None])
     matte, field = pixels("log/run/shadow_matte/p0.png"), pixels("log/run/shadow_field/p0.png")
     assert np.array_equal(matte, np.where(keep_mask(), 0, 102).astype(np.uint8))  # 0.4 of 255
     assert field.shape == (16, 16, 3) and (field == 51).all()
@@ -70,7 +70,7 @@ def test_the_stand_in_gets_what_the_interface_says(shaded: Project, negative: Ne
     results(conf)
     results(conf, "relight.prior=diffusion")
     [(given, shadow, settings, nothing, _), (*_, prior, _)] = negative.calls
-    assert np.array_equal(given, picture(0)) and given.dtype == np.uint8
+    assert np.array_equal(given, image(0)) and given.dtype == np.uint8
     assert shadow.dtype == bool and np.array_equal(shadow, ~keep_mask())
     assert settings == load_config(conf).relight and nothing is None
     assert prior.process.num_timesteps == 6 and isinstance(prior.generator, torch.Generator)
@@ -100,15 +100,15 @@ def test_outputs_choose_what_is_made(shaded: Project, cli: Cli, negative: Negati
     both = {"inpainted", "shadow_free"}
     assert {path.name for path in Path("log/run").iterdir()} & both == {output}
     assert len(negative.calls) == (output == "shadow_free")
-    assert told()["evaluations"] == (EVALUATIONS if output == "inpainted" else 0)
-    assert set(told()["pictures"]["p0"]) & both == ({output} if output == "shadow_free" else set())
+    assert told()["evaluations"] == (NFE if output == "inpainted" else 0)
+    assert set(told()["images"]["p0"]) & both == ({output} if output == "shadow_free" else set())
 
 
 def test_without_prior_and_painting_no_checkpoint_is_needed(shaded: Project, cli: Cli) -> None:
     conf = shaded(1, outputs=["shadow_free"], model_path="absent.pt")
     plan = cli("--conf_path", conf, "--dry_run")
     assert plan.code == 0 and "missing" not in plan.out
-    assert "0 network evaluations a picture (0 for shadow_free)" in plan.out
+    assert "0 network evaluations an image (0 for shadow_free)" in plan.out
     assert cli("--conf_path", conf).code == 0
     assert "missing: absent.pt" in cli("--conf_path", conf, "--set", "outputs=inpainted", "--dry_run").out
     for key, cost in (("relight.prior=diffusion", 40), ("relight.refine=true", 1)):
@@ -121,14 +121,14 @@ def test_a_prior_gets_the_denoiser_and_its_cost_is_told(shaded: Project, negativ
     events = list(Engine(load_config(conf)).stream())
     assert events[0] == Progress(("p0",), 3, 3)
     assert isinstance(events[1], Result) and events[1].lifted is not None
-    assert events[1].lifted.evaluations == 3 and negative.calls[0][3] is not None
+    assert events[1].lifted.nfe == 3 and negative.calls[0][3] is not None
 
 
 def test_run_json_tells_of_both_parts(shaded: Project, cli: Cli) -> None:
     cli("--conf_path", shaded(1, relight={"prior": "diffusion"}))
-    entry = told()["pictures"]["p0"]
-    assert entry["inpainted"]["evaluations"] == EVALUATIONS and entry["shadow_free"]["evaluations"] == 3
-    assert entry["evaluations"] == told()["evaluations"] == EVALUATIONS + 3
+    entry = told()["images"]["p0"]
+    assert entry["inpainted"]["evaluations"] == NFE and entry["shadow_free"]["evaluations"] == 3
+    assert entry["evaluations"] == told()["evaluations"] == NFE + 3
     seconds = entry["inpainted"]["seconds"] + entry["shadow_free"]["seconds"]
     assert entry["seconds"] == pytest.approx(seconds, abs=0.0011) and entry["inpainted"]["seconds"] > 0
     assert told()["config"]["relight"]["prior"] == "diffusion"
@@ -137,7 +137,7 @@ def test_run_json_tells_of_both_parts(shaded: Project, cli: Cli) -> None:
 
 def test_the_plan_tells_both_costs(shaded: Project, cli: Cli) -> None:
     out = cli("--conf_path", shaded(), "--dry_run").out
-    assert f"({EVALUATIONS} for inpainted + 0 for shadow_free), about" in out
+    assert f"({NFE} for inpainted + 0 for shadow_free), about" in out
 
 
 # resuming: each output by its own key
@@ -152,7 +152,7 @@ def test_a_second_run_computes_nothing(shaded: Project, cli: Cli, negative: Nega
     cli("--conf_path", conf)
     before = told(), stamps(FREE), stamps(INPAINTED), len(negative.calls)
     outcome = cli("--conf_path", conf)
-    assert "3 of 3 pictures were finished before" in outcome.out
+    assert "3 of 3 images were finished before" in outcome.out
     assert (told(), stamps(FREE), stamps(INPAINTED), len(negative.calls)) == before
 
 
@@ -162,10 +162,10 @@ def test_what_is_asked_for_later_is_added(shaded: Project, cli: Cli, negative: N
     before = stamps(FREE)
     assert "were finished before" not in cli("--conf_path", conf).out
     assert stamps(FREE) == before and len(negative.calls) == 2 and len(stamps(INPAINTED)) == 2
-    entry = told()["pictures"]["p1"]
+    entry = told()["images"]["p1"]
     assert entry["shadow_free"] == {"note": "finished in an earlier run"}
-    assert entry["evaluations"] == EVALUATIONS
-    assert "2 of 2 pictures were finished before" in cli("--conf_path", conf).out
+    assert entry["evaluations"] == NFE
+    assert "2 of 2 images were finished before" in cli("--conf_path", conf).out
 
 
 def test_keys_of_one_part_do_not_undo_the_other(shaded: Project, cli: Cli, negative: Negative) -> None:

@@ -1,4 +1,4 @@
-"""Method relight: masks of either kind or none, deep pictures, pictures in hand, and what goes wrong."""
+"""Method relight: masks of either kind or none, deep images, images in hand, and what goes wrong."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from PIL import Image
 
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.errors import ImageError
-from guided_diffusion.images.formats import eight_bits, read_deep, write_picture
+from guided_diffusion.images.formats import eight_bits, read_deep, write_image
 from guided_diffusion.shadow import detect, remover
 from guided_diffusion.shadow.relight import Relit
-from tests.conftest import EVALUATIONS, Negative, Outcome, keep_mask, picture
+from tests.conftest import NFE, Negative, Outcome, image, keep_mask
 from tests.conftest import RELIT_KEEP as KEEP
 from tests.shadow.test_remover import FREE, INPAINTED, pixels, results, stamps, told
 
@@ -25,8 +25,8 @@ Project = Callable[..., Path]
 
 
 def find(monkeypatch: pytest.MonkeyPatch, shadow: np.ndarray) -> None:
-    """Every picture's shadow shall be found to be this one."""
-    monkeypatch.setattr(remover, "find", lambda picture: shadow)
+    """Every image's shadow shall be found to be this one."""
+    monkeypatch.setattr(remover, "find", lambda image: shadow)
 
 
 def test_shadow_masks_may_be_bright(shaded: Project, negative: Negative) -> None:
@@ -44,9 +44,9 @@ def test_a_mask_without_a_shadow_copies_and_says_so(shaded: Project, cli: Cli, n
     Image.fromarray(np.full((16, 16), 255, np.uint8)).save("masks/p0.png")
     outcome = cli("--conf_path", conf)
     assert outcome.code == 0
-    assert "p0: the mask marks no shadow: the picture was left as it was\n" in outcome.out
-    assert np.array_equal(pixels(FREE / "p0.png"), picture(0))
-    assert np.array_equal(pixels(INPAINTED / "p0.png"), picture(0))
+    assert "p0: the mask marks no shadow: the image was left as it was\n" in outcome.out
+    assert np.array_equal(pixels(FREE / "p0.png"), image(0))
+    assert np.array_equal(pixels(INPAINTED / "p0.png"), image(0))
     assert not pixels("log/run/shadow_matte/p0.png").any()
     assert (pixels("log/run/shadow_field/p0.png") == 255).all()
     assert told()["evaluations"] == 0 and negative.calls == []
@@ -70,9 +70,9 @@ def test_auto_leaves_a_picture_without_a_shadow(
 ) -> None:
     find(monkeypatch, np.zeros((16, 16), bool))
     outcome = cli("--conf_path", shaded(1, data={"gt_path": "gts", "mask_path": "auto"}))
-    assert "p0: no shadow found: the picture was left as it was\n" in outcome.out
-    assert np.array_equal(pixels(FREE / "p0.png"), picture(0))
-    assert told()["pictures"]["p0"]["evaluations"] == 0 and negative.calls == []
+    assert "p0: no shadow found: the image was left as it was\n" in outcome.out
+    assert np.array_equal(pixels(FREE / "p0.png"), image(0))
+    assert told()["images"]["p0"]["evaluations"] == 0 and negative.calls == []
 
 
 def test_auto_is_for_relight_alone(shaded: Project, cli: Cli) -> None:
@@ -88,13 +88,13 @@ def test_relight_needs_a_mask_or_auto(shaded: Project, cli: Cli) -> None:
     assert outcome.code == 2 and "method relight needs data.mask_path" in outcome.err
 
 
-# depth, failures, pictures in hand
+# depth, failures, images in hand
 
 
 def test_16_bit_pictures_stay_as_deep_as_they_are(shaded: Project, cli: Cli) -> None:
     conf = shaded(0)
-    deep = picture(0).astype(np.uint16) * 257 + np.arange(16, dtype=np.uint16)[:, None]
-    write_picture("gts/deep.png", deep)
+    deep = image(0).astype(np.uint16) * 257 + np.arange(16, dtype=np.uint16)[:, None]
+    write_image("gts/deep.png", deep)
     Image.fromarray(deep[..., 0]).save("gts/grey.tif")
     for name in ("deep", "grey"):
         Image.fromarray(keep_mask()).save(f"masks/{name}.png")
@@ -107,13 +107,13 @@ def test_16_bit_pictures_stay_as_deep_as_they_are(shaded: Project, cli: Cli) -> 
             eight = read_deep(folder / f"{name}.png")
             assert eight.dtype == np.uint8
             assert np.array_equal(eight[KEEP], np.rint(given / 257).astype(np.uint8)[KEEP])
-    assert "2 of 2 pictures were finished before" in cli("--conf_path", conf).out
+    assert "2 of 2 images were finished before" in cli("--conf_path", conf).out
 
 
 @pytest.mark.parametrize("size", [(40, 24), (9, 61)])
 def test_any_size_is_lifted_as_it_is(shaded: Project, negative: Negative, size: tuple[int, int]) -> None:
     conf = shaded(0)
-    Image.fromarray(picture(0, *size)).save("gts/p0.png")
+    Image.fromarray(image(0, *size)).save("gts/p0.png")
     Image.fromarray(keep_mask(*size)).save("masks/p0.png")
     lifted = results(conf)["p0"].lifted
     assert lifted is not None and lifted.free is not None and lifted.free.shape == (*size, 3)
@@ -141,7 +141,7 @@ def moody(monkeypatch: pytest.MonkeyPatch, negative: Negative) -> Iterator[list[
         (ImageError("no light at all"), "no light at all"),
         (
             torch.OutOfMemoryError(),
-            "out of memory on cpu with a picture of 16x16; shrink it, or set relight.",
+            "out of memory on cpu with an image of 16x16; shrink it, or set relight.",
         ),
     ],
 )
@@ -153,20 +153,20 @@ def test_a_picture_that_cannot_be_lifted_fails_alone(
     assert outcome.code == 1
     assert outcome.err.startswith(f"error: p1 failed: {reason}") and outcome.err.count("\n") == 1
     assert sorted(stamps(FREE)) == sorted(stamps(INPAINTED)) == ["p0.png", "p2.png"]
-    assert "error" in told()["pictures"]["p1"]
+    assert "error" in told()["images"]["p1"]
 
 
 def test_pil_in_pil_out(shaded: Project, negative: Negative, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(load_config(shaded(0, data={}, model_path="absent.pt")))
     mask = Image.fromarray(keep_mask())
-    free = np.array(engine.remove_shadow(Image.fromarray(picture(3)), mask))
-    assert np.array_equal(free[KEEP], picture(3)[KEEP]) and not np.array_equal(free, picture(3))
-    again = np.array(engine.remove_shadow(Image.fromarray(picture(3)), mask, name="other"))
+    free = np.array(engine.remove_shadow(Image.fromarray(image(3)), mask))
+    assert np.array_equal(free[KEEP], image(3)[KEEP]) and not np.array_equal(free, image(3))
+    again = np.array(engine.remove_shadow(Image.fromarray(image(3)), mask, name="other"))
     assert np.array_equal(again, free)
     find(monkeypatch, ~keep_mask())
-    assert np.array_equal(np.array(engine.remove_shadow(Image.fromarray(picture(3)))), free)
+    assert np.array_equal(np.array(engine.remove_shadow(Image.fromarray(image(3)))), free)
     with pytest.raises(ImageError, match="make them equal"):
-        engine.remove_shadow(Image.fromarray(picture(3)), Image.new("L", (16, 17)))
+        engine.remove_shadow(Image.fromarray(image(3)), Image.new("L", (16, 17)))
 
 
 def test_keys_of_relight_are_warned_of_elsewhere(shaded: Project) -> None:
@@ -176,11 +176,11 @@ def test_keys_of_relight_are_warned_of_elsewhere(shaded: Project) -> None:
 
 @pytest.mark.parametrize("top", [255, 65535])
 def test_black_is_painted_where_that_is_asked_for(shaded: Project, negative: Negative, top: int) -> None:
-    given = picture(0).astype(np.uint16 if top > 255 else np.uint8) * (top // 255)
+    given = image(0).astype(np.uint16 if top > 255 else np.uint8) * (top // 255)
     black = ~keep_mask() & (np.arange(16) < 8)
     given[black] = 0
     conf = shaded(1, relight={"paint_black": True})
-    write_picture("gts/p0.png", given)
+    write_image("gts/p0.png", given)
     (plain,) = [r.lifted for r in results(conf, "relight.paint_black=false").values()]
     (painted,) = [r.lifted for r in results(conf).values()]
     assert plain is not None and painted is not None and plain.free is not None and painted.free is not None
@@ -188,7 +188,7 @@ def test_black_is_painted_where_that_is_asked_for(shaded: Project, negative: Neg
     changed = (painted.free != plain.free).any(axis=2)
     assert changed[black].mean() > 0.8 and not changed[~black].any()
     assert not (painted.free[black] % (top // 255)).any()
-    assert (plain.evaluations, painted.evaluations) == (0, EVALUATIONS) and plain.note == ""
+    assert (plain.nfe, painted.nfe) == (0, NFE) and plain.note == ""
     assert (
         painted.note == f"{black.sum()} pixels of the shadow were too dark to hold texture and were painted"
     )
@@ -201,11 +201,11 @@ def test_black_is_painted_where_that_is_asked_for(shaded: Project, negative: Neg
 def test_nothing_is_painted_without_black(shaded: Project, negative: Negative) -> None:
     for name in ("p0", "p1"):
         lifted = results(shaded(2, relight={"paint_black": True}))[name].lifted
-        assert lifted is not None and lifted.evaluations == 0 and lifted.note == ""
+        assert lifted is not None and lifted.nfe == 0 and lifted.note == ""
 
 
 def test_black_that_cannot_be_painted_leaves_what_was_lifted(shaded: Project, negative: Negative) -> None:
-    """A hole too long and thin for the model to see; the rest of the picture is not lost with it."""
+    """A hole too long and thin for the model to see; the rest of the image is not lost with it."""
     conf = shaded(1)
     given = np.full((20, 900, 3), 90, np.uint8)
     given[:, 20:880] = 0
@@ -219,10 +219,10 @@ def test_black_that_cannot_be_painted_leaves_what_was_lifted(shaded: Project, ne
 
 
 def test_grey_stays_grey_where_it_is_painted(shaded: Project, negative: Negative) -> None:
-    given = picture(0)[..., :1].repeat(3, axis=2)
+    given = image(0)[..., :1].repeat(3, axis=2)
     given[~keep_mask()] = 0
     conf = shaded(1, relight={"paint_black": True})
-    write_picture("gts/p0.png", given)
+    write_image("gts/p0.png", given)
     lifted = results(conf)["p0"].lifted
     assert lifted is not None and lifted.free is not None and "painted" in lifted.note
     assert not np.ptp(lifted.free, axis=2).any()

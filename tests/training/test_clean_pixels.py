@@ -61,14 +61,14 @@ def trainer(folder: Path, **keys: object) -> Trainer:
     return Trainer(tiny(folder, per_pixel_time=True, **keys), torch.device("cpu"))
 
 
-def pictures(count: int) -> Tensor:
+def images(count: int) -> Tensor:
     return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def test_clean_pixels_beside_noisy_ones_are_learnt_from(tmp_path: Path) -> None:
     """On one batch with one map, over and over, both parts of the loss fall; microbatches take their part."""
     run = trainer(tmp_path, lr=3e-3, batch_size=4, microbatch=3, diffusion_steps=50)
-    x0, t = pictures(4), torch.tensor([5, 20, 35, 49])
+    x0, t = images(4), torch.tensor([5, 20, 35, 49])
     noise = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(3))
     clean = torch.zeros(4, 1, 16, 16)
     clean[1:, :, 4:] = 1
@@ -90,9 +90,9 @@ def test_clean_pixels_beside_noisy_ones_are_learnt_from(tmp_path: Path) -> None:
 def test_a_step_learns_from_the_pixels_drawn_for_it(tmp_path: Path) -> None:
     run, seen = trainer(tmp_path), []
     run.network.register_forward_pre_hook(lambda _network, inputs: seen.append(inputs))
-    *_, clean = run._draws(pictures(2))
-    run.train_step(run.network, pictures(2))
+    *_, clean = run._draws(images(2))
+    run.train_step(run.network, images(2))
     [(x, times)] = seen
     assert clean is not None and times.shape == (2, 1, 16, 16) and times[clean > 0].eq(0).all()
     given = (clean > 0).expand_as(x)
-    assert torch.equal(x[given], pictures(2)[given]) and given.any() and not given.all()
+    assert torch.equal(x[given], images(2)[given]) and given.any() and not given.all()

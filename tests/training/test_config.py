@@ -74,7 +74,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     )
     assert "scales '1,half' is not a list" in refused(tmp_path, scales="1,half")
     assert "scales '0' is not a list" in refused(tmp_path, scales=0)
-    assert "use random_crop" in refused(tmp_path, scales="1,2", data_dir="pictures")
+    assert "use random_crop" in refused(tmp_path, scales="1,2", data_dir="images")
     assert "loss_factors '8,x' is not a list" in refused(tmp_path, loss_factors="8,x")
     assert "loss_factors '8,5': 5 does not divide image_size 16" in refused(tmp_path, loss_factors="8,5")
     assert "one of 'none', 'min_snr', 'p2'" in refused(tmp_path, loss_weighting="snr")

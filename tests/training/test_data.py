@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guided_diffusion.errors import DatasetError, ImageError
-from guided_diffusion.images.formats import write_picture
+from guided_diffusion.images.formats import write_image
 from guided_diffusion.runtime import distributed
 from guided_diffusion.training.data import EndlessOrder, Readable, open_batches, open_source
-from guided_diffusion.training.datasets import PictureFolder, SceneStream
+from guided_diffusion.training.datasets import ImageFolder, SceneStream
 from guided_diffusion.training.scene_windows import SceneWindows
-from tests.conftest import picture
+from tests.conftest import image
 from tests.helpers.training import tiny
 
 
@@ -26,9 +26,9 @@ def indices(size: int | None, start: int, count: int, rank: int = 0, ranks: int 
 
 def folder(root: Path, good: int, broken: tuple[int, ...] = ()) -> Path:
     for i in range(good):
-        write_picture(root / f"{i:02d}.png", picture(i))
+        write_image(root / f"{i:02d}.png", image(i))
     for i in broken:
-        (root / f"{i:02d}.png").write_bytes(b"not a picture")
+        (root / f"{i:02d}.png").write_bytes(b"not an image")
     return root
 
 
@@ -56,7 +56,7 @@ def test_the_endless_source_is_counted_through() -> None:
 
 
 def test_a_broken_picture_is_replaced_by_the_next_and_named(tmp_path: Path) -> None:
-    source = PictureFolder(folder(tmp_path / "p", 5, broken=(1, 2)), 16, False, False, seed=0)
+    source = ImageFolder(folder(tmp_path / "p", 5, broken=(1, 2)), 16, False, False, seed=0)
     data = Readable(source)
     assert data[0][1] == ()
     x, faults = data[1]
@@ -69,7 +69,7 @@ def test_a_broken_picture_is_replaced_by_the_next_and_named(tmp_path: Path) -> N
 def test_a_folder_of_broken_pictures_is_an_error(tmp_path: Path) -> None:
     folder(tmp_path / "q", 2, broken=(0, 1))
     with pytest.raises(ImageError, match="nor could the 99 before it; mend data_dir"):
-        Readable(PictureFolder(tmp_path / "q", 16, False, False, seed=0))[0]
+        Readable(ImageFolder(tmp_path / "q", 16, False, False, seed=0))[0]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -77,7 +77,7 @@ def test_batches_carry_pictures_and_faults(tmp_path: Path, workers: int) -> None
     folder(tmp_path / "p", 4, broken=(2,))
     config = tiny(tmp_path, data_dir=str(tmp_path / "p"), batch_size=4, workers=workers, random_flip=True)
     source = open_source(config)
-    assert isinstance(source, PictureFolder)
+    assert isinstance(source, ImageFolder)
     batches = open_batches(source, config, 0)
     for epoch in range(2):
         x, faults = next(batches)
@@ -145,7 +145,7 @@ def test_scales_reach_the_batches_and_go_on_where_they_stood(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("kind", ["missing", "file", "empty"])
 def test_a_wrong_folder_is_one_line(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "pictures"
+    path = tmp_path / "images"
     if kind == "file":
         path.write_bytes(b"")
     elif kind == "empty":

@@ -53,9 +53,9 @@ def test_examples_hang_on_the_generator_alone() -> None:
     first, again, other = (examples(data, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
     assert not torch.equal(first[0], other[0])
-    pictures, shadows = first
-    assert pictures.shape == (6, 3, 32, 32) and shadows.shape == (6, 1, 32, 32)
-    assert float(pictures.min()) >= 0 and float(pictures.max()) <= 1
+    images, shadows = first
+    assert images.shape == (6, 3, 32, 32) and shadows.shape == (6, 1, 32, 32)
+    assert float(images.min()) >= 0 and float(images.max()) <= 1
     assert set(shadows.unique().tolist()) <= {0.0, 1.0}
 
 
@@ -74,10 +74,10 @@ def test_picture_and_shadow_are_moved_alike() -> None:
     data[:, 6] = 0
     data[:, 6, :, :12] = 255
     data[:, :3, :, :12] = 20
-    pictures, shadows = examples(data, generator(3))
+    images, shadows = examples(data, generator(3))
     some = shadows.flatten(1).any(1) & ~shadows.flatten(1).all(1)
-    inside = (pictures * shadows).sum((1, 2, 3)) / (3 * shadows.sum((1, 2, 3)))
-    outside = (pictures * (1 - shadows)).sum((1, 2, 3)) / (3 * (1 - shadows).sum((1, 2, 3)))
+    inside = (images * shadows).sum((1, 2, 3)) / (3 * shadows.sum((1, 2, 3)))
+    outside = (images * (1 - shadows)).sum((1, 2, 3)) / (3 * (1 - shadows).sum((1, 2, 3)))
     assert int(some.sum()) > 15
     assert float((inside < 0.7 * outside)[some].float().mean()) > 0.9
 
@@ -104,7 +104,7 @@ def refused(folder: Path, **keys: object) -> str:
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
-    assert "use scenes" in refused(tmp_path, data_dir="pictures")
+    assert "use scenes" in refused(tmp_path, data_dir="images")
     assert "image_size 48" in refused(tmp_path, image_size=48)
     spare = (("num_channels", 64), ("noise_schedule", "cosine"), ("random_flip", True), ("scales", "1,2"))
     for key, value in (*spare, ("loss_weighting", "p2")):

@@ -1,4 +1,4 @@
-"""Held-out losses of the ideal denoiser of Gaussian pictures, whose every value is known."""
+"""Held-out losses of the ideal denoiser of Gaussian images, whose every value is known."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ class Ideal(nn.Module):
         return torch.cat([eps, self.v[times].expand_as(x)], dim=1)
 
 
-def pictures(count: int, seed: int = 0) -> Tensor:
+def images(count: int, seed: int = 0) -> Tensor:
     draws = torch.Generator().manual_seed(seed)
     return MEAN + DEVIATION * torch.randn(count, 3, 16, 16, generator=draws)
 
 
 def measured(count: int, seed: int = 0, off: float = 0.0) -> HeldOut:
     denoiser = Denoiser(Ideal(off), PROCESS, torch.arange(TIMES), clip=False)
-    return measure(denoiser, pictures(count), seed)
+    return measure(denoiser, images(count), seed)
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +98,9 @@ def test_draws_hang_on_seed_and_place_alone() -> None:
 
 def test_what_is_left_in_x_t_is_a_divergence() -> None:
     process = GaussianDiffusion(np.array([0.2, 0.3]))
-    kept, picture = 0.8 * 0.7, torch.tensor([-1.0, 0.0, 0.5])[:, None, None]
-    truth = kl_divergence(Normal(kept**0.5 * picture, (1 - kept) ** 0.5), Normal(0.0, 1.0)).mean()
-    assert prior_bits(process, picture) == pytest.approx(truth.item() / math.log(2), rel=1e-5)
+    kept, image = 0.8 * 0.7, torch.tensor([-1.0, 0.0, 0.5])[:, None, None]
+    truth = kl_divergence(Normal(kept**0.5 * image, (1 - kept) ** 0.5), Normal(0.0, 1.0)).mean()
+    assert prior_bits(process, image) == pytest.approx(truth.item() / math.log(2), rel=1e-5)
 
 
 @pytest.mark.parametrize("times", [3, 4, 24, 25, 100, 1000, 4000])

@@ -28,10 +28,10 @@ def test_rows_add_up(tmp_path: Path) -> None:
     first, second = rows(log.path)
     assert list(first) == columns(PARTS)
     assert first == {
-        **{"step": "10", "pictures": "160", "loss": "0.5", "simple": "0.4", "bound": "0.1"},
+        **{"step": "10", "images": "160", "loss": "0.5", "simple": "0.4", "bound": "0.1"},
         **{"grad_norm": "2", "lr": "0.0001", "seconds": "4", "pictures_per_second": "40"},
     }
-    assert (second["pictures"], second["pictures_per_second"]) == ("320", "80")
+    assert (second["images"], second["pictures_per_second"]) == ("320", "80")
 
 
 def test_reopened_at_a_step_it_forgets_what_came_after(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_reopened_at_a_step_it_forgets_what_came_after(tmp_path: Path) -> None:
     before = path.read_bytes()
     log = LossLog(path, 3, PARTS)
     assert [row["step"] for row in rows(path)] == ["1", "2", "3"]
-    assert (log.pictures, log.seconds) == (240, 6.0)
+    assert (log.images, log.seconds) == (240, 6.0)
     log.add(4, 80, 8.0, MEANS)
     log.add(5, 80, 10.0, MEANS)
     assert path.read_bytes() == before
@@ -61,4 +61,4 @@ def test_a_row_cut_off_is_dropped(tmp_path: Path, cut: int) -> None:
 def test_large_counts_stay_whole(tmp_path: Path) -> None:
     log = LossLog(tmp_path / "loss.csv", 0, PARTS)
     log.add(1, 123_456_789_012, 1.0, MEANS)
-    assert LossLog(log.path, 1, PARTS).pictures == 123_456_789_012
+    assert LossLog(log.path, 1, PARTS).images == 123_456_789_012

@@ -15,17 +15,17 @@ def test_a_slice_reads_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(run_cost, "matrix_rate", lambda *_: 4096.0)
     monkeypatch.setattr(run_cost.time, "monotonic", lambda: now)
-    earlier = [{"pictures": 10, "seconds": 5.0}]
+    earlier = [{"images": 10, "seconds": 5.0}]
     cut = Slice(earlier, 7, 3, 2048, CPU, "bf16")
     now = 104.0
     first, second = cut.rows(9)
-    assert first == earlier[0] and earlier == [{"pictures": 10, "seconds": 5.0}]
-    wanted = {"precision": "bf16", "first_step": 7, "last_step": 9, "pictures": 6, "seconds": 4.0}
+    assert first == earlier[0] and earlier == [{"images": 10, "seconds": 5.0}]
+    wanted = {"precision": "bf16", "first_step": 7, "last_step": 9, "images": 6, "seconds": 4.0}
     wanted |= {"pictures_per_second": 1.5, "flops_per_step": 2048, "flops_per_second": 1024.0}
     wanted |= {"matrix_flops_per_second": 4096.0, "share": 0.25}
     assert {key: second[key] for key in wanted} == wanted and "CPU" in str(second["device"])
     whole = summary([first, second])
-    assert (whole["pictures"], whole["seconds"], whole["slices"]) == (16, 9.0, [first, second])
+    assert (whole["images"], whole["seconds"], whole["slices"]) == (16, 9.0, [first, second])
 
 
 def test_a_pass_back_counts_as_its_products() -> None:

@@ -1,4 +1,4 @@
-"""Training runs of the networks that tell something of pictures: what both of them promise."""
+"""Training runs of the networks that tell something of images: what both of them promise."""
 
 from __future__ import annotations
 

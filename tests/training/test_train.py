@@ -15,12 +15,12 @@ from guided_diffusion import train
 from guided_diffusion.build import flops_per_evaluation
 from guided_diffusion.checkpoints import load
 from guided_diffusion.images import files
-from guided_diffusion.images.formats import write_picture
+from guided_diffusion.images.formats import write_image
 from guided_diffusion.train import Stop, main, sample_grid
 from guided_diffusion.training import run_cost
 from guided_diffusion.training.datasets import SceneStream
 from guided_diffusion.training.trainer import Trainer
-from tests.conftest import picture
+from tests.conftest import image
 from tests.helpers.training import assert_figures, assert_same_run, losses, state, tiny, write_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +52,7 @@ def test_a_run_leaves_what_it_promises(whole: Path) -> None:
     found = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
     grids = [f"samples/{step:06d}.png" for step in (2, 4, 6)]
     assert found == ["figures.json", "loss.csv", *grids, "state.pt", "tiny.pt"]
-    assert [(row["step"], row["pictures"]) for row in losses(whole)] == [("3", "6"), ("6", "12")]
+    assert [(row["step"], row["images"]) for row in losses(whole)] == [("3", "6"), ("6", "12")]
     load(Trainer(tiny(whole), CPU).network, str(out / "tiny.pt"), 16)
     assert state(whole)["step"] == 6
 
@@ -224,29 +224,29 @@ def test_stop_asks_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def folder_of(root: Path, count: int) -> Path:
     for i in range(count):
-        write_picture(root / f"{i}.png", picture(i, 20, 24))
+        write_image(root / f"{i}.png", image(i, 20, 24))
     return root
 
 
 def test_a_broken_picture_in_the_folder_is_named_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pictures = folder_of(tmp_path / "pictures", 3)
-    (pictures / "broken.png").write_bytes((pictures / "0.png").read_bytes()[:100])
-    assert run(tmp_path, data_dir=str(pictures), iterations=4, random_crop=True, random_flip=True) == 0
+    images = folder_of(tmp_path / "images", 3)
+    (images / "broken.png").write_bytes((images / "0.png").read_bytes()[:100])
+    assert run(tmp_path, data_dir=str(images), iterations=4, random_crop=True, random_flip=True) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "broken.png" in line]
-    assert len(told) == 1 and "warning: another picture in its place: " in told[0]
+    assert len(told) == 1 and "warning: another image in its place: " in told[0]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nothing_but_broken_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int
 ) -> None:
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "a.png").write_bytes(b"")
-    assert run(tmp_path, data_dir=str(tmp_path / "pictures"), workers=workers) == 1
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"")
+    assert run(tmp_path, data_dir=str(tmp_path / "images"), workers=workers) == 1
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith(f"error: {tmp_path}/pictures/a.png: the file is empty") and "mend data_dir" in told
+    assert told.startswith(f"error: {tmp_path}/images/a.png: the file is empty") and "mend data_dir" in told
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -308,8 +308,8 @@ def test_the_grid_is_all_samples(tmp_path: Path) -> None:
 
 
 def test_the_grid_of_a_run_is_a_picture(whole: Path) -> None:
-    with Image.open(whole / "out" / "samples" / "000006.png") as image:
-        assert image.size == (4 * 137 + 9, 4 * 137 + 9)
+    with Image.open(whole / "out" / "samples" / "000006.png") as pil_image:
+        assert pil_image.size == (4 * 137 + 9, 4 * 137 + 9)
 
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess:
@@ -324,7 +324,7 @@ def test_two_ranks_under_torchrun(tmp_path: Path) -> None:
     conf = write_yaml(tmp_path, iterations=4, log_interval=1, microbatch=1, schedule_sampler="loss-aware")
     done = torchrun("-m", "guided_diffusion.train", "--conf_path", str(conf), "--device", "cpu")
     assert done.stdout == f"4 of 4 steps are done and saved in {tmp_path}/out\n"
-    assert [(row["step"], row["pictures"]) for row in losses(tmp_path)] == [
+    assert [(row["step"], row["images"]) for row in losses(tmp_path)] == [
         (str(step), str(4 * step)) for step in range(1, 5)
     ]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from guided_diffusion.errors import CheckpointError, ConfigError, TrainingError
 from guided_diffusion.runtime import distributed, hardware
 from guided_diffusion.training.trainer import Trainer
-from tests.helpers.training import pictures, trainer, waken
+from tests.helpers.training import images, trainer, waken
 
 CPU = torch.device("cpu")
 
@@ -20,7 +20,7 @@ def gradients(folder: Path, microbatch: int) -> dict[str, Tensor]:
     waken(run.network)
     noise = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(2))
     weights = torch.tensor([0.5, 1.0, 2.0, 0.25, 1.5])
-    losses = run.accumulate(run.network, pictures(5), torch.tensor([3, 0, 1, 2, 3]), weights, noise)
+    losses = run.accumulate(run.network, images(5), torch.tensor([3, 0, 1, 2, 3]), weights, noise)
     assert losses.shape == (5,)
     # The report shows the weighted mean, which estimates the mean over uniform times.
     assert run.totals[0].item() == pytest.approx((losses * weights).mean().item(), rel=1e-5)
@@ -45,7 +45,7 @@ def test_one_step_is_adamw_by_hand(tmp_path: Path) -> None:
     run.optimizer.register_step_pre_hook(
         lambda *_: seen.update({n: p.grad.clone() for n, p in run.network.named_parameters()})
     )
-    run.train_step(run.network, pictures(2))
+    run.train_step(run.network, images(2))
     for name, parameter in run.network.named_parameters():
         g = seen[name].double()
         wanted = before[name].double() * (1 - 1e-4) - 1e-3 * g / (g.abs() + 1e-8)
@@ -62,7 +62,7 @@ def test_gradients_are_clipped_to_their_norm(tmp_path: Path) -> None:
             math.sqrt(sum(float(p.grad.square().sum()) for p in run.network.parameters()))
         )
     )
-    run.train_step(run.network, pictures(2))
+    run.train_step(run.network, images(2))
     assert norms == [pytest.approx(0.01, rel=1e-3)]
 
 
@@ -81,7 +81,7 @@ def test_the_average_follows_its_recursion(tmp_path: Path) -> None:
     run = trainer(tmp_path, ema_rate=0.3)
     average = [p.detach().double() for p in run.network.parameters()]
     for step in range(1, 5):
-        run.train_step(run.network, pictures(2, step))
+        run.train_step(run.network, images(2, step))
         rate = min(0.3, (1 + step) / (10 + step))  # 2/11, 3/12, then 0.3
         weights = [p.detach().double() for p in run.network.parameters()]
         average = [rate * a + (1 - rate) * w for a, w in zip(average, weights, strict=True)]
@@ -108,13 +108,13 @@ def test_draws_depend_on_seed_step_and_rank_alone(tmp_path: Path, monkeypatch: p
 def test_dropout_is_the_same_after_a_resume(tmp_path: Path) -> None:
     def after_two(pause: bool) -> Tensor:
         run = trainer(tmp_path / str(pause), dropout=0.5)
-        run.train_step(run.network, pictures(2))
+        run.train_step(run.network, images(2))
         if pause:
             run.save()
             run = trainer(tmp_path / str(pause), dropout=0.5)
             run.restore()
             torch.rand(5)
-        run.train_step(run.network, pictures(2, 1))
+        run.train_step(run.network, images(2, 1))
         return torch.cat([p.detach().flatten() for p in run.network.parameters()])
 
     assert torch.equal(after_two(False), after_two(True))
@@ -133,7 +133,7 @@ def test_bf16_only_where_asked_and_native(
         # The last layer is in float32 always; tests/test_unet.py says so.
         if isinstance(module, nn.Conv2d) and module is not run.network.out[-1]:
             module.register_forward_hook(lambda _m, _i, out: seen.add(out.dtype))
-    run.train_step(run.network, pictures(2))
+    run.train_step(run.network, images(2))
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[used]
     assert seen == {dtype}
     assert all(p.dtype == torch.float32 for p in run.network.parameters())
@@ -143,7 +143,7 @@ def test_bf16_only_where_asked_and_native(
 def test_the_hybrid_loss_trains_mean_and_variance(tmp_path: Path) -> None:
     """On one batch, over and over, both parts of the loss fall."""
     run = trainer(tmp_path, lr=3e-3, batch_size=4, diffusion_steps=50, rescale_learned_sigmas=True)
-    x0, t = pictures(4), torch.tensor([5, 20, 35, 49])
+    x0, t = images(4), torch.tensor([5, 20, 35, 49])
     noise = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         before = [part.mean() for part in run.denoiser(run.network).loss(x0, t, noise)]
@@ -170,7 +170,7 @@ def test_start_from_gives_the_weights_until_there_is_a_state(tmp_path: Path) -> 
             assert torch.equal(own, wanted.half().float())
     assert all(p.requires_grad for p in run.network.parameters()) and run.network.training
     assert not any(p.requires_grad for p in run.ema.parameters())
-    run.train_step(run.network, pictures(2))
+    run.train_step(run.network, images(2))
     run.save()
     again = trainer(tmp_path / "run", start_from="gone.pt")
     again.restore()
@@ -189,7 +189,7 @@ def test_weights_that_cannot_be_started_from_are_refused(tmp_path: Path) -> None
 
 def test_a_fixed_variance_has_no_bound(tmp_path: Path) -> None:
     run = trainer(tmp_path, learn_sigma=False, predict_xstart=True)
-    run.train_step(run.network, pictures(2))
+    run.train_step(run.network, images(2))
     means = run.report()
     assert means["bound"] == 0 and means["loss"] == means["simple"] > 0
 
@@ -203,9 +203,9 @@ def test_report_is_the_mean_since_the_last_one(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
     run = trainer(tmp_path)
-    run.train_step(run.network, pictures(2))
+    run.train_step(run.network, images(2))
     run.check()
-    run.train_step(run.network, pictures(2) * math.nan)
+    run.train_step(run.network, images(2) * math.nan)
     with pytest.raises(TrainingError, match="no longer finite between steps 0 and 2; .*lower lr") as caught:
         run.check()
     assert "\n" not in str(caught.value)
@@ -214,7 +214,7 @@ def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
 def test_save_and_restore_are_inverse(tmp_path: Path) -> None:
     run = trainer(tmp_path, schedule_sampler="loss-aware")
     for step in range(3):
-        run.train_step(run.network, pictures(2, step))
+        run.train_step(run.network, images(2, step))
     run.save()
     again = trainer(tmp_path, schedule_sampler="loss-aware", weight_decay=0.5)
     again.restore()
@@ -223,9 +223,9 @@ def test_save_and_restore_are_inverse(tmp_path: Path) -> None:
     assert again.optimizer.param_groups[0]["weight_decay"] == 0.5  # what the YAML says now
     assert np.array_equal(again.t_sampler.losses, run.t_sampler.losses)  # type: ignore[attr-defined]
     assert again.t_sampler.seen.sum() == 6  # type: ignore[attr-defined]
-    run.train_step(run.network, pictures(2, 9))
+    run.train_step(run.network, images(2, 9))
     again.optimizer.param_groups[0]["weight_decay"] = 0.0
-    again.train_step(again.network, pictures(2, 9))
+    again.train_step(again.network, images(2, 9))
     for a, b in zip(run.network.parameters(), again.network.parameters(), strict=True):
         assert torch.equal(a, b)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["state.pt", "tiny.pt"]
@@ -236,7 +236,7 @@ def test_a_state_is_read_on_the_cpu_where_adamw_counts(
 ) -> None:
     """AdamW leaves its counters where they were read; on a GPU it would wait for each of them, each step."""
     run = trainer(tmp_path)
-    run.train_step(run.network, pictures(2))
+    run.train_step(run.network, images(2))
     run.save()
     load, places = torch.load, []
 
@@ -255,7 +255,7 @@ def test_a_state_is_read_on_the_cpu_where_adamw_counts(
 
 def test_a_state_without_counters_is_taken(tmp_path: Path) -> None:
     run = trainer(tmp_path)
-    run.train_step(run.network, pictures(2))
+    run.train_step(run.network, images(2))
     run.save()
     path = run.state_path
     content = torch.load(path, weights_only=True)
@@ -268,7 +268,7 @@ def test_a_state_without_counters_is_taken(tmp_path: Path) -> None:
 
 def test_saved_weights_are_the_average_in_half(tmp_path: Path) -> None:
     run = trainer(tmp_path)
-    run.train_step(run.network, pictures(2))
+    run.train_step(run.network, images(2))
     run.save()
     saved = torch.load(tmp_path / "out" / "tiny.pt", weights_only=True)
     own = run.ema.state_dict()

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from guided_diffusion.losses import LossWeighting, coarse_error, time_weights
-from tests.helpers.training import pictures, trainer, waken
+from tests.helpers.training import images, trainer, waken
 
 
 @pytest.mark.parametrize("weighting", ["none", "min_snr", "p2"])
 def test_weights_over_times_are_of_the_simple_loss_alone(tmp_path: Path, weighting: LossWeighting) -> None:
     run = trainer(tmp_path, loss_weighting=weighting)
     waken(run.network)
-    x0, t, noise = pictures(4), torch.tensor([0, 3, 1, 2]), pictures(4, 1)
+    x0, t, noise = images(4), torch.tensor([0, 3, 1, 2]), images(4, 1)
     simple, bound, _ = run.denoiser(run.network).loss(x0, t, noise)
     weights = time_weights(weighting, torch.from_numpy(run.process.alphas_cumprod))[t].float()
     wanted = weights * simple + bound
@@ -32,7 +32,7 @@ def test_weights_over_times_are_of_the_simple_loss_alone(tmp_path: Path, weighti
 
 def test_errors_of_coarser_pictures_are_minimised_and_not_reported(tmp_path: Path) -> None:
     plain, rough = trainer(tmp_path), trainer(tmp_path, loss_factors="4,16")
-    x0, t, noise = pictures(4), torch.tensor([0, 3, 1, 2]), pictures(4, 1)
+    x0, t, noise = images(4), torch.tensor([0, 3, 1, 2]), images(4, 1)
     fine, coarse = (run.accumulate(run.network, x0, t, torch.ones(4), noise) for run in (plain, rough))
     extra = coarse_error(noise, (4, 16))  # a network that knows nothing says 0
     assert torch.allclose(coarse - fine, extra, atol=1e-4) and extra.min() > 0
@@ -43,7 +43,7 @@ def test_a_compact_state_is_ten_bytes_a_weight_and_nearly_exact(tmp_path: Path) 
     """The weights are exact; the average is off by half precision's rounding, the moments by bfloat16's."""
     run, again = (trainer(tmp_path, compact_state=True, lr=1e-3) for _ in range(2))
     for step in range(3):
-        run.train_step(run.network, pictures(2, step))
+        run.train_step(run.network, images(2, step))
     run.save()
     weights = sum(p.numel() for p in run.network.parameters())
     content = torch.load(run.state_path, weights_only=True)
@@ -61,7 +61,7 @@ def test_a_compact_state_is_ten_bytes_a_weight_and_nearly_exact(tmp_path: Path) 
             assert torch.allclose(its[name], moments[name], rtol=2**-8, atol=1e-38)
     for own, wanted in zip(again.network.parameters(), run.network.parameters(), strict=True):
         assert torch.equal(own, wanted)
-    run.train_step(run.network, pictures(2, 9))
-    again.train_step(again.network, pictures(2, 9))
+    run.train_step(run.network, images(2, 9))
+    again.train_step(again.network, images(2, 9))
     for own, wanted in zip(again.network.parameters(), run.network.parameters(), strict=True):
         assert (own - wanted).abs().max() < 0.01 * 1e-3, "a hundredth of the learning rate"
