@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
+from guided_diffusion import cli
 from guided_diffusion.build import build_network
 from guided_diffusion.config.schema import ModelConfig
 from guided_diffusion.errors import ConfigError
@@ -100,22 +100,13 @@ class Outcome:
     err: str
 
 
-def load_command() -> Any:
-    """The module test.py; `import test` would find Python's own."""
-    spec = importlib.util.spec_from_file_location("penumbra_command", ROOT / "test.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def command() -> Any:
-    return load_command()
+    return cli
 
 
-@pytest.fixture
-def cli(command: Any, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+@pytest.fixture(name="cli")
+def run_command(command: Any, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Call it with the arguments of `python test.py`; it runs in this process."""
 
     def call(*arguments: str | Path) -> Outcome:

@@ -35,10 +35,10 @@ import os, random, signal, sys, time
 from pathlib import Path
 from PIL import Image
 import torch
-from tests.conftest import load_command
+from guided_diffusion import cli as command
 
 torch.set_num_threads(1)
-command, inpainted, finished = load_command(), Path("log/run/inpainted"), {}
+inpainted, finished = Path("log/run/inpainted"), {}
 replace, replaced = os.replace, 0
 
 def die_at(count):
