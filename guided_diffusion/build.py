@@ -117,6 +117,16 @@ def _classifier_mults(image_size: int, otherwise: str) -> tuple[float, ...]:
         return channel_mults(otherwise, image_size)
 
 
+def build_sampler(config: Config) -> tuple[Sampler, list[str]]:
+    """Build the sampler of a config, with warnings about keys that it does not read. Raises ConfigError."""
+    cls = SAMPLERS[config.method]
+    known = {field.name for field in fields(cls)}
+    options = {key: value for key, value in config.options.items() if key in known}
+    foreign = sorted(set(config.options) - set(options))
+    warning = f"keys that method {config.method} does not read: {', '.join(foreign)}"
+    return construct(cls, options, f"method {config.method}"), [warning] if foreign else []
+
+
 def build_process(config: ProcessConfig) -> tuple[GaussianDiffusion, Tensor]:
     """The respaced process, and for each of its indices the time the network was trained with."""
     betas = get_named_beta_schedule(config.noise_schedule, config.diffusion_steps)

@@ -11,19 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
-
-from torch import Tensor
+from typing import ClassVar, Literal
 
 from guided_diffusion.config.builder import Index, Share
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.operators import replace_range
-from guided_diffusion.samplers.base import Problem, Step, inject, renoise
+from guided_diffusion.samplers.base import Problem, Sampler, Step, inject
 from guided_diffusion.scheduler import JumpSchedule
 
 
 @dataclass(frozen=True)
-class RePaint:
+class RePaint(Sampler):
     """schedule_jump_params: when to jump back. rule: how to step down; eta: of rule ddim.
 
     With ddpm and ddim the known part of x_t has noise that is drawn afresh before each evaluation; with ding,
@@ -33,6 +31,8 @@ class RePaint:
     inpa_inj_sched_prev: replace the known part of each x_t; without it nothing holds the image.
     inpa_inj_time_shift: a jump from t to t + 1 adds the noise of step t + this; jumps are merged only with 1.
     """
+
+    needs_mask: ClassVar[bool] = True
 
     schedule_jump_params: JumpSchedule = field(default_factory=JumpSchedule)
     rule: Literal["ddpm", "ddim", "ding"] = "ddpm"
@@ -47,9 +47,6 @@ class RePaint:
                 "schedule_jump_params.merge_jumps to false"
             )
         return self.schedule_jump_params.times(process.num_timesteps)
-
-    def start(self, problem: Problem, t: int) -> Tensor:
-        return problem.noise()
 
     def down(self, problem: Problem, step: Step, t_next: int) -> Step:
         noise, x, holds = problem.noise(), step.x, self.inpa_inj_sched_prev
@@ -68,7 +65,7 @@ class RePaint:
 
     def up(self, problem: Problem, step: Step, t_next: int) -> Step:
         if self.inpa_inj_time_shift == 1:
-            return renoise(problem, step, t_next)
+            return super().up(problem, step, t_next)
         shifted = min(step.t + self.inpa_inj_time_shift, problem.process.num_timesteps - 1)
         x = problem.process.q_step(step.x, shifted - 1, shifted, problem.noise())
         return Step(t_next, x, step.x0)
