@@ -27,9 +27,10 @@ from guided_diffusion.inpainting.inpainter import Painter
 from guided_diffusion.inpainting.views import Job
 from guided_diffusion.models import Models
 from guided_diffusion.output.results import Lifted, Progress, Result
-from guided_diffusion.runtime import distributed, hardware
-from guided_diffusion.runtime.background import ahead
-from guided_diffusion.runtime.seeds import Draws
+from guided_diffusion.runtime import distributed
+from guided_diffusion.runtime.background import prefetch
+from guided_diffusion.runtime.device import batch_size, choose_precision, set_tf32
+from guided_diffusion.runtime.seeds import ImageSeed
 from guided_diffusion.samplers import SAMPLERS
 from guided_diffusion.shadow import detect
 from guided_diffusion.shadow.remover import Relighter, Shaded, with_black
@@ -69,8 +70,8 @@ class Engine:
         except ValueError as error:
             raise ConfigError(str(error)) from error
         distributed.make_current(self.device)
-        self.precision = hardware.choose_precision(config.precision, self.device)
-        hardware.round_products(self.precision)
+        self.precision = choose_precision(config.precision, self.device)
+        set_tf32(self.precision)
         if config.precision not in ("auto", self.precision):
             self.warnings.append(
                 f"precision {config.precision} is for GPUs; on {self.device} it is {self.precision}"
@@ -78,7 +79,7 @@ class Engine:
         self.networks = Models(config, self.process, self.times, self.device, self.precision)
         shared = self.process, self.networks.denoiser, self.device
         size = config.model.image_size
-        self.batch_size = hardware.batch_size(config.data.batch_size, self.device, size)
+        self.batch_size = batch_size(config.data.batch_size, self.device, size)
         most = self.batch_size, self.networks.expected
         self.painter = Painter(self.sampler, *shared, size, *most, config.paste_known)
         multiple = 2 ** (len(config.model.channel_mults) - 1)  # of which a seen image's sides are
@@ -192,11 +193,11 @@ class Engine:
         """The images of the config, or names for those to generate. Raises DatasetError, ConfigError."""
         return inputs.pairs(self.config)
 
-    def _draws(self, name: str) -> Draws:
-        return Draws(self.config.seed, name)
+    def _draws(self, name: str) -> ImageSeed:
+        return ImageSeed(self.config.seed, name)
 
     def job(
-        self, name: str, gt: np.ndarray | None, keep: np.ndarray | None, draws: Draws | None = None
+        self, name: str, gt: np.ndarray | None, keep: np.ndarray | None, draws: ImageSeed | None = None
     ) -> Job:
         """Prepare an image uint8 (H, W, 3) and its keep-mask bool (H, W); both None to generate.
 
@@ -237,7 +238,7 @@ class Engine:
         painter = replace(self.painter, batch_size=most)
         work = partial(self._ready, done or (lambda *_: False))
         further = most if share is None else min(most, share // 2)
-        with closing(ahead(work, chosen, further, weigh=lambda ready: ready.weight)) as coming:
+        with closing(prefetch(work, chosen, further, size_of=lambda ready: ready.weight)) as coming:
             yield from painter.paint(event for each in coming for event in self._prepared(*each))
 
     def _ready(self, done: Done, pair: Pair) -> Ready:
@@ -292,7 +293,7 @@ class Engine:
                 event = self._painted(shaded.draws, event)
             yield event
 
-    def _painted(self, draws: Draws, lifted: Lifted) -> Lifted:
+    def _painted(self, draws: ImageSeed, lifted: Lifted) -> Lifted:
         """With its black painted by the sampler, in the light of what is around, if that can be done."""
         free, black = lifted.free, lifted.black
         assert free is not None and black is not None
@@ -327,7 +328,7 @@ class Engine:
         filled, _ = self._filled(self._draws(name), gt, keep)
         return Image.fromarray(filled)
 
-    def _filled(self, draws: Draws, gt: np.ndarray, keep: np.ndarray | None) -> tuple[np.ndarray, int]:
+    def _filled(self, draws: ImageSeed, gt: np.ndarray, keep: np.ndarray | None) -> tuple[np.ndarray, int]:
         """The image filled, uint8 (H, W, 3), and the evaluations of the network. Raises ImageError."""
         [result] = [
             r for r in self.painter.paint([self.job(draws.name, gt, keep, draws)]) if isinstance(r, Result)

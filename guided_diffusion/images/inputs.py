@@ -14,7 +14,7 @@ from guided_diffusion.images.files import path_kind
 from guided_diffusion.images.formats import from_pil
 from guided_diffusion.images.masks import mask_from_pil
 from guided_diffusion.images.pairs import Pair, find_pairs, images_by_stem
-from guided_diffusion.runtime.seeds import Draws
+from guided_diffusion.runtime.seeds import ImageSeed
 
 MASKED_METHODS = ("repaint", "ddnm", "td_paint", "relight")  # without a mask these have nothing to do
 GENERATORS = ("ddpm", "ddim")  # these can do without an image
@@ -52,7 +52,7 @@ def _each_seed(config: Config, single: list[Pair]) -> list[Pair]:
     if config.seeds == 1:
         return single
     return [
-        replace(pair, name=_of_seed(pair.name, seed), draws=Draws(seed, pair.name))
+        replace(pair, name=_of_seed(pair.name, seed), draws=ImageSeed(seed, pair.name))
         for pair in single
         for seed in _seeds(config)
     ]

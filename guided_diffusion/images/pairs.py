@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from guided_diffusion.errors import DatasetError
 from guided_diffusion.images.files import is_remote, join_path, path_kind
 from guided_diffusion.images.formats import EXTENSIONS, list_images
-from guided_diffusion.runtime.seeds import Draws
+from guided_diffusion.runtime.seeds import ImageSeed
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Pair:
     name: str
     gt: str | None
     mask: str | None
-    draws: Draws | None = None
+    draws: ImageSeed | None = None
 
 
 def find_pairs(

@@ -23,8 +23,8 @@ from guided_diffusion.inpainting.tiled_denoiser import Tiled
 from guided_diffusion.inpainting.views import Job, View
 from guided_diffusion.operators import Mask, Nothing, Operator
 from guided_diffusion.output.results import Progress, Result
-from guided_diffusion.runtime import hardware
-from guided_diffusion.runtime.seeds import Draws
+from guided_diffusion.runtime import memory
+from guided_diffusion.runtime.seeds import ImageSeed
 from guided_diffusion.samplers import Noise, Problem, Sampler, walk
 from guided_diffusion.scheduler import count_nfe
 
@@ -46,7 +46,7 @@ class Painter:
 
     sampler: Sampler
     process: GaussianDiffusion
-    denoiser: Callable[[Sequence[Draws]], Denoise]
+    denoiser: Callable[[Sequence[ImageSeed]], Denoise]
     device: torch.device
     size: int
     batch_size: int
@@ -123,7 +123,7 @@ class Painter:
             yield from events
             return True
         except (RuntimeError, MemoryError) as error:
-            if not hardware.is_out_of_memory(error):
+            if not memory.is_out_of_memory(error):
                 raise
         torch.cuda.empty_cache()  # here, where no traceback holds the failed attempt any longer
         self.room[shape] = -(-at_once // 2)

@@ -14,7 +14,7 @@ from guided_diffusion.images.masks import read_mask
 from guided_diffusion.images.pairs import Pair
 from guided_diffusion.inpainting import window_plan, windows
 from guided_diffusion.output.results import Lifted, Result
-from guided_diffusion.runtime.seeds import Draws
+from guided_diffusion.runtime.seeds import ImageSeed
 
 LONGEST_VIEW = 16  # model sizes: a view longer than this would take all memory
 
@@ -28,8 +28,8 @@ class View:
     windows of the model's size; sketch: of a native view, a coarser one of the same holes, filled first.
     """
 
-    image: Draws
-    draws: Draws
+    image: ImageSeed
+    draws: ImageSeed
     window: windows.Window
     own: np.ndarray
     seen: np.ndarray  # uint8 (rows, cols, 3), the input's window as the model sees it
@@ -87,7 +87,7 @@ class Sight:
     windows: Windows = "holes"
 
     def prepare(
-        self, fingerprint: str, name: str, gt: np.ndarray | None, keep: np.ndarray | None, draws: Draws
+        self, fingerprint: str, name: str, gt: np.ndarray | None, keep: np.ndarray | None, draws: ImageSeed
     ) -> Job:
         """The Job of an image uint8 (H, W, 3) and its keep-mask bool (H, W); both None to generate.
 
@@ -102,16 +102,16 @@ class Sight:
         return Job(name, image_key(fingerprint, name, gt, keep), gt, keep, views)
 
     def _view(
-        self, of: Draws, number: int, part: window_plan.Part, image: np.ndarray, keep: np.ndarray | None
+        self, of: ImageSeed, number: int, part: window_plan.Part, image: np.ndarray, keep: np.ndarray | None
     ) -> View:
         window, shape = part.window, image.shape
         longest = max(window.rows, window.cols)
         # The first one's draws are those of an image with one window.
-        draws = of.part(f"{window.top},{window.left}") if number else of
+        draws = of.child(f"{window.top},{window.left}") if number else of
         fits = longest <= LONGEST_VIEW * self.size
         if self.windows == "overlap" and (window.scaled or longest > self.size):
             sketch = self._seen(of, draws, part, image, keep) if window.scaled and fits else None
-            draws = draws.part("native") if sketch else draws
+            draws = draws.child("native") if sketch else draws
             view = self._seen(of, draws, window_plan.native(part, shape, self.size), image, keep)
             return replace(view, native=True, sketch=sketch)
         if not fits:
@@ -122,7 +122,12 @@ class Sight:
         return self._seen(of, draws, part, image, keep)
 
     def _seen(
-        self, of: Draws, draws: Draws, part: window_plan.Part, image: np.ndarray, keep: np.ndarray | None
+        self,
+        of: ImageSeed,
+        draws: ImageSeed,
+        part: window_plan.Part,
+        image: np.ndarray,
+        keep: np.ndarray | None,
     ) -> View:
         hole = np.zeros(image.shape[:2], dtype=bool) if keep is None else keep
         seen, seen_keep = windows.cut(image, hole, part.window)

@@ -19,8 +19,8 @@ from guided_diffusion.images.formats import eight_bits
 from guided_diffusion.images.masks import dilate
 from guided_diffusion.inpainting.views import image_key
 from guided_diffusion.output.results import Lifted, Progress
-from guided_diffusion.runtime import hardware
-from guided_diffusion.runtime.seeds import Draws
+from guided_diffusion.runtime import memory
+from guided_diffusion.runtime.seeds import ImageSeed
 from guided_diffusion.shadow.detect import find_shadow
 from guided_diffusion.shadow.relight import Prior, Relit, is_grey, nfe, relight, untouched
 
@@ -37,7 +37,7 @@ class Shaded:
     """
 
     name: str
-    draws: Draws
+    draws: ImageSeed
     key: str
     image: np.ndarray
     shadow: np.ndarray
@@ -55,7 +55,7 @@ class Relighter:
 
     settings: RelightConfig
     process: GaussianDiffusion
-    denoiser: Callable[[Sequence[Draws]], Denoise]
+    denoiser: Callable[[Sequence[ImageSeed]], Denoise]
     device: torch.device
     side: int
     multiple: int
@@ -66,7 +66,7 @@ class Relighter:
         return nfe(self.settings, self.process)
 
     def shade(
-        self, fingerprint: str, name: str, image: np.ndarray, shadow: np.ndarray | None, draws: Draws
+        self, fingerprint: str, name: str, image: np.ndarray, shadow: np.ndarray | None, draws: ImageSeed
     ) -> Shaded:
         """An image uint8 or uint16 (H, W, 3) with its shadow, bool (H, W), True = shadow; None: it is found.
 
@@ -91,7 +91,7 @@ class Relighter:
                 again = find if self.settings.look_twice else None
                 relit = relight(image, shaded.shadow, self.settings, prior, again)
         except (RuntimeError, MemoryError) as error:
-            if not hardware.is_out_of_memory(error):
+            if not memory.is_out_of_memory(error):
                 raise
             raise ImageError(
                 f"out of memory on {self.device} with an image of {image.shape[1]}x{image.shape[0]}; "
@@ -101,7 +101,7 @@ class Relighter:
             yield Progress((shaded.name,), relit.nfe, relit.nfe)
         yield _lifted(shaded.key, relit, begin)
 
-    def prior(self, draws: Draws) -> Prior:
+    def prior(self, draws: ImageSeed) -> Prior:
         """The diffusion model for one image; its network has all of torch's threads."""
         denoise, all_threads = self.denoiser([draws]), torch.get_num_threads()
 
