@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +15,9 @@ from guided_diffusion.errors import ConfigError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.nn import Upsample
 from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, space_timesteps
-from guided_diffusion.runtime.hardware import DTYPES, let_go
-from guided_diffusion.runtime.onednn_conv import packed
+from guided_diffusion.runtime.device import DTYPES
+from guided_diffusion.runtime.memory import release_mapped_pages
+from guided_diffusion.runtime.onednn_conv import prepack_conv
 from guided_diffusion.unet import Encoder, EncoderUNetModel, ResBlock, UNetModel
 
 NUM_CLASSES = 1000  # ImageNet
@@ -67,9 +67,9 @@ def place(network: nn.Module, device: torch.device, precision: str, side: int | 
             stored = weight.data
             weight.data = stored.to(device, dtype, memory_format=layout)
             if weight.data_ptr() != stored.data_ptr():
-                let_go(stored)
+                release_mapped_pages(stored)
         if name in shapes:
-            network.set_submodule(name, packed(layer, shapes[name]))
+            network.set_submodule(name, prepack_conv(layer, shapes[name]))
     return network.to(device)
 
 
@@ -147,29 +147,3 @@ def flops_per_evaluation(model: ModelConfig, shape: Sequence[int]) -> int:
     with counter, torch.no_grad():
         network(x, t, *label)
     return counter.get_total_flops()
-
-
-def matrix_rate(
-    device: torch.device,
-    precision: str = "fp32",
-    seconds: float = 0.2,
-    now: Callable[[], float] = time.perf_counter,
-) -> float:
-    """FLOP/s of the fastest of the matrix products that fit into `seconds`, on random numbers.
-
-    precision: fp32 | tf32 | bf16 | fp16; now: the clock of each product. Random, since constant
-    ones switch fewer transistors and flatter a GPU.
-    """
-    side = 8192 if device.type == "cuda" else 1024
-    generator = torch.Generator(device).manual_seed(0)
-    a = torch.randn(side, side, generator=generator, device=device)
-    a = a.to(DTYPES[precision])
-    end, best = time.monotonic() + seconds, float("inf")
-    product = torch.empty_like(a)
-    torch.mm(a, a, out=product)  # warms up
-    while best == float("inf") or time.monotonic() < end:
-        begin = now()
-        torch.mm(a, a, out=product)
-        product[0, 0].item()  # waits for it
-        best = min(best, now() - begin)
-    return 2 * side**3 / best

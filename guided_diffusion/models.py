@@ -18,8 +18,9 @@ from guided_diffusion.denoiser import Denoise, Denoiser
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.guidance import Guided
-from guided_diffusion.runtime import graphs, hardware
-from guided_diffusion.runtime.seeds import Draws
+from guided_diffusion.runtime import graphs, memory
+from guided_diffusion.runtime.device import DTYPES
+from guided_diffusion.runtime.seeds import ImageSeed
 from guided_diffusion.unet import UNetModel
 
 
@@ -68,14 +69,14 @@ class Models:
         `batch_size: auto` on a CPU, where it would be too late when memory is full."""
         if self.config.data.batch_size != "auto" or self.device.type != "cpu":
             return sys.maxsize
-        return max(1, hardware.available_memory() // (2 * self.features(shape)))
+        return max(1, memory.available_memory() // (2 * self.features(shape)))
 
     def features(self, shape: Sequence[int]) -> int:
         """Bytes of memory, at most, in which the network sees one image (rows, cols, 3): all that its
         convolutions are given. The measured peaks are half to three quarters of it."""
         rows, columns, _ = shape
         share = rows * columns / self.config.model.image_size**2
-        return int(share * self._given * hardware.DTYPES[self.precision].itemsize)
+        return int(share * self._given * DTYPES[self.precision].itemsize)
 
     @cached_property
     def _given(self) -> int:
@@ -90,7 +91,7 @@ class Models:
         empty, _ = self.empty()
         loaded = self._load(empty, self.config.model_path, as_stored=True)
         placed = build.place(loaded, self.device, self.precision, self.config.model.image_size)
-        return graphs.quickened(placed, self.config.compile)
+        return graphs.maybe_compile(placed, self.config.compile)
 
     @cached_property
     def classifier(self) -> nn.Module | None:
@@ -109,7 +110,7 @@ class Models:
         weights = [checkpoints.digest(path) if path else None for path in paths]
         return {"weights": weights, "precision": self.precision}
 
-    def denoiser(self, images: Sequence[Draws]) -> Denoise:
+    def denoiser(self, images: Sequence[ImageSeed]) -> Denoise:
         """The denoiser for these images (whose draws decide the labels of a class-conditional model)."""
         model, process, guide = self.config.model, self.config.process, self.config.classifier
         classifier = self.classifier
@@ -127,11 +128,11 @@ class Models:
         )
         if classifier is None or labels is None:
             return plain
-        dtype = hardware.DTYPES[self.precision]
+        dtype = DTYPES[self.precision]
         autocast = dtype if dtype.itemsize == 2 else None
         return Guided(plain, classifier, times, labels, guide.classifier_scale, autocast)
 
-    def labels(self, images: Sequence[Draws]) -> Tensor:
+    def labels(self, images: Sequence[ImageSeed]) -> Tensor:
         """Classes (B,): cond_y for all, else for each image one of its draws."""
         if self.config.cond_y is not None:
             return torch.full((len(images),), self.config.cond_y, device=self.device)

@@ -32,7 +32,7 @@ from guided_diffusion.evaluation.prior_report import MEASURES, Answer, score
 from guided_diffusion.evaluation.shadow_metrics import bootstrap_by_scene
 from guided_diffusion.images.files import write_bytes
 from guided_diffusion.images.masks import MASK_KINDS
-from guided_diffusion.runtime.hardware import keep_memory
+from guided_diffusion.runtime.memory import tune_malloc
 
 PRESETS = Path(__file__).resolve().parent.parent / "confs/presets"
 
@@ -268,7 +268,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
-    keep_memory()
+    tune_malloc()
     try:
         print(draw(options), end="")
     except ImportError:

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 Precision: TypeAlias = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 """Precision of the network. tf32: float32 with TF32 matrix products on an NVIDIA GPU. auto: see
-`runtime.hardware.choose_precision`."""
+`runtime.device.choose_precision`."""
 
 Compile: TypeAlias = Literal["auto", True, False]
 """Whether to compile the network. auto: once it pays; true: at the first call; false: never."""
