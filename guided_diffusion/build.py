@@ -1,7 +1,8 @@
-"""From config values to networks and processes; what a network costs."""
+"""From config values to networks, samplers and processes; the cost of a network."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from guided_diffusion.config.resolutions import attention_downsamples, channel_mults
-from guided_diffusion.config.schema import ClassifierConfig, ModelConfig, ProcessConfig
+from guided_diffusion.config.builder import construct
+from guided_diffusion.config.schema import ClassifierConfig, Config, ModelConfig, ProcessConfig
 from guided_diffusion.denoiser import network_times
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
@@ -18,15 +20,19 @@ from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, sp
 from guided_diffusion.runtime.device import DTYPES
 from guided_diffusion.runtime.memory import release_mapped_pages
 from guided_diffusion.runtime.onednn_conv import prepack_conv
+from guided_diffusion.samplers import SAMPLERS, Sampler
 from guided_diffusion.unet import Encoder, EncoderUNetModel, ResBlock, UNetModel
 
 NUM_CLASSES = 1000  # ImageNet
 
 
-def build_network(model: ModelConfig) -> UNetModel:
-    """The U-Net of a config, freshly initialised, on torch's default device."""
+def build_network(model: ModelConfig, channels: int = 3) -> UNetModel:
+    """Build the U-Net of a config, freshly initialised, on torch's default device.
+
+    channels: of the images in model space, 3 for pixels.
+    """
     spec = Encoder(
-        in_channels=3,
+        in_channels=channels,
         model_channels=model.num_channels,
         num_res_blocks=model.num_res_blocks,
         channel_mult=model.channel_mults,
@@ -41,7 +47,8 @@ def build_network(model: ModelConfig) -> UNetModel:
         norm_num_groups=model.norm_num_groups,
     )
     classes = NUM_CLASSES if model.class_cond else None
-    return UNetModel(spec, 6 if model.learn_sigma else 3, classes, model.num_heads_upsample)
+    outputs = 2 * channels if model.learn_sigma else channels
+    return UNetModel(spec, outputs, classes, model.num_heads_upsample)
 
 
 def place(network: nn.Module, device: torch.device, precision: str, side: int | None = None) -> nn.Module:
@@ -92,10 +99,10 @@ def convolution_inputs(network: UNetModel, side: int) -> dict[str, list[int]]:
 
 
 def build_classifier(config: ClassifierConfig, image_size: int, channel_mult: str = "") -> EncoderUNetModel:
-    """The noisy ImageNet classifier of a config, freshly initialised, on torch's default device.
+    """Build the noisy ImageNet classifier of a config, freshly initialised, on torch's default device.
 
-    Its levels are guided-diffusion's for the image size; where there are none for that size, `channel_mult`
-    (the model's) tells them.
+    Its levels are those of guided-diffusion for the image size; where there are none for that size,
+    `channel_mult` (the model's) gives them.
     """
     spec = Encoder(
         in_channels=3,
@@ -128,7 +135,7 @@ def build_sampler(config: Config) -> tuple[Sampler, list[str]]:
 
 
 def build_process(config: ProcessConfig) -> tuple[GaussianDiffusion, Tensor]:
-    """The respaced process, and for each of its indices the time the network was trained with."""
+    """Build the respaced process, and (T,) the time the network was trained with for each of its indices."""
     betas = get_named_beta_schedule(config.noise_schedule, config.diffusion_steps)
     timesteps = space_timesteps(config.diffusion_steps, config.timestep_respacing)
     times = network_times(timesteps, config.diffusion_steps, config.rescale_timesteps)
@@ -138,7 +145,7 @@ def build_process(config: ProcessConfig) -> tuple[GaussianDiffusion, Tensor]:
 
 
 def flops_per_evaluation(model: ModelConfig, shape: Sequence[int]) -> int:
-    """Floating-point operations of one evaluation on (B, 3, H, W); counted without weights or memory."""
+    """Count the floating-point operations of one evaluation on (B, 3, H, W), without weights or memory."""
     with torch.device("meta"):
         network: nn.Module = build_network(model)
         x, t = torch.empty(*shape), torch.zeros(1)

@@ -21,14 +21,15 @@ from guided_diffusion.images import inputs
 from guided_diffusion.images.pairs import Pair
 from guided_diffusion.inpainting.task import InpaintTask
 from guided_diffusion.models import Models
-from guided_diffusion.output.results import Progress, Result
+from guided_diffusion.output.results import Result
 from guided_diffusion.runtime import device as devices
 from guided_diffusion.runtime import distributed
 from guided_diffusion.runtime.background import prefetch
+from guided_diffusion.runtime.device import iterate_with_settings
 from guided_diffusion.runtime.seeds import ImageSeed
 from guided_diffusion.samplers import SAMPLERS
 from guided_diffusion.shadow.task import RemoveShadowTask
-from guided_diffusion.tasks import IsDone, Parts, Task
+from guided_diffusion.tasks import Events, IsDone, Parts, Task
 
 TASKS: dict[str, type[Task]] = {"inpaint": InpaintTask, "remove_shadow": RemoveShadowTask}
 SAMPLER_KEYS = {
@@ -137,7 +138,7 @@ class Engine:
 
     def stream(
         self, pairs: Iterable[Pair] | None = None, done: IsDone | None = None, max_batch: int | None = None
-    ) -> Iterator[Result | Progress]:
+    ) -> Events:
         """Yield Results as they are finished, and a Progress after every evaluation of the network.
 
         An image that cannot be worked on gives a Result with an `error`; the others go on.
@@ -154,7 +155,7 @@ class Engine:
         prepare = partial(self._prepare, done or (lambda *_: False))
         with closing(prefetch(prepare, chosen, depth, size_of=_nbytes)) as loaded:
             prepared = (_result_or_error(pair, get) for pair, get in loaded)
-            yield from self._entered(self.task.run(prepared, batch))
+            yield from self._enter(self.task.run(prepared, batch))
 
     def _prepare(self, done: IsDone, pair: Pair) -> Any:
         return self.task.prepare(pair, pair.seed or self._seed(pair.name), done)
@@ -162,14 +163,9 @@ class Engine:
     def _seed(self, name: str) -> ImageSeed:
         return ImageSeed(self.config.seed, name)
 
-    def _entered(self, events: Iterator[Result | Progress]) -> Iterator[Result | Progress]:
+    def _enter(self, events: Events) -> Events:
         """Apply torch's device and precision while an event is computed, never while it is handed out."""
-        while True:
-            with devices.compute_settings(self.device, self.precision):
-                event = next(events, None)
-            if event is None:
-                return
-            yield event
+        return iterate_with_settings(partial(devices.compute_settings, self.device, self.precision), events)
 
     # images in memory
 
@@ -198,7 +194,7 @@ class Engine:
         runner = self._build_task(task, [output])
         pixels, keep = inputs.from_images(image, mask, self.config.data.mask_is)
         item = runner.prepare_image(name, pixels, keep, self._seed(name))
-        events = self._entered(runner.run([item], self.batch_size))
+        events = self._enter(runner.run([item], self.batch_size))
         (result,) = (event for event in events if isinstance(event, Result))
         if result.error:
             raise ImageError(result.error)
@@ -208,12 +204,12 @@ class Engine:
 
     def inpaint_arrays(
         self, names: Sequence[str], images: Sequence[np.ndarray], keeps: Sequence[np.ndarray]
-    ) -> Iterator[Result | Progress]:
+    ) -> Events:
         """Inpaint images uint8 (H, W, 3) with masks bool (H, W), True = known; as `stream`. Raises ImageError."""
         runner = self._build_task("inpaint")
         triples = zip(names, images, keeps, strict=True)
         items = (runner.prepare_image(name, image, keep, self._seed(name)) for name, image, keep in triples)
-        return self._entered(runner.run(items, self.batch_size))
+        return self._enter(runner.run(items, self.batch_size))
 
 
 def _result_or_error(pair: Pair, get: Callable[[], Any]) -> Any:

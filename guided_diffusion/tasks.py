@@ -7,7 +7,7 @@ the main thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -22,6 +22,9 @@ from guided_diffusion.images.pairs import Pair
 from guided_diffusion.output.results import OutputSpec, Progress, Result
 from guided_diffusion.runtime.seeds import ImageSeed
 from guided_diffusion.samplers import Sampler
+
+Events = Generator[Result | Progress, None, None]
+"""What a run yields: Results, and Progress in between."""
 
 IsDone = Callable[[str, str, str], bool]
 """(image name, output name, key) -> True if that output is finished and need not be computed."""
@@ -97,6 +100,6 @@ class Task(Protocol):
         """Prepare an image in memory, uint8 (H, W, 3), with its mask bool (H, W), True = known."""
         ...
 
-    def run(self, prepared: Iterable[Any], batch_size: int) -> Iterator[Result | Progress]:
+    def run(self, prepared: Iterable[Any], batch_size: int) -> Events:
         """Run what was prepared, up to `batch_size` images together; Results are handed on."""
         ...

@@ -69,7 +69,7 @@ class Inpainter:
             self.max_batch[shape] = self.expected_batch(shape)
         return min(self.batch_size, self.max_batch[shape])
 
-    def run(self, jobs: Iterable[InpaintJob | Result]) -> Iterator[Result | Progress]:
+    def run(self, jobs: Iterable[InpaintJob | Result]) -> Generator[Result | Progress, None, None]:
         """Inpaint jobs in batches across images; Results are handed on."""
         queue = InpaintQueue(self)
         for job in jobs:

@@ -17,7 +17,7 @@ from guided_diffusion.inpainting.inpainter import Inpainter
 from guided_diffusion.inpainting.views import InpaintJob, ViewPlanner
 from guided_diffusion.output.results import Folder, OutputSpec, Progress, Result
 from guided_diffusion.runtime.seeds import ImageSeed
-from guided_diffusion.tasks import IsDone, Parts
+from guided_diffusion.tasks import Events, IsDone, Parts
 
 INPAINTED = OutputSpec(OUTPUT, Folder("inpainted", "srs", "inpainted"))
 
@@ -78,7 +78,7 @@ class InpaintTask:
 
     def run(
         self, prepared: Iterable[InpaintJob | Result], batch_size: int
-    ) -> Iterator[Result | Progress]:
+    ) -> Events:
         """Sample in batches across images; see Task.run."""
         return replace(self.inpainter, batch_size=batch_size).run(prepared)
 

@@ -23,7 +23,7 @@ from guided_diffusion.output.results import Folder, Output, OutputSpec, Progress
 from guided_diffusion.runtime.seeds import ImageSeed
 from guided_diffusion.shadow import detect
 from guided_diffusion.shadow.remover import ShadowInput, ShadowRemover, with_black_inpainted
-from guided_diffusion.tasks import IsDone, Parts
+from guided_diffusion.tasks import Events, IsDone, Parts
 
 SHADOW_FREE = OutputSpec(
     "shadow_free",
@@ -136,7 +136,7 @@ class RemoveShadowTask:
         result = Result(name, gt, item.keep, outputs)
         return Prepared(result, item if removes else None, job) if removes or job else result
 
-    def run(self, prepared: Iterable[Prepared | Result], batch_size: int) -> Iterator[Result | Progress]:
+    def run(self, prepared: Iterable[Prepared | Result], batch_size: int) -> Events:
         """Remove each shadow, and inpaint in batches across images; see Task.run."""
         queue = InpaintQueue(replace(self.inpainter, batch_size=batch_size))
         for item in prepared:
