@@ -19,9 +19,10 @@ from guided_diffusion.samplers.base import Problem, Step, inject, renoise
 
 @dataclass(frozen=True)
 class DDIM:
-    """eta: 0 is deterministic, 1 is as noisy as DDPM. The number of steps is `timestep_respacing`."""
+    """DDIM. The number of steps is `timestep_respacing`."""
 
     eta: Share = 0.0
+    """Noise of a step: 0 = deterministic, 1 = as noisy as DDPM."""
 
     def times(self, process: GaussianDiffusion) -> Sequence[int]:
         return range(process.num_timesteps - 1, -2, -1)

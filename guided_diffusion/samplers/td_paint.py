@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ from guided_diffusion.samplers.base import Problem, Step, renoise
 @dataclass(frozen=True)
 class TDPaint:
     """No settings: the number of steps is `timestep_respacing`."""
+
+    takes_guidance: ClassVar[bool] = False  # no classifier knows clean pixels beside noisy ones
+    needs_per_pixel_time: ClassVar[bool] = True
 
     def times(self, process: GaussianDiffusion) -> Sequence[int]:
         return range(process.num_timesteps - 1, -2, -1)
