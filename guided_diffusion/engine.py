@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from guided_diffusion import build, checkpoints
+from guided_diffusion.config import fingerprints
 from guided_diffusion.config import schema as configuration
 from guided_diffusion.config.builder import construct
 from guided_diffusion.config.schema import Config
@@ -35,7 +36,7 @@ from guided_diffusion.shadow import detect
 from guided_diffusion.shadow.remover import Relighter, Shaded, with_black
 
 # Name -> type: errors can then name keys inside a type too.
-SAMPLER_KEYS = {key: hint for cls in SAMPLERS.values() for key, hint in get_type_hints(cls).items()}
+SAMPLER_KEYS = {f.name: get_type_hints(cls)[f.name] for cls in SAMPLERS.values() for f in fields(cls)}
 Done = Callable[[str, str, str], bool]  # (name, output, key) -> that output needs no computing
 
 
@@ -48,7 +49,7 @@ class Ready(NamedTuple):
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The Config of a YAML; overrides are 'key.path=value'. Raises ConfigError."""
-    return configuration.load(path, overrides, SAMPLER_KEYS)
+    return configuration.load(path, overrides, SAMPLER_KEYS, SAMPLERS)
 
 
 class Engine:
@@ -93,7 +94,7 @@ class Engine:
     def outputs(self) -> dict[str, int]:
         """What is to be made of each image, and of how many evaluations of the network in each window."""
         costs = {"inpainted": self.painter.nfe, "shadow_free": self.relighter.nfe}
-        wanted = self.config.outputs if self.config.method == "relight" else ("inpainted",)
+        wanted = self.config.outputs if self.config.task == "remove_shadow" else ("inpainted",)
         return {output: cost for output, cost in costs.items() if output in wanted}
 
     @property
@@ -108,13 +109,14 @@ class Engine:
 
     @property
     def _finds_shadows(self) -> bool:
-        if self.config.method != "relight":
+        if self.config.task != "remove_shadow":
             return False
-        again = "shadow_free" in self.outputs and self.config.relight.look_twice
+        again = "shadow_free" in self.outputs and self.config.relight.second_pass
         return again or self.config.data.mask_path == inputs.AUTO
 
     def _sampler(self) -> Any:
-        cls = SAMPLERS["repaint" if self.config.method == "relight" else self.config.method]
+        cls = SAMPLERS[self.config.method]
+        self.warnings += configuration.check_sampler(self.config, cls)
         known = {field.name for field in fields(cls)}
         own = {key: value for key, value in self.config.options.items() if key in known}
         foreign = sorted(set(self.config.options) - set(own))
@@ -144,9 +146,9 @@ class Engine:
                 f"generate is not read: it is for {' and '.join(inputs.GENERATORS)}, without a data.gt_path"
             )
         own = {"outputs": config.outputs != Config.outputs, "relight": config.relight != RelightConfig()}
-        if config.method != "relight" and any(own.values()):
+        if config.task != "remove_shadow" and any(own.values()):
             given = " and ".join(key for key, is_given in own.items() if is_given)
-            self.warnings.append(f"keys that only method relight reads: {given}")
+            self.warnings.append(f"keys that only task remove_shadow reads: {given}")
 
     def _check_class(self) -> None:
         y, classes = self.config.cond_y, build.NUM_CLASSES
@@ -156,21 +158,21 @@ class Engine:
     @cached_property
     def fingerprint(self) -> str:
         """Of everything that decides what is painted, but the images themselves: settings and weights."""
-        return configuration.fingerprint(self.config, self.networks.identity)
+        return fingerprints.fingerprint(self.config, self.networks.identity)
 
     @cached_property
     def lift_fingerprint(self) -> str:
         """Of everything that decides what lies beneath a shadow, but the images themselves."""
         prior = self.networks.identity if self.config.relight.uses_network else None
-        finder = checkpoints.digest(detect.weights()) if self.config.relight.look_twice else None
-        return configuration.relight_fingerprint(self.config, prior, finder)
+        finder = checkpoints.digest(detect.weights()) if self.config.relight.second_pass else None
+        return fingerprints.relight_fingerprint(self.config, prior, finder)
 
     @property
     def run_fingerprint(self) -> str:
         """Of all that is asked for."""
         each = {"inpainted": lambda: self.fingerprint, "shadow_free": lambda: self.lift_fingerprint}
         prints = [each[output]() for output in self.outputs]
-        return prints[0] if len(prints) == 1 else configuration.digest(prints)
+        return prints[0] if len(prints) == 1 else fingerprints.digest(prints)
 
     def missing_files(self) -> list[str]:
         """Images, masks and checkpoints that the config names and that are not there."""
@@ -179,7 +181,7 @@ class Engine:
         return [
             *(
                 path
-                for path in (data.gt_path, masks, data.free_path)
+                for path in (data.gt_path, masks, data.shadow_free_path)
                 if path and inputs.kind(path) == "missing"
             ),
             *(path for path in self.networks.paths if self._needs_network and inputs.kind(path) != "file"),
@@ -242,7 +244,7 @@ class Engine:
 
     def _ready(self, done: Done, pair: Pair) -> Ready:
         """All that takes no network, for another thread. Raises ImageError."""
-        lifts = self.config.method == "relight"
+        lifts = self.config.task == "remove_shadow"
         gt, keep = views.read(pair, self.config.data.mask_is, deep=lifts)
         weight = 0 if gt is None else 2 * gt.nbytes  # with its mask and its views
         if lifts:
@@ -288,7 +290,7 @@ class Engine:
     def _lift(self, shaded: Shaded) -> Iterator[Progress | Lifted]:
         """As the relighter's; what is too dark to be lifted is painted if that is asked for."""
         for event in self.relighter.lift(shaded):
-            if isinstance(event, Lifted) and self.config.relight.paint_black:
+            if isinstance(event, Lifted) and self.config.relight.inpaint_black:
                 event = self._painted(shaded.draws, event)
             yield event
 

@@ -16,7 +16,7 @@ from guided_diffusion.images.masks import mask_from_pil
 from guided_diffusion.images.pairs import Pair, find_pairs, images_by_stem
 from guided_diffusion.runtime.seeds import Draws
 
-MASKED_METHODS = ("repaint", "ddnm", "td_paint", "relight")  # without a mask these have nothing to do
+MASKED_METHODS = ("repaint", "ddnm", "td_paint")  # without a mask these have nothing to do
 GENERATORS = ("ddpm", "ddim")  # these can do without an image
 AUTO = "auto"  # the data.mask_path of those who have no masks
 
@@ -27,8 +27,10 @@ def pairs(config: Config) -> list[Pair]:
     if data.gt_path is None and config.generate:
         return _each_seed(config, _names_to_generate(config))
     auto = data.mask_path == AUTO
-    if auto and method != "relight":
-        raise ConfigError(f"data.mask_path: auto is for method relight, not {method}; name masks instead")
+    if auto and config.task != "remove_shadow":
+        raise ConfigError(
+            f"data.mask_path: auto is for task remove_shadow, not {config.task}; name masks instead"
+        )
     if data.mask_path is None and method in MASKED_METHODS:
         raise ConfigError(f"method {method} needs data.mask_path; name a mask or a folder of masks")
     mask_path = None if auto else data.mask_path
@@ -67,9 +69,9 @@ def _of_seed(name: str, seed: int) -> str:
 
 
 def truths(config: Config) -> dict[str, str]:
-    """Names of results -> images without shadows, in data.free_path. Raises DatasetError."""
-    path = config.data.free_path
-    single = {} if path is None else dict(images_by_stem(path, "data.free_path").values())
+    """Names of results -> images without shadows, in data.shadow_free_path. Raises DatasetError."""
+    path = config.data.shadow_free_path
+    single = {} if path is None else dict(images_by_stem(path, "data.shadow_free_path").values())
     if config.seeds == 1:
         return single
     return {_of_seed(name, seed): file for name, file in single.items() for seed in _seeds(config)}

@@ -88,7 +88,7 @@ class Relighter:
         prior = self.prior(shaded.draws) if self.settings.asks_prior else None
         try:
             with threads(1):
-                again = find if self.settings.look_twice else None
+                again = find if self.settings.second_pass else None
                 relit = relight(image, shaded.shadow, self.settings, prior, again)
         except (RuntimeError, MemoryError) as error:
             if not hardware.is_out_of_memory(error):
