@@ -134,7 +134,7 @@ def show_plan(engine: Engine) -> None:
     """--dry_run: images, evaluations, estimated time, missing files."""
     missing, config, data = engine.missing_files(), engine.config, engine.config.data
     for path in missing:
-        images = path in (data.gt_path, data.mask_path, data.free_path)
+        images = path in (data.gt_path, data.mask_path, data.shadow_free_path)
         todo = "mend the path or put the images there" if images else remedy(path)
         log.info(f"missing: {path} ({todo})")
     pairs: list[Pair] = []
@@ -148,7 +148,7 @@ def show_plan(engine: Engine) -> None:
     each = engine.nfe * seconds_per_evaluation(engine) if engine.nfe else 0.0
     whole = f"{len(pairs)} images take about {duration(each * len(pairs))}" if pairs else "no images yet"
     shares = " + ".join(f"{cost} for {output}" for output, cost in engine.outputs.items())
-    told = f" ({shares})" if config.method == "relight" else ""
+    told = f" ({shares})" if config.task == "remove_shadow" else ""
     cost = f"{engine.nfe} network evaluations an image{told}, about {duration(each)}"
     log.info(f"{cost} on {engine.device}; {whole}")
     if "inpainted" in engine.outputs and config.windows != "whole" and config.data.mask_path:
@@ -266,7 +266,7 @@ def execute(options: argparse.Namespace, command: str, logs: ExitStack) -> int:
     where = engine.device, engine.precision
     head = describe_run(engine.run_fingerprint, to_mapping(config), *where, command, __version__)
     engine.networks.empty()  # the last thing that can be wrong with the settings, before anything is written
-    columns = LIFTED_COLUMNS if config.method == "relight" else FILLED_COLUMNS
+    columns = LIFTED_COLUMNS if config.task == "remove_shadow" else FILLED_COLUMNS
     leads = distributed.is_leader()
     folder = LogFolder(config.log_dir, vars(config.folders), head, columns, inputs.truths(config), leads)
     if leads:

@@ -276,7 +276,7 @@ def test_each_of_several_fillings_is_that_of_its_seed_alone(project: Project) ->
 
 
 def test_seeds_keep_their_truths(project: Project) -> None:
-    conf = project(count=1, data={"gt_path": "gts", "mask_path": "masks", "free_path": "gts"})
+    conf = project(count=1, data={"gt_path": "gts", "mask_path": "masks", "shadow_free_path": "gts"})
     config = load_config(conf, ["seeds=2"])
     assert inputs.truths(config) == {"p0_seed0": "gts/p0.png", "p0_seed1": "gts/p0.png"}
 

@@ -16,11 +16,12 @@ from guided_diffusion.samplers.base import Problem, Sampler, Step, inject
 
 @dataclass(frozen=True)
 class DDIM(Sampler):
-    """eta: 0 is deterministic, 1 is as noisy as DDPM. The number of steps is `timestep_respacing`."""
+    """DDIM. The number of steps is `timestep_respacing`."""
 
     generates: ClassVar[bool] = True
 
     eta: Share = 0.0
+    """Noise of a step: 0 = deterministic, 1 = as noisy as DDPM."""
 
     def down(self, problem: Problem, step: Step, t_next: int) -> Step:
         x = inject(problem, step.x, step.t)

@@ -19,14 +19,14 @@ from guided_diffusion.scheduler import JumpSchedule
 
 @dataclass(frozen=True)
 class DDNM(Sampler):
-    """eta: 1 draws from q(x_{t-1} | x_t, x_0) as in the paper. schedule_jump_params: time travel; none by
-    default.
-    """
+    """DDNM with time travel."""
 
     needs_mask: ClassVar[bool] = True
 
     eta: Share = 1.0
+    """Noise of a step: 1 = a draw from q(x_{t-1} | x_t, x_0), as in the paper; 0 = deterministic."""
     schedule_jump_params: JumpSchedule = field(default_factory=JumpSchedule)
+    """Time travel, as a [jump schedule](#schedule_jump_params); none by default."""
 
     def times(self, process: GaussianDiffusion) -> Sequence[int]:
         return self.schedule_jump_params.times(process.num_timesteps)

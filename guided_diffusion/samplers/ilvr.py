@@ -19,12 +19,14 @@ from guided_diffusion.samplers.base import Problem, Sampler, Step
 
 @dataclass(frozen=True)
 class ILVR(Sampler):
-    """down_n: side in pixels, as the model sees them, of the blocks whose means are kept (the paper's N);
-    larger keeps less. range_t: how many of the last, cleanest steps are left free.
-    """
+    """ILVR. The number of steps is `timestep_respacing`."""
+
 
     down_n: Count
+    """Side of the blocks whose mean colours are kept, in pixels as the model sees them (the paper's N). A
+    larger value keeps less of the image."""
     range_t: Index = 0
+    """Number of the last, cleanest steps that are not conditioned on the image."""
 
     def times(self, process: GaussianDiffusion) -> Sequence[int]:
         if self.range_t >= process.num_timesteps:

@@ -18,9 +18,11 @@ from guided_diffusion.samplers.base import Problem, Sampler, Step
 
 @dataclass(frozen=True)
 class Intermediate(Sampler):
-    """t_start: index of the respaced process at which the image enters; larger keeps less of it."""
+    """Sampling from a noised image."""
+
 
     t_start: int
+    """Step of the respaced process, from 0, to which the image is noised. A larger value keeps less of it."""
 
     def times(self, process: GaussianDiffusion) -> Sequence[int]:
         if not 0 <= self.t_start < process.num_timesteps:

@@ -21,19 +21,19 @@ from guided_diffusion.samplers.base import Problem, Sampler, Step
 
 @dataclass(frozen=True)
 class Refine(Sampler):
-    """Needs the operator Shade; a classifier is not heard.
-
-    t_start: share of the process at which the relit image enters. steps: evaluations of the network, at
-    most. doubt: variance of a predicted x0's light, as a multiple of (1 - alpha_bar) / alpha_bar; larger
-    keeps to the observation. eta: DDIM's.
-    """
+    """Refinement of an image whose shadow was divided out. Needs a ShadowOperator; ignores a classifier."""
 
     selectable: ClassVar[bool] = False
 
     t_start: Share = 0.2
+    """Fraction of the process at which the shadow-free image enters."""
     steps: Count = 10
+    """Most network function evaluations."""
     doubt: NonNegative = 0.1
+    """Variance of the light of a predicted x0, as a multiple of (1 - alpha_bar) / alpha_bar. A larger value
+    stays closer to the observation."""
     eta: Share = 1.0
+    """Noise of a DDIM step: 0 = deterministic, 1 = as noisy as DDPM."""
 
     def times(self, process: GaussianDiffusion) -> Sequence[int]:
         first, last = max(0, round(self.t_start * process.num_timesteps) - 1), max(1, self.steps - 1)

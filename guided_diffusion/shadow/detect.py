@@ -71,7 +71,7 @@ def weights() -> str:
     if not WEIGHTS.exists():
         raise CheckpointError(
             f"finding shadows needs {WEIGHTS}, which is not there; restore it from the repository, train it "
-            "as confs/train/shadow_detector.yml says, or mark the shadows and set relight.look_twice: false"
+            "as confs/train/shadow_detector.yml says, or mark the shadows and set relight.second_pass: false"
         )
     return str(WEIGHTS)
 

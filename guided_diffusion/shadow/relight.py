@@ -185,7 +185,7 @@ def _lift_near(
     cost = 0 if prior is None or settings.prior == "none" else NFE
     black = too_dark(srgb, shadow)
     share = black.sum() / shadow.sum()
-    note = f"{share:.0%} of the shadow is too dark to hold texture; relight.paint_black: true paints it"
+    note = f"{share:.0%} of the shadow is too dark to hold texture; relight.inpaint_black: true inpaints it"
     return Relit(free, matte.numpy(), through, black, note if black.any() else "", cost)
 
 
