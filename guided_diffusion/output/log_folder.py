@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from guided_diffusion.errors import ImageError
+from guided_diffusion.images.contact_sheet import contact_sheet
 from guided_diffusion.images.files import join_path, path_kind, write_bytes
-from guided_diffusion.images.formats import contact_sheet, read_image, read_text, resize, write_image
+from guided_diffusion.images.formats import read_image, read_text, resize, write_image
 from guided_diffusion.output.results import Lifted, Result, printable
 
 KEY = "penumbra"  # name of the PNG text chunk that holds an image's key

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from guided_diffusion.scenes.materials import to_linear
+from guided_diffusion.images.colour import to_linear
 from guided_diffusion.scenes.render import render, render_free, scene_rng
 
 
