@@ -92,5 +92,5 @@ def kind(path: str) -> str:
     """As `path_kind`; missing also where it cannot be asked."""
     try:
         return path_kind(path)
-    except Exception:  # remote only: no network, no credentials, an address blobfile does not know
+    except OSError:
         return "missing"
