@@ -14,10 +14,10 @@ import numpy as np
 from tqdm import tqdm
 
 from guided_diffusion.errors import DatasetError, ImageError
-from guided_diffusion.evaluation.hole_metrics import Illuminant
 from guided_diffusion.evaluation.shadow_datasets import Item, dataset_folders, match, read_scenes, scene_of
 from guided_diffusion.evaluation.shadow_metrics import SIDE, score
 from guided_diffusion.evaluation.shadow_report import NAMES, Judged, differences, each, table, to_csv
+from guided_diffusion.images.colour import Illuminant
 from guided_diffusion.images.files import write_bytes
 from guided_diffusion.images.formats import read_image
 

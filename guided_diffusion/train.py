@@ -38,8 +38,9 @@ from guided_diffusion.errors import (
     LaunchError,
     TrainingError,
 )
+from guided_diffusion.images.contact_sheet import contact_sheet
 from guided_diffusion.images.files import write_bytes
-from guided_diffusion.images.formats import contact_sheet, write_image
+from guided_diffusion.images.formats import write_image
 from guided_diffusion.operators import Nothing
 from guided_diffusion.runtime import distributed
 from guided_diffusion.runtime.device import split_cores_among_ranks

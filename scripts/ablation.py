@@ -22,10 +22,10 @@ from guided_diffusion.config.shadow import RelightConfig
 from guided_diffusion.evaluation.hole_metrics import blur
 from guided_diffusion.evaluation.shadow_datasets import scene_of
 from guided_diffusion.evaluation.shadow_metrics import bootstrap_by_scene, score
+from guided_diffusion.images.colour import to_linear, to_srgb
 from guided_diffusion.images.formats import list_images, read_image
 from guided_diffusion.images.masks import dilate, read_mask
 from guided_diffusion.scenes.render import render, scene_rng
-from guided_diffusion.shadow.light import to_linear, to_srgb
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED, SIZE = 3000, 256  # training draws from seed 0

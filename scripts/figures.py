@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from guided_diffusion.engine import Engine, load_config
-from guided_diffusion.images.formats import contact_sheet, read_image, write_image
+from guided_diffusion.images.contact_sheet import contact_sheet
+from guided_diffusion.images.formats import read_image, write_image
 from guided_diffusion.scenes.render import render, scene_rng
 
 WORST = (159, 86, 9, 3, 91)  # of docs/shadow.md's 200 images, what `prior: none` leaves worst

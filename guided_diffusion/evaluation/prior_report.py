@@ -17,7 +17,7 @@ from guided_diffusion.evaluation.acceptance import RIVALS, Scores, median_by_sce
 from guided_diffusion.evaluation.cases import Place
 from guided_diffusion.evaluation.kid import SceneKid
 from guided_diffusion.evaluation.shadow_metrics import bootstrap_by_scene
-from guided_diffusion.images.formats import contact_sheet
+from guided_diffusion.images.contact_sheet import contact_sheet
 
 ON_SHEET = (*RIVALS, "repaint-1", "repaint-10", "td_paint")
 SHEET_ROWS = 8

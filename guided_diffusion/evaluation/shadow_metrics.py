@@ -17,16 +17,13 @@ from functools import lru_cache
 import numpy as np
 
 from guided_diffusion.evaluation import hole_metrics
-from guided_diffusion.evaluation.hole_metrics import Illuminant
+from guided_diffusion.images.colour import DARK, LUMINANCE, Illuminant, srgb_to_lab, to_linear
 from guided_diffusion.images.masks import edge_distance
-from guided_diffusion.scenes.materials import to_linear
 
 SIDE = 256  # the benchmark squashes every frame to SIDE x SIDE
 BAND = 8  # pixels at SIDE on either side of the shadow's edge: the penumbra band
 UMBRA = 100  # pixels: with fewer deeper than BAND, the umbra begins nearer to the edge
 TEXTURE_SIGMA = 3.0  # pixels at SIDE: what is finer is texture, what is coarser may be light
-LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of linear sRGB light (IEC 61966-2-1)
-DARK = 2e-3  # linear light added before the logarithm: about seven levels of eight bits at the dark end
 
 
 def score(
@@ -51,7 +48,7 @@ def score(
     counted, inside = levels > 0, levels >= 128
     regions = {"s": counted, "ns": ~counted, "all": np.ones_like(counted)}
     squares = ((found - truth) ** 2).mean(axis=2)
-    lab_found, lab_truth = (hole_metrics.srgb_to_lab(255 * x.clip(0, 1), lab) for x in (found, truth))
+    lab_found, lab_truth = (srgb_to_lab(255 * x.clip(0, 1), lab) for x in (found, truth))
     distance = np.abs(lab_found - lab_truth).sum(axis=2)
     told = {f"lab_{name}": _mean(distance, region) for name, region in regions.items()}
     told |= {f"psnr_{name}": _decibel((squares * region).mean()) for name, region in regions.items()}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from guided_diffusion.evaluation.hole_metrics import blur, slopes, srgb_to_lab
+from guided_diffusion.evaluation.hole_metrics import blur, slopes
+from guided_diffusion.images.colour import srgb_to_lab
 from guided_diffusion.images.masks import edge_distance
 
 SIGMA = 2.0  # pixels over which edges are gathered; also how smooth the hole's edge is taken to be

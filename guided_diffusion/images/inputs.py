@@ -126,5 +126,5 @@ def kind(path: str) -> str:
     """Return file, folder or missing; missing also where it cannot be asked."""
     try:
         return path_kind(path)
-    except Exception:  # remote only: no network, no credentials, an address blobfile does not know
+    except OSError:
         return "missing"

@@ -48,8 +48,8 @@ def find_pairs(
 def _kind(path: str, key: str) -> str:
     try:
         kind = path_kind(path)
-    except Exception as error:  # remote only: no network, no credentials, an address blobfile does not know
-        raise DatasetError(f"{key}: {path} cannot be reached: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise DatasetError(f"{key}: {path} cannot be reached: {error}") from error
     if kind == "missing":
         raise DatasetError(f"{key}: {path} does not exist; mend the path or put the images there")
     return kind
