@@ -14,6 +14,8 @@ Arguments that recur:
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from guided_diffusion.evaluation.bootstrap import mean_where
@@ -32,7 +34,7 @@ def luminance(image: np.ndarray) -> np.ndarray:
 
 
 def sobel(image: np.ndarray) -> np.ndarray:
-    """Compute the gradient of the luminance, float64 (H, W, 2): levels per pixel (down, right), by `slopes`."""
+    """Compute the luminance gradient, float64 (H, W, 2): levels per pixel (down, right), by `slopes`."""
     return slopes(luminance(image))
 
 
@@ -150,7 +152,7 @@ def texture(image: np.ndarray, member: np.ndarray, sigma: float = 1.5) -> np.nda
 
 
 def blur(
-    plane: np.ndarray, sigma: float, frame: Literal[edge, constant], reach: int | None = None
+    plane: np.ndarray, sigma: float, frame: Literal["edge", "constant"], reach: int | None = None
 ) -> np.ndarray:
     """Blur a plane (H, W) with a Gaussian.
 

@@ -14,8 +14,6 @@ from torch import Tensor
 from guided_diffusion.denoiser import Denoise
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.images.colour import to_linear, to_srgb
-from guided_diffusion.inpainting.tiled_denoiser import Tiled
-from guided_diffusion.operators import Shade
 from guided_diffusion.samplers import Noise, Problem, Refine, walk
 from guided_diffusion.scheduler import count_nfe
 

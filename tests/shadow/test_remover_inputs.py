@@ -79,7 +79,8 @@ def test_auto_is_for_relight_alone(shaded: Project, cli: Cli) -> None:
     outcome = cli("--conf_path", shaded(1), "--set", "data.mask_path=auto", "task=inpaint")
     assert outcome.code == 2
     assert (
-        outcome.err == "error: data.mask_path: auto is for task remove_shadow, not inpaint; name masks instead\n"
+        outcome.err
+        == "error: data.mask_path: auto is for task remove_shadow, not inpaint; name masks instead\n"
     )
 
 
@@ -171,7 +172,9 @@ def test_pil_in_pil_out(shaded: Project, negative: Negative, monkeypatch: pytest
 
 def test_keys_of_relight_are_warned_of_elsewhere(shaded: Project) -> None:
     conf = shaded(0, task="inpaint", outputs="inpainted", relight={"dilate": 0.5})
-    assert Engine(load_config(conf)).warnings == ["keys that only task remove_shadow reads: outputs and relight"]
+    assert Engine(load_config(conf)).warnings == [
+        "keys that only task remove_shadow reads: outputs and relight"
+    ]
 
 
 @pytest.mark.parametrize("top", [255, 65535])
