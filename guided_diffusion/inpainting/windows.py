@@ -60,7 +60,7 @@ def choose_window(hole: np.ndarray, size: int, multiple: int) -> Window:
 def around(
     box: tuple[int, int, int, int], longest: int, shape: tuple[int, ...], size: int, multiple: int
 ) -> Window:
-    """Choose the window for holes within `box` (top, bottom, left, right), the longest being `longest` pixels.
+    """Choose the window for holes in `box` (top, bottom, left, right), the longest being `longest` pixels.
 
     An image of shape (size, size) is taken whole. Otherwise a square around the box with as much context as
     hole (see `sides`), seen as (size, size). A box longer than the short side gets a rectangle as wide as the
