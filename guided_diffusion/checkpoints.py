@@ -59,7 +59,7 @@ def remedy(path: str) -> str:
 def _require(path: str) -> None:
     try:
         kind = path_kind(path)
-    except Exception as error:  # remote only: no network, no credentials, an address blobfile does not know
+    except OSError as error:
         raise CheckpointError(f"checkpoint {path} cannot be reached ({_reason(error)})") from error
     if kind != "file":
         raise CheckpointError(f"checkpoint {path} is not there; {remedy(path)}")

@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from guided_diffusion import __version__
-from guided_diffusion.build import build_network, flops_per_evaluation, matrix_rate, place
+from guided_diffusion.build import build_network, flops_per_evaluation, place
 from guided_diffusion.checkpoints import remedy
 from guided_diffusion.config.schema import to_mapping
 from guided_diffusion.engine import Engine, load_config
@@ -41,8 +41,9 @@ from guided_diffusion.output.reports import duration, saved, unwritten
 from guided_diffusion.output.results import Progress, Result, describe_run, printable
 from guided_diffusion.runners import ray_cluster, work_queue
 from guided_diffusion.runtime import distributed
-from guided_diffusion.runtime.background import aside
-from guided_diffusion.runtime.hardware import keep_memory, share_cores
+from guided_diffusion.runtime.background import background_map
+from guided_diffusion.runtime.device import matrix_rate, split_cores_among_ranks
+from guided_diffusion.runtime.memory import tune_malloc
 
 log = logging.getLogger("penumbra")
 SMALL = 50e9  # floating-point operations; a network that needs fewer is timed instead of estimated
@@ -77,7 +78,7 @@ class Screen(logging.Handler):
         wrong = record.levelno >= logging.WARNING
         stream = sys.stderr if wrong else sys.stdout
         line = f"{record.levelname.lower()}: {record.getMessage()}" if wrong else record.getMessage()
-        line, encoding = distributed.signed(line), stream.encoding or "utf-8"
+        line, encoding = distributed.with_rank_prefix(line), stream.encoding or "utf-8"
         tqdm.write(line.encode(encoding, "backslashreplace").decode(encoding), file=stream)
         stream.flush()
 
@@ -133,7 +134,7 @@ def show_plan(engine: Engine) -> None:
     """--dry_run: images, evaluations, estimated time, missing files."""
     missing, config, data = engine.missing_files(), engine.config, engine.config.data
     for path in missing:
-        images = path in (data.gt_path, data.mask_path, data.free_path)
+        images = path in (data.gt_path, data.mask_path, data.shadow_free_path)
         todo = "mend the path or put the images there" if images else remedy(path)
         log.info(f"missing: {path} ({todo})")
     pairs: list[Pair] = []
@@ -147,7 +148,7 @@ def show_plan(engine: Engine) -> None:
     each = engine.nfe * seconds_per_evaluation(engine) if engine.nfe else 0.0
     whole = f"{len(pairs)} images take about {duration(each * len(pairs))}" if pairs else "no images yet"
     shares = " + ".join(f"{cost} for {output}" for output, cost in engine.outputs.items())
-    told = f" ({shares})" if config.method == "relight" else ""
+    told = f" ({shares})" if config.task == "remove_shadow" else ""
     cost = f"{engine.nfe} network evaluations an image{told}, about {duration(each)}"
     log.info(f"{cost} on {engine.device}; {whole}")
     if "inpainted" in engine.outputs and config.windows != "whole" and config.data.mask_path:
@@ -203,15 +204,15 @@ def share_by_board(
 
     def tell(kept: tuple[int, dict[str, Any]] | None) -> None:
         if kept is not None:
-            shared.post(*kept)
+            shared.report(*kept)
         if leads:
-            hear(shared.news())
+            hear(shared.poll())
 
     def weigh(result: Result | None) -> int:
         return 0 if result is None else result.nbytes
 
-    with aside(keep, tell, weigh) as write:
-        for event in engine.stream((pairs[i] for i in shared.take()), folder.has, shared.share):
+    with background_map(keep, tell, weigh) as write:
+        for event in engine.stream((pairs[i] for i in shared.claim()), folder.has, shared.max_claim_size):
             if isinstance(event, Result):
                 write(event)
                 continue
@@ -220,7 +221,7 @@ def share_by_board(
                 heard = time.monotonic()
                 write(None)  # what others made while this rank is at one image
     if leads:
-        hear(shared.rest())
+        hear(shared.drain())
 
 
 def run(engine: Engine, pairs: list[Pair], folder: LogFolder, display: Display) -> int:
@@ -238,7 +239,7 @@ def run(engine: Engine, pairs: list[Pair], folder: LogFolder, display: Display) 
             display.image()
 
     if engine.config.ray:
-        hear(ray_cluster.reports(engine.config, pairs, folder.head))
+        hear(ray_cluster.run_on_cluster(engine.config, pairs, folder.head))
     else:
         share_by_board(engine, pairs, folder, display, hear)
     if told["kept"]:
@@ -265,7 +266,7 @@ def execute(options: argparse.Namespace, command: str, logs: ExitStack) -> int:
     where = engine.device, engine.precision
     head = describe_run(engine.run_fingerprint, to_mapping(config), *where, command, __version__)
     engine.networks.empty()  # the last thing that can be wrong with the settings, before anything is written
-    columns = LIFTED_COLUMNS if config.method == "relight" else FILLED_COLUMNS
+    columns = LIFTED_COLUMNS if config.task == "remove_shadow" else FILLED_COLUMNS
     leads = distributed.is_leader()
     folder = LogFolder(config.log_dir, vars(config.folders), head, columns, inputs.truths(config), leads)
     if leads:
@@ -295,8 +296,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     command = shlex.join(["python", "test.py", *(sys.argv[1:] if arguments is None else arguments)])
     log.setLevel(logging.DEBUG)
-    keep_memory()
-    share_cores()
+    tune_malloc()
+    split_cores_among_ranks()
     with ExitStack() as logs:
         attach(Screen(), logs, logging.INFO if distributed.is_leader() else logging.ERROR)
         try:

@@ -15,7 +15,6 @@ import numpy as np
 from tqdm import tqdm
 
 from guided_diffusion.errors import DatasetError, ImageError
-from guided_diffusion.evaluation.hole_metrics import Illuminant
 from guided_diffusion.evaluation.shadow_datasets import (
     EvalItem,
     dataset_folders,
@@ -32,6 +31,7 @@ from guided_diffusion.evaluation.shadow_report import (
     format_table,
     to_csv,
 )
+from guided_diffusion.images.colour import Illuminant
 from guided_diffusion.images.files import write_bytes
 from guided_diffusion.images.formats import read_image
 

@@ -36,7 +36,7 @@ from guided_diffusion.images.files import write_bytes
 from guided_diffusion.images.formats import write_image
 from guided_diffusion.images.masks import MASK_KINDS
 from guided_diffusion.output.results import Progress, Result
-from guided_diffusion.runtime.hardware import keep_memory
+from guided_diffusion.runtime.memory import tune_malloc
 
 FIRST_SEED = 1000  # smaller seeds are for training
 METHODS = "nearest,harmonic,repaint-1,repaint-5,repaint-10,ddpm,ddim,ddnm"
@@ -235,7 +235,7 @@ def run_mask_kind(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; exit code 2 if the settings, the weights or an image are wrong."""
     options = parse(arguments)
-    keep_memory()
+    tune_malloc()
     try:
         print(judge(options))
     except (ConfigError, CheckpointError, DatasetError, ImageError) as error:

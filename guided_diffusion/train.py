@@ -38,11 +38,13 @@ from guided_diffusion.errors import (
     LaunchError,
     TrainingError,
 )
+from guided_diffusion.images.contact_sheet import contact_sheet
 from guided_diffusion.images.files import write_bytes
-from guided_diffusion.images.formats import contact_sheet, write_image
+from guided_diffusion.images.formats import write_image
 from guided_diffusion.operators import Nothing
 from guided_diffusion.runtime import distributed
-from guided_diffusion.runtime.hardware import keep_memory, share_cores
+from guided_diffusion.runtime.device import split_cores_among_ranks
+from guided_diffusion.runtime.memory import tune_malloc
 from guided_diffusion.samplers.base import Noise, Problem, walk
 from guided_diffusion.samplers.ddpm import DDPM
 from guided_diffusion.training.classifier_trainer import ClassifierTrainer
@@ -240,8 +242,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
-    keep_memory()
-    share_cores()
+    tune_malloc()
+    split_cores_among_ranks()
     stop = Stop(options.minutes)
     try:
         distributed.check_launch()
@@ -266,7 +268,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _fail(message: str, code: int) -> int:
     # What a loader's worker raised arrives as its whole traceback; the message is at its end.
     line = f"error: {message.rpartition('ImageError: ')[2].strip()}"
-    print(distributed.signed(line), file=sys.stderr)
+    print(distributed.with_rank_prefix(line), file=sys.stderr)
     return code
 
 

@@ -32,12 +32,12 @@ from guided_diffusion.evaluation.bootstrap import bootstrap_by_scene
 from guided_diffusion.evaluation.hole_metrics import blur
 from guided_diffusion.evaluation.shadow_datasets import scene_of
 from guided_diffusion.evaluation.shadow_metrics import score
+from guided_diffusion.images.colour import to_linear, to_srgb
 from guided_diffusion.images.formats import list_images, read_image, write_image
 from guided_diffusion.images.masks import dilate, read_mask
 from guided_diffusion.images.pairs import Pair
 from guided_diffusion.output.results import Result
 from guided_diffusion.scenes.render import render, scene_rng
-from guided_diffusion.shadow.light import to_linear, to_srgb
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 3000  # of the procedural images; training uses seed 0

@@ -37,7 +37,7 @@ from guided_diffusion.evaluation.cases import EvalCase, procedural_cases
 from guided_diffusion.evaluation.prior_report import MEASURES, MethodOutput, score_outputs
 from guided_diffusion.images.files import write_bytes
 from guided_diffusion.images.masks import MASK_KINDS
-from guided_diffusion.runtime.hardware import keep_memory
+from guided_diffusion.runtime.memory import tune_malloc
 
 PRESETS = Path(__file__).resolve().parent.parent / "confs/presets"
 
@@ -316,7 +316,7 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Run the command line; exit code 2 for wrong settings, 1 without matplotlib, 130 if interrupted."""
     options = parse()
-    keep_memory()
+    tune_malloc()
     try:
         print(draw_curve(options), end="")
     except ImportError:

@@ -23,7 +23,8 @@ import numpy as np
 from PIL import Image
 
 from guided_diffusion.engine import Engine, load_config
-from guided_diffusion.images.formats import contact_sheet, read_image, write_image
+from guided_diffusion.images.contact_sheet import contact_sheet
+from guided_diffusion.images.formats import read_image, write_image
 from guided_diffusion.scenes.render import render, scene_rng
 
 ROOT = Path(__file__).resolve().parent.parent

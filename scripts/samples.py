@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from guided_diffusion.images.colour import to_linear
 from guided_diffusion.images.formats import read_image, resize, write_image
 from guided_diffusion.scenes.camera import encode
-from guided_diffusion.scenes.materials import to_linear
 from guided_diffusion.scenes.render import render, scene_rng
 from guided_diffusion.scenes.shadows import cast, draw_shadow
 

@@ -139,7 +139,7 @@ def refusal(call: Callable[..., object], *args: object) -> str:
     return str(caught.value)
 
 
-# keep_mask() with its hole one pixel larger, as method relight has it: 0.012 of 16 pixels is less than one.
+# keep_mask() with its hole one pixel larger, as task remove_shadow has it: 0.012 of 16 pixels is less than one.
 RELIT_KEEP = keep_mask()
 for shift in ((0, 1), (0, -1), (1, 0), (-1, 0)):
     RELIT_KEEP = RELIT_KEEP & np.roll(keep_mask(), shift, (0, 1))
@@ -176,5 +176,5 @@ def negative(monkeypatch: pytest.MonkeyPatch) -> Negative:
 
 @pytest.fixture
 def shaded(project: Callable[..., Path], negative: Negative) -> Callable[..., Path]:
-    """As `project`, with method relight and the stand-in."""
-    return lambda *counts, **settings: project(*counts, **{"method": "relight", **settings})
+    """As `project`, with task remove_shadow and the stand-in."""
+    return lambda *counts, **settings: project(*counts, **{"task": "remove_shadow", **settings})

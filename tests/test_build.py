@@ -13,14 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from guided_diffusion import build
 from guided_diffusion.build import (
     build_classifier,
     build_network,
     build_process,
     convolution_inputs,
     flops_per_evaluation,
-    matrix_rate,
     place,
 )
 from guided_diffusion.checkpoints import load
@@ -124,32 +122,6 @@ def test_a_respaced_process_has_the_training_noise_at_its_times(respacing: str) 
     every_step, _ = build_process(ProcessConfig(timestep_respacing=""))
     process, times = build_process(ProcessConfig(timestep_respacing=respacing))
     assert np.allclose(process.alphas_cumprod, every_step.alphas_cumprod[times], rtol=1e-12)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_the_matrix_rate_is_of_the_precision_asked_for(
-    precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: set[torch.dtype] = set()
-    mm = torch.mm
-
-    def spy(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        seen.add(a.dtype)
-        return mm(a[:64, :64], b[:64, :64])
-
-    monkeypatch.setattr(build.torch, "mm", spy)
-    before = torch.random.get_rng_state()
-    assert matrix_rate(torch.device("cpu"), precision, 0.0) > 0
-    assert seen == {{"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]}
-    assert torch.equal(before, torch.random.get_rng_state()), "training's draws are not touched"
-
-
-def test_the_matrix_rate_is_the_best_product_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = iter([0.0, 3.0, 3.0, 4.0, 4.0, 6.0])  # products of 3, 1 and 2 seconds
-    clock = iter([0.0, 2.0, 3.0, 9.0])
-    monkeypatch.setattr(build.torch, "mm", lambda *_, **__: None)
-    monkeypatch.setattr(build.time, "monotonic", lambda: next(clock))
-    assert matrix_rate(torch.device("cpu"), "fp32", 5.0, lambda: next(ticks)) == 2 * 1024**3 / 1.0
 
 
 # the network as it runs

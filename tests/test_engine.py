@@ -15,7 +15,7 @@ from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.errors import ConfigError, DatasetError, ImageError
 from guided_diffusion.images import inputs
 from guided_diffusion.output.results import Progress, Result
-from guided_diffusion.runtime.seeds import Draws
+from guided_diffusion.runtime.seeds import ImageSeed
 from tests.conftest import NFE, image, keep_mask
 
 Project = Callable[..., Path]
@@ -256,7 +256,7 @@ def test_repaint_without_a_mask_says_what_it_needs(project: Project) -> None:
 
 def test_classes_are_drawn_per_picture_or_given(project: Project) -> None:
     engine = Engine(load_config(project(count=0), ["class_cond=true"]))
-    images = [Draws(0, name) for name in "abc"]
+    images = [ImageSeed(0, name) for name in "abc"]
     together = engine.networks.labels(images)
     assert torch.equal(engine.networks.labels(images[1:2]), together[1:2])
     assert len(set(together.tolist())) > 1
@@ -276,7 +276,7 @@ def test_each_of_several_fillings_is_that_of_its_seed_alone(project: Project) ->
 
 
 def test_seeds_keep_their_truths(project: Project) -> None:
-    conf = project(count=1, data={"gt_path": "gts", "mask_path": "masks", "free_path": "gts"})
+    conf = project(count=1, data={"gt_path": "gts", "mask_path": "masks", "shadow_free_path": "gts"})
     config = load_config(conf, ["seeds=2"])
     assert inputs.truths(config) == {"p0_seed0": "gts/p0.png", "p0_seed1": "gts/p0.png"}
 

@@ -11,7 +11,7 @@ from guided_diffusion.config.schema import ClassifierConfig, Config, ProcessConf
 from guided_diffusion.denoiser import Prediction
 from guided_diffusion.guidance import Guided
 from guided_diffusion.models import Models
-from guided_diffusion.runtime.seeds import Draws
+from guided_diffusion.runtime.seeds import ImageSeed
 
 WEIGHTS = torch.randn(4, 12, generator=torch.Generator().manual_seed(0))  # 4 classes of 3 x 2 x 2 pixels
 TIMES = torch.tensor([0.0, 10.0, 40.0])
@@ -163,5 +163,5 @@ def test_the_classifier_has_the_precision_of_the_network(precision: str, dtype: 
     config = Config("run", "model.pt", classifier=ClassifierConfig("classifier.pt", 1.0), cond_y=3)
     networks = Models(config, process, times, torch.device("cpu"), precision)
     vars(networks).update(network=nn.Identity(), classifier=Linear())
-    wrapped = networks.denoiser([Draws(0, "a")])
+    wrapped = networks.denoiser([ImageSeed(0, "a")])
     assert isinstance(wrapped, Guided) and wrapped.autocast is dtype

@@ -18,7 +18,7 @@ from guided_diffusion.benchmark import ranks as several
 from guided_diffusion.benchmark.curves import draw_curves
 from guided_diffusion.benchmark.harness import Absent, Contender, Times, contenders, in_turn
 from guided_diffusion.config.schema import ModelConfig
-from guided_diffusion.runtime import hardware
+from guided_diffusion.runtime.device import choose_precision
 from guided_diffusion.scheduler import PAPER, count_nfe, get_schedule_jump
 
 REFERENCE = ModelConfig(
@@ -63,7 +63,7 @@ class Bench:
     @property
     def precision(self) -> str:
         """Of ours, as it chooses it here."""
-        return hardware.choose_precision("auto", torch.device(self.device))
+        return choose_precision("auto", torch.device(self.device))
 
     def options(
         self, engine: str, precision: str = "fp32", compile: bool = False, large: bool = False

@@ -81,17 +81,17 @@ class Ours:
     def __init__(self, options: Options) -> None:
         from guided_diffusion import build, checkpoints
         from guided_diffusion.config.schema import ModelConfig
-        from guided_diffusion.runtime import distributed, graphs, hardware
+        from guided_diffusion.runtime import device, distributed, graphs, memory
 
-        hardware.keep_memory()
+        memory.tune_malloc()
         self.device, model = torch.device(options.device), ModelConfig(**options.model)
         distributed.make_current(self.device)
-        hardware.round_products(options.precision)
+        device.set_tf32(options.precision)
         with torch.device("meta"):
             empty = build.build_network(model)
         loaded = checkpoints.load(empty, options.weights, model.image_size, as_stored=True)
         placed = build.place(loaded, self.device, options.precision, model.image_size)
-        self.network = self.call = graphs.quickened(placed, options.compile)
+        self.network = self.call = graphs.maybe_compile(placed, options.compile)
 
     def evaluate(self, x: Tensor, t: Tensor) -> Tensor:
         return self.call(x, t[:1])  # as a Denoiser asks: one time for all
@@ -235,7 +235,7 @@ class Server:
         return {"flops": counter.get_total_flops()}
 
     def product(self, precision: str) -> dict[str, Any]:
-        from guided_diffusion.build import matrix_rate
+        from guided_diffusion.runtime.device import matrix_rate
 
         return {"rate": matrix_rate(torch.device(self.device), precision, now=self.now)}
 

@@ -19,8 +19,8 @@ from typing import Literal
 import numpy as np
 
 from guided_diffusion.evaluation.bootstrap import mean_where
+from guided_diffusion.images.colour import srgb_to_lab
 from guided_diffusion.images.masks import edge_distance
-from guided_diffusion.scenes.materials import to_linear
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 RING = 5  # pixels
@@ -205,35 +205,3 @@ def lab_error(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
     The channels are summed, not averaged. NaN if the mask is empty.
     """
     return mean_where(np.abs(srgb_to_lab(a) - srgb_to_lab(b)).sum(axis=2), mask)
-
-
-Illuminant = Literal["d65", "d50"]
-
-# sRGB primaries to CIE XYZ, and the white (2 degrees). D65 with the digits that scikit-image uses; D50 as ICC
-# profiles have it, adapted by Bradford's matrix (Lindbloom), which MATLAB's makecform('srgb2lab') follows.
-_XYZ: dict[Illuminant, tuple[np.ndarray, np.ndarray]] = {
-    "d65": (
-        np.array(
-            [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
-        ),
-        np.array([0.95047, 1.0, 1.08883]),
-    ),
-    "d50": (
-        np.array(
-            [
-                [0.4360747, 0.3850649, 0.1430804],
-                [0.2225045, 0.7168786, 0.0606169],
-                [0.0139322, 0.0971045, 0.7141733],
-            ]
-        ),
-        np.array([0.96422, 1.0, 0.82521]),
-    ),
-}
-
-
-def srgb_to_lab(image: np.ndarray, illuminant: Illuminant = "d65") -> np.ndarray:
-    """(H, W, 3) sRGB 0..255 to CIE L*a*b*, float64: L 0..100, a and b about -108..98 (CIE 15)."""
-    primaries, white = _XYZ[illuminant]
-    xyz = to_linear(image / 255) @ primaries.T / white
-    x, y, z = np.moveaxis(np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116), -1, 0)
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)

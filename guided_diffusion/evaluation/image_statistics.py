@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from guided_diffusion.evaluation.hole_metrics import srgb_to_lab
-from guided_diffusion.evaluation.shadow_metrics import DARK, LUMINANCE
-from guided_diffusion.scenes.materials import to_linear
+from guided_diffusion.images.colour import DARK, LUMINANCE, srgb_to_lab, to_linear
 
 WINDOW = 8  # pixels: side of the squares of `local_contrast`
 RINGS = 12  # annuli of the spectrum that the slope is fitted to

@@ -18,7 +18,7 @@ from guided_diffusion.evaluation.acceptance import BASELINES, Scores, check_acce
 from guided_diffusion.evaluation.bootstrap import bootstrap_by_scene, median_by_scene
 from guided_diffusion.evaluation.cases import EvalCase
 from guided_diffusion.evaluation.kid import SceneKid
-from guided_diffusion.images.formats import contact_sheet
+from guided_diffusion.images.contact_sheet import contact_sheet
 
 SHEET_METHODS = (*BASELINES, "repaint-1", "repaint-10", "td_paint")
 SHEET_ROWS = 8

@@ -17,17 +17,14 @@ import numpy as np
 
 from guided_diffusion.evaluation import hole_metrics
 from guided_diffusion.evaluation.bootstrap import mean_where
-from guided_diffusion.evaluation.hole_metrics import Illuminant
+from guided_diffusion.images.colour import DARK, LUMINANCE, Illuminant, srgb_to_lab, to_linear
 from guided_diffusion.images.masks import edge_distance
-from guided_diffusion.scenes.materials import to_linear
 
 SIDE = 256  # pixels: the benchmark resizes every image to SIDE x SIDE
 # The three below define measures; see docs/reports/evaluation.md.
 BAND = 8  # pixels at SIDE on either side of the shadow's edge: the penumbra band
 UMBRA = 100  # pixels: in a shadow with fewer pixels deeper than BAND, its UMBRA deepest ones are the umbra
 TEXTURE_SIGMA = 3.0  # pixels at SIDE: finer detail is texture, coarser may be light
-LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of linear sRGB light (IEC 61966-2-1)
-DARK = 2e-3  # linear light added before the logarithm: about seven levels of eight bits at the dark end
 
 
 def score(
@@ -65,7 +62,7 @@ def score(
     counted, inside = levels > 0, levels >= 128
     regions = {"s": counted, "ns": ~counted, "all": np.ones_like(counted)}
     squares = ((actual - true) ** 2).mean(axis=2)
-    lab_actual, lab_true = (hole_metrics.srgb_to_lab(255 * x.clip(0, 1), lab) for x in (actual, true))
+    lab_actual, lab_true = (srgb_to_lab(255 * x.clip(0, 1), lab) for x in (actual, true))
     distance = np.abs(lab_actual - lab_true).sum(axis=2)
     measures = {f"lab_{name}": mean_where(distance, region) for name, region in regions.items()}
     measures |= {f"psnr_{name}": _decibel((squares * region).mean()) for name, region in regions.items()}

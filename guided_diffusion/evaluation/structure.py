@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from guided_diffusion.evaluation.hole_metrics import blur, slopes, srgb_to_lab
+from guided_diffusion.evaluation.hole_metrics import blur, slopes
+from guided_diffusion.images.colour import srgb_to_lab
 from guided_diffusion.images.masks import edge_distance
 
 # The limits below were set before the results of docs/reports/prior.md were measured.

@@ -40,9 +40,9 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(mask, dtype=bool)[rows[:, None], columns[None, :]]
 
 
-def dilate(mask: np.ndarray, radius: int) -> np.ndarray:
-    """The mask, bool (H, W), grown to all pixels within `radius` pixels of a True one (between centres)."""
-    return _squared_to(mask, radius) <= radius**2
+def dilate(mask: np.ndarray, radius: float) -> np.ndarray:
+    """Grow the mask, bool (H, W), to all pixels within `radius` pixels of a True one (between centres)."""
+    return _squared_to(mask, radius) <= int(radius**2)  # squared distances are whole numbers
 
 
 def edge_distance(mask: np.ndarray, reach: float) -> np.ndarray:

@@ -7,20 +7,20 @@ from pathlib import Path, PurePosixPath
 from guided_diffusion.errors import DatasetError
 from guided_diffusion.images.files import is_remote, join_path, path_kind
 from guided_diffusion.images.formats import EXTENSIONS, list_images
-from guided_diffusion.runtime.seeds import Draws
+from guided_diffusion.runtime.seeds import ImageSeed
 
 
 @dataclass(frozen=True)
 class Pair:
     """An image to work on: its name (relative POSIX path without extension) and its files.
 
-    draws: None = those of the config's seed and this name.
+    seed: None = that of the config's seed and this name.
     """
 
     name: str
     gt: str | None
     mask: str | None
-    draws: Draws | None = None
+    seed: ImageSeed | None = None
 
 
 def find_pairs(
@@ -48,8 +48,8 @@ def find_pairs(
 def _kind(path: str, key: str) -> str:
     try:
         kind = path_kind(path)
-    except Exception as error:  # remote only: no network, no credentials, an address blobfile does not know
-        raise DatasetError(f"{key}: {path} cannot be reached: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise DatasetError(f"{key}: {path} cannot be reached: {error}") from error
     if kind == "missing":
         raise DatasetError(f"{key}: {path} does not exist; mend the path or put the images there")
     return kind

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from guided_diffusion.images.colour import to_srgb
 from guided_diffusion.scenes.textures import Noise, Points
 
 _STEPS = 4096
@@ -15,8 +16,7 @@ _STEPS = 4096
 
 def _encoding_table() -> np.ndarray:
     light = np.arange(_STEPS + 1) / _STEPS
-    srgb = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.rint(srgb * 255).astype(np.uint8)
+    return np.rint(to_srgb(light) * 255).astype(np.uint8)
 
 
 _BYTES = _encoding_table()

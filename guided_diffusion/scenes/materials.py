@@ -11,15 +11,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from guided_diffusion.images.colour import to_linear
 from guided_diffusion.scenes.patterns import Pattern, grid_pattern, herringbone_pattern, hexagon_pattern
 from guided_diffusion.scenes.textures import Noise, Points, hashed, line_cover
 
 Material = Callable[[Points], np.ndarray]
-
-
-def to_linear(srgb: np.ndarray) -> np.ndarray:
-    """sRGB values in [0, 1] to linear light (IEC 61966-2-1)."""
-    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
 
 
 def colour(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from guided_diffusion.images.masks import dilate
 from guided_diffusion.scenes.textures import Noise, Points, edge_cover
 
 _PAD = 0.09
@@ -274,15 +275,11 @@ def drawn_mask(rng: np.random.Generator, matte: np.ndarray) -> np.ndarray:
     threshold, grow = rng.uniform(0.2, 0.8), rng.uniform(-3, 5)
     mask = matte > threshold * matte.max()
     radius = grow * min(matte.shape) / 256
-    grown = ~_dilated(~mask, -radius) if radius < 0 else _dilated(mask, radius)
+    grown = ~_dilate_beyond_frame(~mask, -radius) if radius < 0 else _dilate_beyond_frame(mask, radius)
     return grown if grown.any() else mask
 
 
-def _dilated(mask: np.ndarray, radius: float) -> np.ndarray:
-    """Every pixel within `radius` pixels of the mask, by counting with an FFT."""
+def _dilate_beyond_frame(mask: np.ndarray, radius: float) -> np.ndarray:
+    """Dilate a mask whose border pixels go on beyond the frame."""
     pad = int(radius) + 1
-    wide = np.pad(mask, pad, mode="edge").astype(np.float64)
-    dy, dx = (np.minimum(np.arange(n), n - np.arange(n)) for n in wide.shape)
-    disc = np.hypot(dy[:, None], dx[None]) <= radius
-    count = np.fft.irfft2(np.fft.rfft2(wide) * np.fft.rfft2(disc), s=wide.shape)
-    return count[pad:-pad, pad:-pad] > 0.5
+    return dilate(np.pad(mask, pad, mode="edge"), radius)[pad:-pad, pad:-pad]

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from guided_diffusion import checkpoints
 from guided_diffusion.errors import CheckpointError
+from guided_diffusion.images.colour import to_linear
 from guided_diffusion.shadow import guided_filter
 from guided_diffusion.shadow.detector import MULTIPLE, Detector
 from guided_diffusion.shadow.evidence import shadows_among
-from guided_diffusion.shadow.light import log_light, to_linear
+from guided_diffusion.shadow.light import log_light
 
 WEIGHTS = Path(__file__).parents[2] / "data" / "pretrained" / "shadow_detector.pt"
 _SIGHT = 160  # pixels: square root of the area at which the network looks
@@ -71,7 +72,7 @@ def weights() -> str:
     if not WEIGHTS.exists():
         raise CheckpointError(
             f"finding shadows needs {WEIGHTS}, which is not there; restore it from the repository, train it "
-            "as confs/train/shadow_detector.yml says, or mark the shadows and set relight.look_twice: false"
+            "as confs/train/shadow_detector.yml says, or mark the shadows and set relight.second_pass: false"
         )
     return str(WEIGHTS)
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from guided_diffusion.shadow.light import log_light, to_linear
+from guided_diffusion.images.colour import to_linear
+from guided_diffusion.shadow.light import log_light
 from guided_diffusion.unet import Encoder, UNetModel
 
 SIDE = 128  # pixels: the square root of the area it was trained on

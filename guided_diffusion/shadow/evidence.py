@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from guided_diffusion.inpainting.connected_components import find_holes
 from guided_diffusion.shadow.edge_pairs import edge_pairs
 from guided_diffusion.shadow.light import blur
 from guided_diffusion.shadow.relight import signed_distance
@@ -71,7 +73,7 @@ def weigh(log: Tensor, dark: Tensor) -> list[tuple[Tensor, Evidence | None]]:
     if not dark.any() or not len(lit):
         return []
     bright = float(torch.quantile(lit, _BRIGHTEST)) + _MARGIN
-    label, across, pairs = components(dark), _direction(distance), edge_pairs(log, distance)
+    label, across, pairs = label_regions(dark), _direction(distance), edge_pairs(log, distance)
     at = pairs.place.long()
     belongs = label[at[:, 0], at[:, 1]]
     numbers, sizes = torch.unique(label[dark], return_counts=True)
@@ -96,15 +98,13 @@ def weigh(log: Tensor, dark: Tensor) -> list[tuple[Tensor, Evidence | None]]:
     return found
 
 
-def components(mask: Tensor) -> Tensor:
-    """Numbers > 0, int64 (H, W), equal within each 8-connected region of a mask (H, W); 0 outside."""
-    label = torch.arange(1, mask.numel() + 1).reshape(mask.shape) * mask
-    while True:
-        grown = F.max_pool2d(label[None].float(), 3, 1, 1)[0].long() * mask  # exact below 2^24
-        jumped = torch.where(mask, grown.maximum(grown.flatten()[(grown - 1).clamp_min(0)]), 0)
-        if torch.equal(jumped, label):
-            return label
-        label = jumped
+def label_regions(mask: Tensor) -> Tensor:
+    """Number the 8-connected regions of a mask, bool (H, W): int64 (H, W), from 1 on; 0 outside."""
+    holes = find_holes(mask.numpy())
+    row, start, stop = holes.runs.T
+    step = np.zeros((mask.shape[0], mask.shape[1] + 1), dtype=np.int64)
+    step[row, start], step[row, stop] = holes.of_run + 1, -holes.of_run - 1  # runs never touch in a row
+    return torch.from_numpy(step[:, :-1].cumsum(axis=1))
 
 
 def _direction(distance: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from guided_diffusion.shadow.light import DARK, log_light
+from guided_diffusion.images.colour import DARK
+from guided_diffusion.shadow.light import log_light
 
 _ROUNDS = 2  # of Newton's iteration below: within 3e-5 of the transmission, whatever the slope
 STEEPEST = 0.45  # bound of |k|

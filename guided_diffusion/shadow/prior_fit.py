@@ -18,8 +18,9 @@ from torch import Tensor
 
 from guided_diffusion.denoiser import Denoise
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.images.colour import to_srgb
 from guided_diffusion.shadow.field import ShadowField
-from guided_diffusion.shadow.light import log_light, to_srgb
+from guided_diffusion.shadow.light import log_light
 from guided_diffusion.shadow.palette import AXES
 
 NFE = 40  # of the network

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from guided_diffusion.denoiser import Denoise
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.images.colour import to_linear, to_srgb
 from guided_diffusion.inpainting.tiled_denoiser import Tiled
 from guided_diffusion.operators import Shade
 from guided_diffusion.samplers import Noise, Problem, Refine, walk
 from guided_diffusion.scheduler import count_nfe
-from guided_diffusion.shadow.light import to_linear, to_srgb
 
 SAMPLER = Refine(t_start=0.2, steps=10, doubt=0.1, eta=1.0)
 _MATTE = 0.1  # deviation of the matte where it is 1/2

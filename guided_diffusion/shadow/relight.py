@@ -19,11 +19,12 @@ from torch import Tensor
 from guided_diffusion.config.shadow import RelightConfig
 from guided_diffusion.denoiser import Denoise
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.images.colour import to_linear, to_srgb
 from guided_diffusion.images.masks import dilate, edge_distance
 from guided_diffusion.inpainting.windows import hole_box, place
 from guided_diffusion.shadow.field import ShadowField
 from guided_diffusion.shadow.fit import GAP, fit_field, observe
-from guided_diffusion.shadow.light import local_mean, log_light, to_linear, to_srgb
+from guided_diffusion.shadow.light import local_mean, log_light
 from guided_diffusion.shadow.matte import Edge, fit_edge
 from guided_diffusion.shadow.prior_fit import NFE, fit_under_prior
 from guided_diffusion.shadow.refine import passes, refine
@@ -185,7 +186,7 @@ def _lift_near(
     cost = 0 if prior is None or settings.prior == "none" else NFE
     black = too_dark(srgb, shadow)
     share = black.sum() / shadow.sum()
-    note = f"{share:.0%} of the shadow is too dark to hold texture; relight.paint_black: true paints it"
+    note = f"{share:.0%} of the shadow is too dark to hold texture; relight.inpaint_black: true inpaints it"
     return Relit(free, matte.numpy(), through, black, note if black.any() else "", cost)
 
 

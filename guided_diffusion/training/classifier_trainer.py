@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from guided_diffusion.evaluation.feature_network import SceneClassifier
-from guided_diffusion.images.formats import contact_sheet
+from guided_diffusion.images.contact_sheet import contact_sheet
 from guided_diffusion.scenes.layouts import KINDS
 from guided_diffusion.scenes.render import render_labelled, scene_rng
 from guided_diffusion.training.classification import classification_loss, largest, lessons, shares

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from guided_diffusion.config.builder import (
     AtLeast,
@@ -14,8 +13,9 @@ from guided_diffusion.config.builder import (
     Count,
     Index,
     NonNegative,
-    construct,
-    unknown_key,
+    check_keys,
+    flat_keys,
+    load_flat,
 )
 from guided_diffusion.config.schema import ModelConfig, ProcessConfig
 from guided_diffusion.config.yaml_files import merge, parse_override, read_yaml
@@ -90,8 +90,6 @@ class TrainConfig:
             )
         if self.model.class_cond:
             raise ConfigError("class_cond: training knows no labels; leave it out")
-        if self.process.use_kl:
-            raise ConfigError("use_kl: training is on the simple loss plus the bound; leave it out")
         if self.model.per_pixel_time and self.model.image_size < SMALLEST:
             raise ConfigError(
                 f"image_size {self.model.image_size}: per_pixel_time needs {SMALLEST} pixels for its strokes"
@@ -148,16 +146,13 @@ class TrainConfig:
         return Path(self.out or f"runs/{self.name}")
 
 
-_GROUPS = {"model": ModelConfig, "process": ProcessConfig}
-_HOME = {
-    **{f.name: "" for f in fields(TrainConfig) if f.name not in _GROUPS},
-    **{f.name: group for group, cls in _GROUPS.items() for f in fields(cls)},
-}
+_GROUPS: dict[str, type] = {"model": ModelConfig, "process": ProcessConfig}
+_KEYS = flat_keys(TrainConfig, _GROUPS)
 
 # Task -> what only scenes know, and what the sides of an image must be multiples of.
 _TRUTHS = {"detect": ("mattes", detector.MULTIPLE), "classify": ("materials", feature_network.CELL)}
 _PRIOR_ONLY = {"scales", "random_crop", "random_flip", "schedule_sampler", "loss_weighting", "loss_factors"}
-_OTHERS = {key for key, group in _HOME.items() if not group} - _PRIOR_ONLY | {"image_size"}
+_OTHERS = {f.name for f in fields(TrainConfig)} - {*_GROUPS} - _PRIOR_ONLY | {"image_size"}
 
 
 def load_train(path: str | Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -167,15 +162,11 @@ def load_train(path: str | Path | None, overrides: Sequence[str] = ()) -> TrainC
     mapping, where = read_yaml(path), f"{path} with --set" if overrides else str(path)
     for override in overrides:
         mapping = merge(mapping, parse_override(override))
-    groups: defaultdict[str, dict[str, Any]] = defaultdict(dict)
-    for key, value in mapping.items():
-        if key not in _HOME:
-            raise unknown_key(key, list(_HOME), where)
-        groups[_HOME[key]][key] = value
-    groups["process"].setdefault("timestep_respacing", "")
+    if mapping.pop("use_kl", False):
+        raise ConfigError("use_kl: training is on the simple loss plus the bound; leave it out")
+    check_keys(mapping, _KEYS, where=where)
     if (task := str(mapping.get("task"))) in _TRUTHS:
         if spare := sorted(set(mapping) - _OTHERS):
             raise ConfigError(f"{spare[0]} in {where} has no place in task: {task}; leave it out")
-        groups["model"]["channel_mult"] = "1"  # read by nobody, but not every image_size has a default
-    parts: dict[str, Any] = {group: construct(cls, groups[group], where) for group, cls in _GROUPS.items()}
-    return construct(TrainConfig, {**groups[""], **parts}, where)
+        mapping["channel_mult"] = "1"  # read by nobody, but not every image_size has a default
+    return load_flat(TrainConfig, {"timestep_respacing": "", **mapping}, where, flat=_GROUPS)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from guided_diffusion.images.formats import contact_sheet
+from guided_diffusion.images.contact_sheet import contact_sheet
 from guided_diffusion.scenes.render import render, scene_rng
 from guided_diffusion.shadow.detector import Detector
 from guided_diffusion.training.detection import detection_loss, examples

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from guided_diffusion.build import matrix_rate
+from guided_diffusion.runtime.device import matrix_rate
 
 Row: TypeAlias = "dict[str, str | int | float]"
 

@@ -28,7 +28,8 @@ from guided_diffusion.denoiser import Denoiser
 from guided_diffusion.errors import CheckpointError, ConfigError, TrainingError
 from guided_diffusion.images.files import write_bytes
 from guided_diffusion.losses import time_weights
-from guided_diffusion.runtime import distributed, hardware
+from guided_diffusion.runtime import distributed
+from guided_diffusion.runtime.device import has_bf16
 from guided_diffusion.training import resample
 from guided_diffusion.training.clean_pixels import draw_known
 from guided_diffusion.training.config import TrainConfig
@@ -68,7 +69,7 @@ class Trainer:
         self.step, self.counted = 0, 0
         self.slices: list[Row] = []
         self.totals = torch.zeros(4, device=device)
-        self.precision = "bf16" if config.bf16 and hardware.has_bf16(device) else "fp32"
+        self.precision = "bf16" if config.bf16 and has_bf16(device) else "fp32"
         self._begin = time.monotonic()
 
     def build(self) -> nn.Module:

@@ -22,7 +22,7 @@ from guided_diffusion.benchmark.harness import Absent, Contender, Times, in_turn
 from guided_diffusion.build import build_network, flops_per_evaluation
 from guided_diffusion.config.schema import ModelConfig
 from guided_diffusion.images.formats import read_image
-from guided_diffusion.runtime import hardware
+from guided_diffusion.runtime import device, memory
 from guided_diffusion.scheduler import JumpSchedule, count_nfe
 from tests.conftest import MODEL
 
@@ -83,7 +83,7 @@ class Here:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "keep_memory", lambda: True)
+    monkeypatch.setattr(memory, "tune_malloc", lambda: True)
     for module in (harness, sections):
         monkeypatch.setattr(module, "Contender", Here)
 
@@ -162,7 +162,7 @@ def test_weights_are_the_same_each_time_and_fit(tmp_path: Path) -> None:
 def test_the_network_section_judges_ours_by_the_first(
     here: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hardware, "has_bf16", lambda _device: True)
+    monkeypatch.setattr(device, "has_bf16", lambda _device: True)
     out, rows = main(capsys, "--only", "network")
     assert "clone https://github.com/andreas128/RePaint" in out
     assert [row[:2] for row in rows] == [["2", name] for name in OURS]
@@ -208,7 +208,7 @@ def test_what_grows_is_drawn_where_there_is_matplotlib(
 def test_the_large_network_is_timed_in_each_precision(
     here: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hardware, "has_bf16", lambda _device: True)
+    monkeypatch.setattr(device, "has_bf16", lambda _device: True)
     out, rows = main(capsys, "--only", "large")
     assert [row[0] for row in rows] == ["ours, fp32", "ours, bf16"] and rows[0][3:] == ["1.00", "1.00"]
     assert all(float(row[1]) >= 0 for row in rows)
@@ -221,7 +221,7 @@ def test_on_a_gpu_the_large_network_takes_as_many_at_once_as_pay(
 ) -> None:
     seconds = {1: 1.0, 4: 2.0, 16: 8.0}  # for each: 1, 1/2, 1/2
     monkeypatch.setattr(sections.Bench, "on_gpu", True)
-    monkeypatch.setattr(hardware, "has_bf16", lambda _device: True)
+    monkeypatch.setattr(device, "has_bf16", lambda _device: True)
     monkeypatch.setattr(sections, "evaluation", lambda _of, batch, _side, calls=0: lambda: seconds[batch])
     out, rows = main(capsys, "--only", "large")
     assert [row[0] for row in rows] == [*OURS, "1", "4", "16"]
@@ -293,8 +293,8 @@ def test_the_clock_waits_for_the_device_that_computes(monkeypatch: pytest.Monkey
 
 def test_ours_rounds_products_as_the_engine_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr(hardware, "keep_memory", lambda: True)
-    monkeypatch.setattr(hardware, "round_products", told.append)
+    monkeypatch.setattr(memory, "tune_malloc", lambda: True)
+    monkeypatch.setattr(device, "set_tf32", told.append)
     sections.write_weights(TINY, tmp_path / "w.pt", torch.float32)
     options = {"engine": "ours", "precision": "tf32", "compile": False, "model": asdict(TINY)}
     Here("", {**options, "weights": str(tmp_path / "w.pt"), "device": "cpu", "threads": 1})

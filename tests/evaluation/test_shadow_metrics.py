@@ -20,6 +20,7 @@ from guided_diffusion.evaluation.shadow_metrics import (
     shadow_levels,
     texture_correlation,
 )
+from guided_diffusion.images.colour import srgb_to_lab
 from guided_diffusion.images.masks import edge_distance
 
 DISC = np.hypot(*(np.indices((SIDE, SIDE)) - 120.0)) < 60  # True = shadow
@@ -128,7 +129,7 @@ def test_score_true_measures_use_the_mask_before_it_grew() -> None:
 def test_score_of_a_constant_difference_inside_by_hand() -> None:
     ground_truth = np.full((SIDE, SIDE, 3), 100, np.uint8)
     measures = score(ground_truth + 20 * DISC[..., None].astype(np.uint8), ground_truth, DISC)
-    lightness = np.diff(hole_metrics.srgb_to_lab(np.array([[[100] * 3, [120] * 3]], np.uint8))[0, :, 0])[0]
+    lightness = np.diff(srgb_to_lab(np.array([[[100] * 3, [120] * 3]], np.uint8))[0, :, 0])[0]
     share = DISC.mean()
     true = 20 * math.log10(255 / 20)
     assert measures["lab_s"] == measures["lab_s_true"] == pytest.approx(lightness, abs=1e-3)
@@ -168,7 +169,7 @@ def test_srgb_to_lab_for_d50_of_the_primaries() -> None:
         (255, 255, 255): (100, 0, 0),
     }
     image = np.array([list(known)], np.uint8)
-    assert np.allclose(hole_metrics.srgb_to_lab(image, "d50")[0], list(known.values()), atol=0.03)
+    assert np.allclose(srgb_to_lab(image, "d50")[0], list(known.values()), atol=0.03)
 
 
 def test_score_accepts_different_sizes() -> None:
@@ -180,7 +181,7 @@ def test_score_accepts_different_sizes() -> None:
 
 
 def naive_ssim(a: np.ndarray, b: np.ndarray, across: bool) -> float:
-    """Compute SSIM window by window; a, b (H, W, 3) in 0..1; `across`: MATLAB's ssim of a volume H x W x 3."""
+    """Compute SSIM window by window; a, b (H, W, 3) in 0..1; `across`: as MATLAB's ssim of a volume."""
     kernel = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
     window = kernel[:, None, None] * kernel[None, :, None] * (kernel if across else np.eye(11)[5])
     window /= window.sum()

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.output.results import Result
-from guided_diffusion.runtime import hardware
 from guided_diffusion.unet import UNetModel
 from tests.conftest import NFE, image
 
@@ -93,7 +92,7 @@ def test_auto_takes_no_more_than_a_system_s_memory_is_expected_to_hold(
     memory.install(monkeypatch)
     of_one = Engine(load_config(conf, ["precision=fp32"])).networks.features((16, 16, 3))
     for views, batches in ((0, [1] * 7), (3, [3, 3, 1]), (99, [7])):
-        monkeypatch.setattr(hardware, "available_memory", lambda views=views: 2 * views * of_one + 1)
+        monkeypatch.setattr(memory, "available_memory", lambda views=views: 2 * views * of_one + 1)
         memory.seen.clear()
         fill(conf)
         assert memory.seen[::NFE] == batches

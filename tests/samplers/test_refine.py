@@ -12,10 +12,10 @@ from torch import Tensor
 
 from guided_diffusion.denoiser import Prediction
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.images.colour import to_linear, to_srgb
 from guided_diffusion.operators import Shade
 from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, space_timesteps
 from guided_diffusion.samplers import Problem, Refine, Step, walk
-from guided_diffusion.shadow.light import to_linear, to_srgb
 from tests.helpers.gaussian import GaussianDenoiser, pixels
 
 COUNT = 4000

@@ -13,7 +13,7 @@ from guided_diffusion.errors import CheckpointError
 from guided_diffusion.scenes.render import render, scene_rng
 from guided_diffusion.shadow import detect, guided_filter
 from guided_diffusion.shadow.detect import find_shadow
-from guided_diffusion.shadow.evidence import Evidence, components, shadows_among, weigh
+from guided_diffusion.shadow.evidence import Evidence, label_regions, shadows_among, weigh
 
 # guided filter
 
@@ -85,21 +85,21 @@ def flooded(mask: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.35, 0.45, 0.8])
-def test_components_are_those_of_a_flood(share: float) -> None:
+def test_label_regions_agrees_with_a_flood_fill(share: float) -> None:
     mask = np.random.default_rng(0).random((40, 31)) < share
-    found, wanted = components(torch.from_numpy(mask)).numpy(), flooded(mask)
+    found, wanted = label_regions(torch.from_numpy(mask)).numpy(), flooded(mask)
     assert np.array_equal(found > 0, mask)
     pairs = {*zip(found[mask].tolist(), wanted[mask].tolist(), strict=True)}
     assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}) == wanted.max()
 
 
-def test_components_of_a_spiral() -> None:
+def test_label_regions_follows_a_spiral() -> None:
     """One long way, which label propagation alone takes a step at a time."""
     mask = torch.zeros(33, 33, dtype=torch.bool)
     for k in range(0, 16, 2):
         mask[k, max(k - 1, 0) : 33 - k] = mask[32 - k, k : 33 - k] = True
         mask[k : 33 - k, 32 - k] = mask[k + 2 : 33 - k, k] = True
-    assert len(components(mask).unique()) == 2
+    assert len(label_regions(mask).unique()) == 2
 
 
 GAIN = torch.tensor([1.5, 1.3, 1.1])

@@ -10,13 +10,12 @@ import torch
 
 from guided_diffusion.config.shadow import RelightConfig
 from guided_diffusion.denoiser import Prediction
-from guided_diffusion.evaluation.hole_metrics import srgb_to_lab
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.images.colour import srgb_to_lab, to_linear, to_srgb
 from guided_diffusion.images.masks import dilate, edge_distance
 from guided_diffusion.scenes.render import Scene, render, scene_rng
 from guided_diffusion.shadow import relight as relighting
 from guided_diffusion.shadow.field import ShadowField
-from guided_diffusion.shadow.light import to_linear, to_srgb
 from guided_diffusion.shadow.relight import Prior, Relit, relight
 
 SIZE = (72, 96)
