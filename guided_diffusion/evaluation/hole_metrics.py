@@ -34,7 +34,7 @@ def luminance(image: np.ndarray) -> np.ndarray:
 
 
 def sobel(image: np.ndarray) -> np.ndarray:
-    """Compute the luminance gradient, float64 (H, W, 2): levels per pixel (down, right), by `slopes`."""
+    """Compute the gradient of the luminance, float64 (H, W, 2): levels per pixel (down, right)."""
     return slopes(luminance(image))
 
 

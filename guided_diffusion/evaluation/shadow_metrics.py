@@ -90,7 +90,7 @@ def imresize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize doubles (H, W[, C]) as MATLAB's imresize(array, size): bicubic, antialiased, not clipped.
 
     Keys' kernel (1981) with a = -0.5, widened by the factor of reduction; beyond the frame the image is
-    mirrored (Pillow, with the same kernel, cuts the kernel there instead).
+    mirrored (Pillow, with the same kernel, cuts the kernel there instead). Returns float64.
     """
     for axis, (old, new) in enumerate(zip(array.shape[:2], size, strict=True)):
         if old != new:

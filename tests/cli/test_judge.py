@@ -13,7 +13,7 @@ from PIL import Image
 from guided_diffusion import judge
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.evaluation import feature_network
-from guided_diffusion.evaluation.cases import draw_places
+from guided_diffusion.evaluation.cases import procedural_cases
 from guided_diffusion.evaluation.prior_report import COLUMNS
 from guided_diffusion.images.formats import read_image
 from tests.conftest import image
@@ -58,7 +58,7 @@ def test_every_method_gets_a_row_a_picture_and_its_scores(
 
 def test_known_bytes_stay_and_batches_do_not_matter(project: Project) -> None:
     conf = project()
-    places = draw_places(3, 16, "thick", 1000)
+    places = procedural_cases(3, 16, "thick", 1000)
     images = []
     for batch in ("1", "3"):
         options = judge.parse(
