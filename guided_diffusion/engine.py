@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, get_type_hints
 import numpy as np
 from PIL import Image
 
-from guided_diffusion import build, checkpoints
+from guided_diffusion import build
 from guided_diffusion.config import schema as configuration
 from guided_diffusion.config.builder import construct
 from guided_diffusion.config.schema import Config
@@ -163,7 +163,7 @@ class Engine:
     def lift_fingerprint(self) -> str:
         """Of everything that decides what lies beneath a shadow, but the images themselves."""
         prior = self.networks.identity if self.config.relight.uses_network else None
-        finder = checkpoints.digest(detect.weights()) if self.config.relight.look_twice else None
+        finder = detect.DETECTOR.digest() if self.config.relight.look_twice else None
         return configuration.relight_fingerprint(self.config, prior, finder)
 
     @property
@@ -177,6 +177,7 @@ class Engine:
         """Images, masks and checkpoints that the config names and that are not there."""
         data = self.config.data
         masks = None if data.mask_path == inputs.AUTO else data.mask_path
+        detector = detect.DETECTOR.path
         return [
             *(
                 path
@@ -184,7 +185,11 @@ class Engine:
                 if path and inputs.kind(path) == "missing"
             ),
             *(path for path in self.networks.paths if self._needs_network and inputs.kind(path) != "file"),
-            *([str(detect.WEIGHTS)] if self._finds_shadows and not detect.WEIGHTS.exists() else []),
+            *(
+                [str(detect.DETECTOR.path)]
+                if self._finds_shadows and not detect.DETECTOR.path.exists()
+                else []
+            ),
         ]
 
     # images

@@ -159,7 +159,7 @@ def judge(options: argparse.Namespace) -> str:
 
     Raises ConfigError, CheckpointError, DatasetError, ImageError.
     """
-    feature_network.weights()  # rather now than after an hour of filling
+    feature_network.CLASSIFIER.require()  # rather now than after an hour of filling
     engines = open_engines(options)
     size = load_config(options.conf_path, options.set).model.image_size
     blocks = [_block(options, kind, engines, size) for kind in options.masks.split(",")]
