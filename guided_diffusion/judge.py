@@ -204,7 +204,7 @@ def judge(options: argparse.Namespace) -> str:
     Raises:
         ConfigError, CheckpointError, DatasetError, ImageError: if an input is wrong.
     """
-    feature_network.weights()  # fail now rather than after an hour of inpainting
+    feature_network.CLASSIFIER.require()  # fail now rather than after an hour of inpainting
     engines = open_engines(options)
     size = load_config(options.conf_path, options.set).model.image_size
     blocks = [run_mask_kind(options, kind, engines, size) for kind in options.masks]

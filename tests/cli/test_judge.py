@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,8 @@ def test_settings_that_cannot_work_are_one_line(project: Project, capsys: pytest
     assert run(project(), "--images", "gone", "--methods", "nearest") == 2
     assert "--images: gone does not exist" in capsys.readouterr().err
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feature_network, "WEIGHTS", Path("none.pt"))
+        gone = replace(feature_network.CLASSIFIER, path=Path("none.pt"))
+        patch.setattr(feature_network, "CLASSIFIER", gone)
         assert run(project(), "--methods", "nearest") == 2
     assert "error: the scene-feature KID needs none.pt, which is not there" in capsys.readouterr().err
     assert run(project(), "--set", "model_path=gone.pt", "--methods", "ddim") == 2

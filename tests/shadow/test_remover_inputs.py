@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +241,7 @@ def test_a_second_look_is_asked_for_by_its_key_and_needs_the_detector(
     assert twice.lifted is not None and once.lifted is not None and twice.lifted.key != once.lifted.key
     other = Path("other.pt")
     other.write_bytes(b"other weights")
-    monkeypatch.setattr(detect, "WEIGHTS", other)
+    monkeypatch.setattr(detect, "DETECTOR", replace(detect.DETECTOR, path=other))
     changed = results(conf)["p0"].lifted
     assert changed is not None and changed.key != twice.lifted.key
     other.unlink()
