@@ -14,6 +14,7 @@ from guided_diffusion.inpainting.tiled_denoiser import TiledDenoiser
 from guided_diffusion.output.results import Result
 from guided_diffusion.scenes.render import render_free, scene_rng
 from tests.conftest import ROOT
+from tests.helpers.results import inpainted
 
 SIDE, HOLE, STRIDE = 128, slice(20, 108), 32
 SCENES = (3, 4)  # a lawn and asphalt: alike everywhere, so that places can be compared
@@ -26,7 +27,7 @@ def scores(engine: Engine) -> tuple[float, float]:
     images = [render_free(scene_rng(4242, i), SIDE) for i in SCENES]
     names = [str(i) for i in SCENES]
     events = engine.inpaint_arrays(names, images, [keep] * len(SCENES))
-    fills = [event.filled for event in events if isinstance(event, Result)]
+    fills = [inpainted(event) for event in events if isinstance(event, Result)]
     at = np.arange(SIDE)
     found = []
     for shift in (0, STRIDE // 2):

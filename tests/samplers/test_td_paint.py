@@ -24,6 +24,7 @@ from guided_diffusion.samplers.ddpm import DDPM
 from guided_diffusion.samplers.td_paint import TDPaint
 from tests.conftest import image, keep_mask
 from tests.helpers.gaussian import GaussianDenoiser, pixels
+from tests.helpers.results import inpainted
 
 COUNT = 20000
 MEAN = torch.tensor([0.3, -0.2, 0.1])
@@ -150,11 +151,11 @@ Project = Callable[..., Path]
 def test_a_run_keeps_known_bytes_at_one_evaluation_per_step(project: Project) -> None:
     conf = project(count=2, method="td_paint", per_pixel_time=True, paste_known=False, timestep_respacing="4")
     for result in Engine(load_config(conf))():
-        assert result.filled is not None, result.error
+        assert inpainted(result) is not None, result.error
         keep, truth = keep_mask(), image(int(result.name[1:]))
         assert result.nfe == 4
-        assert np.array_equal(result.filled[keep], truth[keep])  # by the method itself, nothing is pasted
-        assert (result.filled[~keep] != truth[~keep]).mean() > 0.5
+        assert np.array_equal(inpainted(result)[keep], truth[keep])  # by the method itself, nothing is pasted
+        assert (inpainted(result)[~keep] != truth[~keep]).mean() > 0.5
 
 
 def test_it_needs_a_mask(project: Project) -> None:
