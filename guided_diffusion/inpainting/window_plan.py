@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from guided_diffusion.images.masks import bounding_box
 from guided_diffusion.inpainting.connected_components import find_holes, joint_boxes
-from guided_diffusion.inpainting.windows import Window, around, choose_window, hole_box, place, sides
+from guided_diffusion.inpainting.windows import Window, around, choose_window, place, sides
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def native(part: Part, shape: tuple[int, ...], size: int) -> Part:
     frame, shift = _frame(shape, size)
     own = np.zeros(shape[:2], dtype=bool)
     own[part.window.slices] = part.own
-    top, bottom, left, right = (at + by for at, by in zip(hole_box(~own), shift, strict=True))
+    top, bottom, left, right = (at + by for at, by in zip(bounding_box(own), shift, strict=True))
     height, width = min(frame[0], bottom - top + size), min(frame[1], right - left + size)
     down, across = place(top, bottom, height, frame[0]), place(left, right, width, frame[1])
     window = Window(down - shift[0], across - shift[2], height, width, height, width)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from guided_diffusion.images.formats import resize
-from guided_diffusion.images.masks import resize_mask
+from guided_diffusion.images.masks import bounding_box, resize_mask
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def choose_window(mask: np.ndarray, size: int, multiple: int) -> Window:
 
     Every unknown pixel lies in it. With none unknown it is chosen as if all were.
     """
-    box = hole_box(mask)
+    box = bounding_box(~mask)
     return around(box, max(box[1] - box[0], box[3] - box[2]), mask.shape, size, multiple)
 
 
@@ -96,14 +96,6 @@ def sides(
     square = np.minimum(short, np.maximum(size, wanted))
     fits = extent <= short
     return np.where(fits, square, short), np.where(fits, square, np.minimum(long, wanted))
-
-
-def hole_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """(top, bottom, left, right) of the unknown pixels, ends excluded; the whole mask's with none unknown."""
-    rows, columns = np.flatnonzero(~mask.all(axis=1)), np.flatnonzero(~mask.all(axis=0))
-    if rows.size == 0:
-        return 0, mask.shape[0], 0, mask.shape[1]
-    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 
 
 def place(start: int, stop: int, side: int, limit: int) -> int:

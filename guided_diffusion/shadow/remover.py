@@ -16,13 +16,13 @@ from guided_diffusion.denoiser import Denoise, Prediction
 from guided_diffusion.errors import ImageError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.images.formats import eight_bits
-from guided_diffusion.images.masks import dilate
+from guided_diffusion.images.masks import ShadowMask, dilate
 from guided_diffusion.inpainting.views import image_key
 from guided_diffusion.output.results import Lifted, Progress
 from guided_diffusion.runtime import hardware
 from guided_diffusion.runtime.seeds import Draws
 from guided_diffusion.shadow.detect import find_shadow
-from guided_diffusion.shadow.relight import Prior, Relit, is_grey, nfe, relight, untouched
+from guided_diffusion.shadow.relight import Prior, RelitImage, is_grey, leave_unchanged, nfe, relight
 
 NONE_FOUND = "no shadow found: the image was left as it was"
 NONE_MARKED = "the mask marks no shadow: the image was left as it was"
@@ -40,7 +40,7 @@ class Shaded:
     draws: Draws
     key: str
     image: np.ndarray
-    shadow: np.ndarray
+    shadow: ShadowMask
     keep: np.ndarray
     note: str
 
@@ -77,13 +77,13 @@ class Relighter:
             shadow, note = find(image), NONE_FOUND
         keep = ~dilate(shadow, self.settings.reach(*shadow.shape))
         key = image_key(fingerprint, name, image, shadow)
-        return Shaded(name, draws, key, image, shadow, keep, "" if shadow.any() else note)
+        return Shaded(name, draws, key, image, ShadowMask(shadow), keep, "" if shadow.any() else note)
 
     def lift(self, shaded: Shaded) -> Iterator[Progress | Lifted]:
         """The image without its shadow comes last. Raises ImageError if that cannot be done."""
         image, begin = shaded.image, time.monotonic()
         if shaded.note:
-            yield _lifted(shaded.key, untouched(image, shaded.note), begin)
+            yield _lifted(shaded.key, leave_unchanged(image, shaded.note), begin)
             return
         prior = self.prior(shaded.draws) if self.settings.asks_prior else None
         try:
@@ -123,15 +123,15 @@ def with_black(lifted: Lifted, filled: np.ndarray) -> Lifted:
     return replace(lifted, free=np.where(black[..., None], values, free), note=note)
 
 
-def find(image: np.ndarray, within: np.ndarray | None = None) -> np.ndarray:
-    """The shadows of an image uint8 or uint16 (H, W, 3), bool (H, W); within: only those left there."""
-    return find_shadow(eight_bits(image), within)
+def find(image: np.ndarray, region: ShadowMask | None = None) -> ShadowMask:
+    """The shadows of an image uint8 or uint16 (H, W, 3), bool (H, W); region: only those left there."""
+    return find_shadow(eight_bits(image), region)
 
 
-def _lifted(key: str, relit: Relit, begin: float) -> Lifted:
+def _lifted(key: str, relit: RelitImage, begin: float) -> Lifted:
     seconds = time.monotonic() - begin
-    shares = relit.matte, relit.field, relit.black
-    return Lifted(key, relit.free, *shares, relit.nfe, seconds, relit.note)
+    shares = relit.matte, relit.transmission, relit.black
+    return Lifted(key, relit.image, *shares, relit.nfe, seconds, relit.note)
 
 
 @contextmanager
