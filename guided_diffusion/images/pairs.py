@@ -1,4 +1,4 @@
-"""Images paired with their masks by name."""
+"""Pair images with their masks by name."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -12,26 +12,31 @@ from guided_diffusion.runtime.seeds import ImageSeed
 
 @dataclass(frozen=True)
 class Pair:
-    """An image to work on: its name (relative POSIX path without extension) and its files.
-
-    seed: None = that of the config's seed and this name.
-    """
+    """An image to work on, and its mask."""
 
     name: str
+    """Relative POSIX path without extension."""
     gt: str | None
+    """Path of the image; None = an image is generated."""
     mask: str | None
+    """Path of the mask; None = there is none."""
     seed: ImageSeed | None = None
+    """Seed of the image; None = that of the config's seed and this name."""
 
 
 def find_pairs(
     gt_path: str | None, mask_path: str | None, offset: int = 0, max_len: int | None = None
 ) -> list[Pair]:
-    """Images with their masks, sorted by name, then `max_len` of them from the `offset`-th on.
+    """Pair images with masks, sorted by name.
 
-    Each path is a file or a folder (searched with its sub-folders), local or remote. Names are matched
-    without extension; a mask that is one file serves all images; no mask path gives pairs without mask.
-    Raises DatasetError when a path is missing or empty, when two images share a name, when images and
-    masks do not match one to one, or when nothing is left between `offset` and `max_len`.
+    Names are matched without extension. Raises DatasetError when a path is missing or empty, when two images
+    share a name, when images and masks do not match one to one, or when no pair is left.
+
+    Args:
+        gt_path: file, or folder (searched with its sub-folders), local or remote.
+        mask_path: the same; a file serves all images; None gives pairs without mask.
+        offset: number of pairs to leave out at the beginning.
+        max_len: number of pairs to return at most; None = all.
     """
     gts = images_by_stem(gt_path, "data.gt_path")
     if mask_path is None:
@@ -56,11 +61,15 @@ def _kind(path: str, key: str) -> str:
 
 
 def images_by_stem(path: str | None, key: str) -> dict[str, tuple[str, str]]:
-    """Key -> (name, path), for the file or all images of the folder at `path`.
+    """Map stem -> (name, path), for the file or all images of the folder at `path`.
 
-    The name is the relative POSIX path without extension, the key its normal form, by which names of several
-    folders are matched. Raises DatasetError, calling the path by its setting `key`, when it is missing or
-    has no images, and when two images share a name.
+    The name is the relative POSIX path without extension. The stem is its Unicode normal form, by which names
+    of several folders are matched. Raises DatasetError when the path is missing or has no images, and when
+    two images share a name.
+
+    Args:
+        path: file or folder, local or remote.
+        key: the setting that holds the path, for error messages.
     """
     if path is None:
         raise DatasetError(f"{key} is not set; name an image or a folder of images")
@@ -70,12 +79,12 @@ def images_by_stem(path: str | None, key: str) -> dict[str, tuple[str, str]]:
     names = list_images(path)
     if not names:
         raise DatasetError(f"{key}: no images ({' '.join(EXTENSIONS)}) in {path}")
-    found: dict[str, str] = {}
+    by_stem: dict[str, str] = {}
     for name in names:
-        other = found.setdefault(_key(name), name)
+        other = by_stem.setdefault(_key(name), name)
         if other != name:
             raise DatasetError(f"{key}: {other} and {name} in {path} share one name; keep only one of them")
-    return {stem: (_stem(name), join_path(path, name)) for stem, name in found.items()}
+    return {stem: (_stem(name), join_path(path, name)) for stem, name in by_stem.items()}
 
 
 def _stem(name: str) -> str:

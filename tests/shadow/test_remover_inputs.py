@@ -16,7 +16,7 @@ from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.errors import ImageError
 from guided_diffusion.images.formats import eight_bits, read_deep, write_image
 from guided_diffusion.shadow import detect, remover
-from guided_diffusion.shadow.relight import Relit
+from guided_diffusion.shadow.relight import RelitImage
 from tests.conftest import NFE, Negative, Outcome, image, keep_mask
 from tests.conftest import RELIT_KEEP as KEEP
 from tests.helpers.results import inpainted, shadow_free
@@ -128,7 +128,7 @@ def moody(monkeypatch: pytest.MonkeyPatch, negative: Negative) -> Iterator[list[
     """The stand-in raises the first of these at its second call."""
     moods: list[Exception] = []
 
-    def relight(*args: Any) -> Relit:
+    def relight(*args: Any) -> RelitImage:
         answer = negative(*args)
         if len(negative.calls) == 2:
             raise moods[0]
