@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from collections.abc import Sequence
+from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from guided_diffusion.config.resolutions import attention_downsamples, channel_mults
 from guided_diffusion.config.builder import construct
+from guided_diffusion.config.resolutions import attention_downsamples, channel_mults
 from guided_diffusion.config.schema import ClassifierConfig, Config, ModelConfig, ProcessConfig
 from guided_diffusion.denoiser import network_times
 from guided_diffusion.errors import ConfigError

@@ -12,7 +12,9 @@ from guided_diffusion.samplers import SAMPLERS, Sampler
 from guided_diffusion.tasks import Task
 
 
-def check(config: Config, process: GaussianDiffusion, sampler: Sampler, precision: str, device: str) -> list[str]:
+def check(
+    config: Config, process: GaussianDiffusion, sampler: Sampler, precision: str, device: str
+) -> list[str]:
     """Return warnings, one line each. Raises ConfigError for settings that exclude each other."""
     _check_class(config)
     _check_classifier(config, sampler)
@@ -81,8 +83,9 @@ def _unread_warnings(config: Config, sampler: Sampler) -> Iterator[str]:
     """Warn of keys that are set and have no effect."""
     if sampler.needs_per_pixel_time and not config.model.per_pixel_time:
         yield (
-            f"method {config.method} inpaints badly with a network that only knows images noisy all over; train "
-            "one with per_pixel_time: true (docs/guide/training.md) and set it here too, or use method repaint"
+            f"method {config.method} inpaints badly with a network that only knows images noisy all over; "
+            "train one with per_pixel_time: true (docs/guide/training.md) and set it here too, or use method "
+            "repaint"
         )
     if config.cond_y is not None and not config.model.class_cond and not config.classifier.classifier_path:
         yield "cond_y is not read: there is neither class_cond nor a classifier_path"

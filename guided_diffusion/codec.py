@@ -29,7 +29,7 @@ class Codec(Protocol):
         ...
 
     def encode_mask(self, keep: np.ndarray) -> Tensor:
-        """Encode masks bool (B, H, W), True = known, to float32 (B, 1, h, w): 1 where all pixels are known."""
+        """Encode masks bool (B, H, W), True = known, to float32 (B, 1, h, w): 1 if all pixels are known."""
         ...
 
     def decode(self, x: Tensor) -> np.ndarray:

@@ -55,7 +55,7 @@ class Denoiser:
     network: nn.Module
     process: GaussianDiffusion
     timesteps: Tensor
-    """(T,), the time the network was trained with for each index of `process`; ascending, may be fractional."""
+    """(T,), the training time of each index of `process`; ascending, may be fractional."""
     predict_xstart: bool = False
     """The network predicts x0; otherwise eps."""
     learn_sigma: bool = True

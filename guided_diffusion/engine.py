@@ -1,4 +1,4 @@
-"""Engine: the one place that assembles the parts from a Config, runs a task over images and yields results."""
+"""Engine: the one place that assembles the parts from a Config and runs a task over images."""
 
 from __future__ import annotations
 
@@ -169,7 +169,9 @@ class Engine:
 
     # images in memory
 
-    def inpaint(self, image: Image.Image, mask: Image.Image | None = None, name: str = "picture") -> Image.Image:
+    def inpaint(
+        self, image: Image.Image, mask: Image.Image | None = None, name: str = "picture"
+    ) -> Image.Image:
         """Inpaint one PIL image where its mask is dark (255 = keep); returns a PIL image of the same size.
 
         With data.mask_is: shadow the mask is bright there. name: seeds the noise, with the config's seed.
@@ -205,7 +207,7 @@ class Engine:
     def inpaint_arrays(
         self, names: Sequence[str], images: Sequence[np.ndarray], keeps: Sequence[np.ndarray]
     ) -> Events:
-        """Inpaint images uint8 (H, W, 3) with masks bool (H, W), True = known; as `stream`. Raises ImageError."""
+        """Inpaint images uint8 (H, W, 3) with masks bool (H, W), True = known; see `stream`."""
         runner = self._build_task("inpaint")
         triples = zip(names, images, keeps, strict=True)
         items = (runner.prepare_image(name, image, keep, self._seed(name)) for name, image, keep in triples)

@@ -155,19 +155,22 @@ def run_method(method: str, cases: Sequence[EvalCase], engine: Engine | None) ->
     batches = -(-len(cases) // engine.batch_size)
     names, images, keeps = zip(*((case.name, case.ground_truth, case.keep) for case in cases), strict=True)
     with tqdm(total=batches * engine.nfe, desc=method, unit="step") as bar:
-        for event in engine.fill(names, images, keeps):
+        for event in engine.inpaint_arrays(names, images, keeps):
             if isinstance(event, Progress):
                 bar.update()
             else:
                 results[event.name] = event
-    seconds = sum(result.seconds for result in results.values()) / len(cases)
-    return MethodOutput(method, [_inpainted(results[name]) for name in names], seconds, engine.nfe)
+    seconds = sum(output.seconds for result in results.values() for output in result.outputs.values())
+    images = [_inpainted(results[name]) for name in names]
+    return MethodOutput(method, images, seconds / len(cases), engine.nfe)
 
 
 def _inpainted(result: Result) -> np.ndarray:
-    if result.filled is None:
+    if result.error:
         raise ImageError(f"{result.name}: {result.error}")
-    return result.filled
+    image = result.outputs["inpainted"].image
+    assert image is not None
+    return image
 
 
 def describe(options: argparse.Namespace, engines: Mapping[str, Engine | None], size: int) -> list[str]:
@@ -204,7 +207,7 @@ def judge(options: argparse.Namespace) -> str:
     Raises:
         ConfigError, CheckpointError, DatasetError, ImageError: if an input is wrong.
     """
-    feature_network.weights()  # fail now rather than after an hour of inpainting
+    feature_network.CLASSIFIER.require()  # fail now rather than after an hour of inpainting
     engines = open_engines(options)
     size = load_config(options.conf_path, options.set).model.image_size
     blocks = [run_mask_kind(options, kind, engines, size) for kind in options.masks]

@@ -124,7 +124,7 @@ class Models:
         return {"weights": weights, "precision": self.precision}
 
     def denoiser(self, images: Sequence[ImageSeed]) -> Denoise:
-        """Assemble the denoiser for these images, whose seeds decide the labels of a class-conditional model."""
+        """Assemble the denoiser for these images; their seeds decide labels of a class-conditional model."""
         model, process, guide = self.config.model, self.config.process, self.config.classifier
         classifier = self.classifier
         labels = self.labels(images) if model.class_cond or classifier is not None else None

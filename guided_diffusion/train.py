@@ -41,11 +41,11 @@ from guided_diffusion.errors import (
 from guided_diffusion.images.contact_sheet import contact_sheet
 from guided_diffusion.images.files import write_bytes
 from guided_diffusion.images.formats import write_image
-from guided_diffusion.operators import Nothing
+from guided_diffusion.operators import NoObservation
 from guided_diffusion.runtime import distributed
 from guided_diffusion.runtime.device import split_cores_among_ranks
 from guided_diffusion.runtime.memory import tune_malloc
-from guided_diffusion.samplers.base import Noise, Problem, walk
+from guided_diffusion.samplers.base import Noise, Problem, sample
 from guided_diffusion.samplers.ddpm import DDPM
 from guided_diffusion.training.classifier_trainer import ClassifierTrainer
 from guided_diffusion.training.config import TrainConfig, load_train
@@ -175,7 +175,9 @@ def sample_grid(trainer: Trainer, rows: int = 4) -> np.ndarray:
     generators = [torch.Generator(device).manual_seed(i) for i in range(rows * rows)]
     noise = Noise(generators, (3, size, size))
     x = torch.zeros(0)
-    for step in walk(DDPM(), Problem(torch.zeros(1, device=device), Nothing(), denoise, process, noise)):
+    for step in sample(
+        DDPM(), Problem(torch.zeros(1, device=device), NoObservation(), denoise, process, noise)
+    ):
         x = step.x
     images = list(PixelCodec().decode(x))
     grid = [images[i * rows : (i + 1) * rows] for i in range(rows)]

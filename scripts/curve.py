@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from guided_diffusion import judge
-from guided_diffusion.config import schema
+from guided_diffusion.config import fingerprints
 from guided_diffusion.config.yaml_files import read_yaml
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.errors import CheckpointError, ConfigError, ImageError
@@ -154,7 +154,7 @@ class Curve:
         if engine is None:
             return judge.run_method(setting.name, cases, None)
         path = self.out / f"{setting.name}.npz"
-        key = schema.digest([engine.fingerprint, self.kind, self.seed])
+        key = fingerprints.digest([engine.task.fingerprint("inpainted"), self.kind, self.seed])
         stored = read_stored(path, key)
         missing = [case for case in cases if case.name not in stored]
         for start in range(0, len(missing), self.batch):

@@ -178,7 +178,7 @@ def test_pil_with_nothing_to_fill_comes_back_without_a_model(project: Project) -
     engine = Engine(load_config(project(count=0, data={})))
     out = engine.inpaint(Image.fromarray(image(3)), Image.new("L", (16, 16), 255))
     assert np.array_equal(np.array(out), image(3))
-    assert "network" not in vars(engine.networks)  # cached there once it is loaded
+    assert "network" not in vars(engine.models)  # cached there once it is loaded
 
 
 def test_pil_without_a_mask_says_that_the_method_needs_one(project: Project) -> None:
@@ -257,8 +257,8 @@ def test_repaint_without_a_mask_says_what_it_needs(project: Project) -> None:
 def test_classes_are_drawn_per_picture_or_given(project: Project) -> None:
     engine = Engine(load_config(project(count=0), ["class_cond=true"]))
     images = [ImageSeed(0, name) for name in "abc"]
-    together = engine.networks.labels(images)
-    assert torch.equal(engine.networks.labels(images[1:2]), together[1:2])
+    together = engine.models.labels(images)
+    assert torch.equal(engine.models.labels(images[1:2]), together[1:2])
     assert len(set(together.tolist())) > 1
     given = Engine(load_config(project(count=0), ["class_cond=true", "cond_y=7"]))
     assert given.networks.labels(images[:2]).tolist() == [7, 7]

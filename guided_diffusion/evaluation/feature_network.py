@@ -8,8 +8,6 @@ arXiv 1609.05158).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,13 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from guided_diffusion import checkpoints
-from guided_diffusion.errors import CheckpointError
 from guided_diffusion.images.formats import resize
 from guided_diffusion.scenes.layouts import KINDS
 
 SIDE = 64  # pixels: side of the training images
 CELL = 8  # pixels: side of the squares that are classified; height and width are multiples of it
-WEIGHTS = Path(__file__).parents[2] / "data" / "pretrained" / "scene_classifier.pt"
 _WIDTHS = (32, 64, 96)
 _LOCAL_MEAN = 9  # pixels: side of the mean that is subtracted from an image to show its texture
 _GAIN = 8  # factor by which that texture is amplified
@@ -80,18 +76,13 @@ class SceneClassifier(nn.Module):
         return self.levels(self.stem(F.pixel_unshuffle(x, 2)))  # (B, 96, H/CELL, W/CELL)
 
 
-def weights() -> str:
-    """Return the path of the network's weights.
-
-    Raises:
-        CheckpointError: with the remedy, if they are missing.
-    """
-    if not WEIGHTS.exists():
-        raise CheckpointError(
-            f"the scene-feature KID needs {WEIGHTS}, which is not there; restore it from the repository, or "
-            "train it as confs/train/scene_classifier.yml says"
-        )
-    return str(WEIGHTS)
+CLASSIFIER = checkpoints.ShippedNetwork(
+    checkpoints.shipped("scene_classifier.pt"),
+    SceneClassifier,
+    SIDE,
+    purpose="the scene-feature KID",
+    remedy="or train it as confs/train/scene_classifier.yml says",
+)
 
 
 @torch.no_grad()
@@ -101,17 +92,10 @@ def extract_features(images: Sequence[np.ndarray]) -> np.ndarray:
     Raises:
         CheckpointError: with the remedy, if the weights are missing.
     """
-    network = _network(weights())
+    network = CLASSIFIER.network()
     small = [resize(image, (SIDE, SIDE), "hamming") for image in images]
     features = []
     for start in range(0, len(small), _BATCH):
         x = torch.from_numpy(np.stack(small[start : start + _BATCH])).permute(0, 3, 1, 2).float() / 255
         features.append(network.features(x).double().numpy())
     return np.concatenate(features)
-
-
-@cache
-def _network(path: str) -> SceneClassifier:
-    network = SceneClassifier()
-    checkpoints.load(network, path, SIDE)
-    return network

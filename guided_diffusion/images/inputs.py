@@ -36,7 +36,8 @@ def find_inputs(
     auto = data.mask_path == AUTO
     if auto and config.task not in mask_finders:
         raise ConfigError(
-            f"data.mask_path: auto is for task {' or '.join(mask_finders)}, not {config.task}; name masks instead"
+            f"data.mask_path: auto is for task {' or '.join(mask_finders)}, not {config.task}; name masks "
+            "instead"
         )
     if data.mask_path is None and needs_mask:
         finds = config.task in mask_finders

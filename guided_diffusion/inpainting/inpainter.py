@@ -31,7 +31,9 @@ from guided_diffusion.scheduler import count_nfe
 
 MAX_PENDING_BATCHES = 4  # batches' worth of views held back until others of their shape come
 MAX_PENDING_BYTES = 1 << 31  # of images, beyond which no view waits for others
-COARSE_FREE_FRACTION = 0.3  # clean end of the process, where coarse results do not count (docs/reports/sizes.md)
+COARSE_FREE_FRACTION = (
+    0.3  # clean end of the process, where coarse results do not count (docs/reports/sizes.md)
+)
 
 ViewRef = tuple[Composite, int]  # an image, and the number of one of its views
 Shape = tuple[int, ...]
@@ -92,7 +94,9 @@ class Inpainter:
         for i, step in enumerate(sample(self.sampler, self.problem([_view(ref) for ref in batch])), start=1):
             x = step.x
             yield _progress(batch, i, self.nfe)
-        decoded = [self._decode(latent) for latent in x]  # waits for the device, so the clock is read after it
+        decoded = [
+            self._decode(latent) for latent in x
+        ]  # waits for the device, so the clock is read after it
         seconds = (time.monotonic() - begin) / len(batch)
         for ref, pixels in zip(batch, decoded, strict=True):
             yield from self._finish(ref, pixels, self.nfe, seconds)
@@ -133,7 +137,9 @@ class Inpainter:
         down, across = (self._model_pixels(side) for side in (coarse.height, coarse.width))
         large = F.interpolate(x, (down, across), mode="bicubic", align_corners=False)
         canvas = x.new_zeros(*x.shape[:2], self._model_pixels(full.rows), self._model_pixels(full.cols))
-        top, left = ((a - b) // self.codec.factor for a, b in ((coarse.top, full.top), (coarse.left, full.left)))
+        top, left = (
+            (a - b) // self.codec.factor for a, b in ((coarse.top, full.top), (coarse.left, full.left))
+        )
         placed = Window(top, left, down, across, down, across)
         inner = canvas[(..., *placed.slices)]
         inner[:] = self.codec.clamp(large)[(..., *placed.inner)][..., : inner.shape[-2], : inner.shape[-1]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -15,11 +15,11 @@ from guided_diffusion.images.pairs import Pair
 from guided_diffusion.inpainting.composite import OUTPUT, with_inpainted
 from guided_diffusion.inpainting.inpainter import Inpainter
 from guided_diffusion.inpainting.views import InpaintJob, ViewPlanner
-from guided_diffusion.output.results import Folder, OutputSpec, Progress, Result
+from guided_diffusion.output.results import Folder, OutputSpec, Result
 from guided_diffusion.runtime.seeds import ImageSeed
 from guided_diffusion.tasks import Events, IsDone, Parts
 
-INPAINTED = OutputSpec(OUTPUT, Folder("inpainted", "srs", "inpainted"))
+INPAINTED = OutputSpec(OUTPUT, Folder("inpainted", "srs", "inpainted"), windowed=True)
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,7 @@ class InpaintTask:
         """Plan the views of an image in memory; see Task.prepare_image."""
         return self.planner.plan(self.fingerprint(OUTPUT), name, image, keep, seed)
 
-    def run(
-        self, prepared: Iterable[InpaintJob | Result], batch_size: int
-    ) -> Events:
+    def run(self, prepared: Iterable[InpaintJob | Result], batch_size: int) -> Events:
         """Sample in batches across images; see Task.run."""
         return replace(self.inpainter, batch_size=batch_size).run(prepared)
 

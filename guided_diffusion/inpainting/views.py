@@ -78,7 +78,12 @@ class ViewPlanner:
         return InpaintJob(Result(name, gt, keep), image_key(fingerprint, name, gt, keep), views)
 
     def _view(
-        self, image_seed: ImageSeed, number: int, part: PlannedWindow, image: np.ndarray, keep: np.ndarray | None
+        self,
+        image_seed: ImageSeed,
+        number: int,
+        part: PlannedWindow,
+        image: np.ndarray,
+        keep: np.ndarray | None,
     ) -> ModelView:
         window, shape = part.window, image.shape
         longest = max(window.rows, window.cols)
@@ -94,7 +99,8 @@ class ViewPlanner:
         if not fits:
             raise ImageError(
                 f"the hole in this {shape[1]}x{shape[0]} image is so long and thin that the model would "
-                f"see {window.cols}x{window.rows} pixels; set windows: overlap, or inpaint it in shorter pieces"
+                f"see {window.cols}x{window.rows} pixels; set windows: overlap, or inpaint it in shorter "
+                "pieces"
             )
         return _crop(image_seed, seed, part, image, keep)
 

@@ -77,7 +77,7 @@ def _frame(shape: tuple[int, ...], size: int) -> tuple[tuple[int, int], tuple[in
 
 @dataclass
 class _Groups:
-    """Groups of holes, one row each: box (top, bottom, left, right), longest hole, scale and window length."""
+    """Groups of holes, a row each: box (top, bottom, left, right), longest hole, scale, window length."""
 
     boxes: np.ndarray
     longest: np.ndarray

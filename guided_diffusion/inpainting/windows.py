@@ -1,5 +1,5 @@
-"""Crop windows. The model works at a fixed size, images come in any size: choose windows around the holes, cut
-them out at model size, paste the inpainted ones back.
+"""Crop windows. The model works at a fixed size, images come in any size: choose windows around the holes,
+cut them out at model size, paste the inpainted ones back.
 
 Images are uint8 (H, W, 3); `hole` is bool (H, W), True = unknown, `keep` is True = known.
 """
@@ -60,7 +60,7 @@ def choose_window(hole: np.ndarray, size: int, multiple: int) -> Window:
 def around(
     box: tuple[int, int, int, int], longest: int, shape: tuple[int, ...], size: int, multiple: int
 ) -> Window:
-    """Choose the window for holes within `box` (top, bottom, left, right), the longest of them `longest` pixels.
+    """Choose the window for holes in `box` (top, bottom, left, right), the longest being `longest` pixels.
 
     An image of shape (size, size) is taken whole. Otherwise a square around the box with as much context as
     hole (see `sides`), seen as (size, size). A box longer than the short side gets a rectangle as wide as the
@@ -99,7 +99,7 @@ def sides(
 
 
 def bounding_box(region: np.ndarray) -> tuple[int, int, int, int]:
-    """Find (top, bottom, left, right), ends excluded, of the True pixels; of the whole array if there are none."""
+    """Find (top, bottom, left, right), ends excluded, of the True pixels; of everything if there are none."""
     rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
     if rows.size == 0:
         return 0, region.shape[0], 0, region.shape[1]

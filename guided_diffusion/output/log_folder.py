@@ -115,7 +115,11 @@ class LogFolder:
 
     def _side_images(self, result: Result) -> dict[Folder, np.ndarray]:
         """Collect what is written beside the outputs, as far as there is something."""
-        sides: dict[Folder, np.ndarray | None] = {MASKED: result.masked, GT: result.gt, KEEP_MASK: result.keep}
+        sides: dict[Folder, np.ndarray | None] = {
+            MASKED: result.masked,
+            GT: result.gt,
+            KEEP_MASK: result.keep,
+        }
         for name, output in result.outputs.items():
             for extra, folder in self.outputs[name].companions.items():
                 sides[folder] = _levels(output.extras.get(extra))
@@ -184,7 +188,7 @@ class LogFolder:
         return [folder for folder in (*INPUT_FOLDERS, *outputs, GROUND_TRUTH) if folder.title]
 
     def _thumbnail(self, folder: Folder, name: str) -> np.ndarray:
-        """Read an image, no larger than its cell; blank where there is none, or an unreadable ground truth."""
+        """Read an image, no larger than its cell; blank if there is none, or an unreadable ground truth."""
         blank = np.full((1, 1, 3), 255, np.uint8)
         if folder.name not in self.shown[name]:
             return blank

@@ -1,4 +1,4 @@
-"""Reports: saves a result and describes it in plain values, for the log and for the leader of several ranks."""
+"""Reports: save a result, and describe it in plain values for the log and for the leader of several ranks."""
 
 from __future__ import annotations
 

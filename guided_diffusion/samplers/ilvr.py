@@ -21,7 +21,6 @@ from guided_diffusion.samplers.base import Problem, Sampler, Step
 class ILVR(Sampler):
     """ILVR. The number of steps is `timestep_respacing`."""
 
-
     down_n: Count
     """Side of the blocks whose mean colours are kept, in pixels as the model sees them (the paper's N). A
     larger value keeps less of the image."""

@@ -20,7 +20,6 @@ from guided_diffusion.samplers.base import Problem, Sampler, Step
 class Intermediate(Sampler):
     """Sampling from a noised image."""
 
-
     t_start: int
     """Step of the respaced process, from 0, to which the image is noised. A larger value keeps less of it."""
 

@@ -7,8 +7,6 @@ pass for a shadow by what faces each other across its edge, so that an image wit
 from __future__ import annotations
 
 import math
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,18 +14,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guided_diffusion import checkpoints
-from guided_diffusion.errors import CheckpointError
 from guided_diffusion.images.colour import to_linear
 from guided_diffusion.shadow import guided_filter
 from guided_diffusion.shadow.detector import MULTIPLE, Detector
 from guided_diffusion.shadow.evidence import shadows_among
 from guided_diffusion.shadow.light import log_light
 
-WEIGHTS = Path(__file__).parents[2] / "data" / "pretrained" / "shadow_detector.pt"
 _SIGHT = 160  # pixels: square root of the area at which the network looks
 _WORK = 256  # pixels: square root of the area at which regions are weighed
 _RADIUS, _SMOOTH = 12, 0.02  # of the guided filter, at the working size
 _REACH = 4  # pixels of the working size by which a region may grow at full size
+
+DETECTOR = checkpoints.ShippedNetwork(
+    checkpoints.shipped("shadow_detector.pt"),
+    Detector,
+    _SIGHT,
+    purpose="finding shadows",
+    remedy="train it as confs/train/shadow_detector.yml says, or mark the shadows and set "
+    "relight.second_pass: false",
+)
 
 
 def find_shadow(image: np.ndarray, within: np.ndarray | None = None) -> np.ndarray:
@@ -62,26 +67,9 @@ def shadow_share(image: Tensor, size: tuple[int, int]) -> Tensor:
     The mean over the image and its mirror image.
     """
     sight = _resized(image, _SIGHT, MULTIPLE)[None]
-    logits = _network(weights())(torch.cat([sight, sight.flip(3)]))
+    logits = DETECTOR.network()(torch.cat([sight, sight.flip(3)]))
     share = torch.sigmoid((logits[:1] + logits[1:].flip(3)) / 2)
     return F.interpolate(share, size=size, mode="bilinear", antialias=True, align_corners=False)[0, 0]
-
-
-def weights() -> str:
-    """The path of the network's weights. Raises CheckpointError, with the remedy, if they are not there."""
-    if not WEIGHTS.exists():
-        raise CheckpointError(
-            f"finding shadows needs {WEIGHTS}, which is not there; restore it from the repository, train it "
-            "as confs/train/shadow_detector.yml says, or mark the shadows and set relight.second_pass: false"
-        )
-    return str(WEIGHTS)
-
-
-@cache
-def _network(path: str) -> Detector:
-    network = Detector()
-    checkpoints.load(network, path, _SIGHT)
-    return network
 
 
 def _resized(planes: Tensor, side: int, multiple: int) -> Tensor:

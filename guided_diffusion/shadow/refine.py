@@ -14,9 +14,10 @@ from torch import Tensor
 from guided_diffusion.denoiser import Denoise
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.images.colour import to_linear, to_srgb
-from guided_diffusion.inpainting.tiled_denoiser import Tiled
-from guided_diffusion.operators import Shade
-from guided_diffusion.samplers import Noise, Problem, Refine, walk
+from guided_diffusion.inpainting.tiled_denoiser import TiledDenoiser
+from guided_diffusion.operators import ShadowOperator
+from guided_diffusion.samplers import Noise, Problem, sample
+from guided_diffusion.samplers.refine import Refine
 from guided_diffusion.scheduler import count_nfe
 
 SAMPLER = Refine(t_start=0.2, steps=10, doubt=0.1, eta=1.0)
@@ -43,10 +44,12 @@ def refine(
     variance = light_variance(srgb, noise) + matte_variance(srgb, through, matte)
     planes = F.pad(torch.stack([srgb, through, variance]), frame, mode="replicate")
     y, transmission, variance = planes.to(generator.device)[:, None]
-    tiled = Tiled(denoise, side, 3 * side // 4, F.pad(matte > 0, frame))
-    operator = Shade(transmission, variance, lambda x: to_linear((x + 1) / 2), lambda x: 2 * to_srgb(x) - 1)
+    tiled = TiledDenoiser(denoise, side, 3 * side // 4, F.pad(matte > 0, frame))
+    operator = ShadowOperator(
+        transmission, variance, lambda x: to_linear((x + 1) / 2), lambda x: 2 * to_srgb(x) - 1
+    )
     problem = Problem(2 * y - 1, operator, tiled, process, Noise([generator], y.shape[1:]))
-    *_, last = walk(SAMPLER, problem)
+    *_, last = sample(SAMPLER, problem)
     return ((last.x[0, :, :height, :width] + 1) / 2).cpu()
 
 

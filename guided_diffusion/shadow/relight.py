@@ -21,7 +21,7 @@ from guided_diffusion.denoiser import Denoise
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.images.colour import to_linear, to_srgb
 from guided_diffusion.images.masks import dilate, edge_distance
-from guided_diffusion.inpainting.windows import hole_box, place
+from guided_diffusion.inpainting.windows import bounding_box, centre
 from guided_diffusion.shadow.field import ShadowField
 from guided_diffusion.shadow.fit import GAP, fit_field, observe
 from guided_diffusion.shadow.light import local_mean, log_light
@@ -155,12 +155,12 @@ def nfe(settings: RelightConfig, process: GaussianDiffusion) -> int:
 def surroundings(shadow: np.ndarray, reach: int) -> tuple[slice, slice]:
     """Rows and columns of a mask's box with its longer side, and no less than the reach, on every side; no
     smaller than the working size where the image is larger."""
-    top, bottom, left, right = hole_box(~shadow)
+    top, bottom, left, right = bounding_box(shadow)
     margin = max(bottom - top, right - left, reach)
     window = []
     for start, stop, limit in ((top, bottom, shadow.shape[0]), (left, right, shadow.shape[1])):
         side = min(limit, max(SIDE, stop - start + 2 * margin))
-        first = place(start, stop, side, limit)
+        first = centre(start, stop, side, limit)
         window.append(slice(first, first + side))
     return window[0], window[1]
 
@@ -285,7 +285,7 @@ def too_dark(srgb: Tensor, shadow: np.ndarray) -> np.ndarray:
 
 def _refined(found: Relit, image: np.ndarray, noise: float, prior: Prior) -> Relit:
     """The same without the noise that was lifted off the image (H, W, 3) with the light."""
-    top, bottom, left, right = hole_box(found.matte == 0)
+    top, bottom, left, right = bounding_box(found.matte > 0)
     near = slice(top, bottom), slice(left, right)
     matte, free = torch.from_numpy(found.matte[near]), found.free.copy()
     pixels = prior.refine(_planes(image[near]), found.field[near], matte, noise)

@@ -118,7 +118,7 @@ class ShadowRemover:
 
 
 def with_black_inpainted(output: Output, inpainted: Output) -> Output:
-    """Replace the black pixels of a shadow-free output by inpainted ones, uint8 (H, W, 3); grey stays grey."""
+    """Replace the black pixels of a shadow-free output by inpainted ones; grey stays grey."""
     free, black = output.image, output.extras["black"]
     assert free is not None and inpainted.image is not None
     values = inpainted.image.mean(axis=2, keepdims=True) if is_grey(free) else inpainted.image
@@ -132,7 +132,7 @@ def with_black_inpainted(output: Output, inpainted: Output) -> Output:
 
 
 def find(image: np.ndarray, region: np.ndarray | None = None) -> np.ndarray:
-    """Find the shadows of an image uint8 or uint16 (H, W, 3): bool (H, W); region: only what is left there."""
+    """Find the shadows of an image (H, W, 3), 8 or 16 bits: bool (H, W); region: only what is left there."""
     return find_shadow(eight_bits(image), region)
 
 

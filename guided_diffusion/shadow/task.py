@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
-from guided_diffusion import checkpoints
 from guided_diffusion.config import fingerprints
 from guided_diffusion.config.schema import Config
 from guided_diffusion.errors import ImageError
@@ -90,7 +89,7 @@ class RemoveShadowTask:
     def weights(self) -> Sequence[str]:
         """The shadow detector, where shadows are to be found."""
         second_pass = SHADOW_FREE.name in self.outputs and self.config.relight.second_pass
-        return [str(detect.WEIGHTS)] if second_pass or self.config.data.mask_path == AUTO else []
+        return [str(detect.DETECTOR.path)] if second_pass or self.config.data.mask_path == AUTO else []
 
     @property
     def uses_model(self) -> bool:
@@ -103,7 +102,7 @@ class RemoveShadowTask:
         if output == INPAINTED.name:
             return fingerprints.fingerprint(self.config, self.parts.identity())
         prior = self.parts.identity() if self.config.relight.uses_network else None
-        finder = checkpoints.digest(detect.weights()) if self.config.relight.second_pass else None
+        finder = detect.DETECTOR.digest() if self.config.relight.second_pass else None
         return fingerprints.relight_fingerprint(self.config, prior, finder)
 
     def prepare(self, pair: Pair, seed: ImageSeed, done: IsDone) -> Prepared | Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +121,8 @@ def test_judge_explains_wrong_settings_in_a_line(
     assert run(project(), "--images", "gone", "--methods", "nearest") == 2
     assert "--images: gone does not exist" in capsys.readouterr().err
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feature_network, "WEIGHTS", Path("none.pt"))
+        gone = replace(feature_network.CLASSIFIER, path=Path("none.pt"))
+        patch.setattr(feature_network, "CLASSIFIER", gone)
         assert run(project(), "--methods", "nearest") == 2
     assert "error: the scene-feature KID needs none.pt, which is not there" in capsys.readouterr().err
     assert run(project(), "--set", "model_path=gone.pt", "--methods", "ddim") == 2

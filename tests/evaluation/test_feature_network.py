@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -157,9 +158,9 @@ def test_features_are_those_of_each_picture_alone_at_any_size() -> None:
 def test_the_shipped_weights_tell_materials() -> None:
     """Of images that no training saw; the bound is the error in docs/training.md, plus four deviations."""
     network, seen = SceneClassifier(), 60
-    load(network, feature_network.weights(), SIDE)
+    load(network, str(feature_network.CLASSIFIER.path), SIDE)
     assert sum(p.numel() for p in network.parameters()) < 5e5
-    assert Path(feature_network.weights()).stat().st_size < 1.5e6
+    assert feature_network.CLASSIFIER.path.stat().st_size < 1.5e6
     data = torch.stack([LabelledStream(SIDE, 2000)[i] for i in range(seen)])
     with torch.no_grad():
         _, error = classification_loss(network(data[:, :3].float() / 255), shares(data[:, 3]))
@@ -194,7 +195,8 @@ def test_the_shipped_recipe_is_the_network_s() -> None:
 
 
 def test_missing_weights_are_one_line_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_network, "WEIGHTS", Path("gone") / "scene_classifier.pt")
+    gone = replace(feature_network.CLASSIFIER, path=Path("gone") / "scene_classifier.pt")
+    monkeypatch.setattr(feature_network, "CLASSIFIER", gone)
     with pytest.raises(CheckpointError, match="scene_classifier.pt, which is not there; restore") as caught:
         features([np.zeros((8, 8, 3), np.uint8)])
     assert "\n" not in str(caught.value)

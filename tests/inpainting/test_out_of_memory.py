@@ -92,7 +92,8 @@ def test_auto_takes_no_more_than_a_system_s_memory_is_expected_to_hold(
     memory.install(monkeypatch)
     of_one = Engine(load_config(conf, ["precision=fp32"])).networks.features((16, 16, 3))
     for views, batches in ((0, [1] * 7), (3, [3, 3, 1]), (99, [7])):
-        monkeypatch.setattr(memory, "available_memory", lambda views=views: 2 * views * of_one + 1)
+        free = 2 * views * of_one + 1
+        monkeypatch.setattr("guided_diffusion.runtime.memory.available_memory", lambda free=free: free)
         memory.seen.clear()
         fill(conf)
         assert memory.seen[::NFE] == batches

@@ -10,7 +10,7 @@ from guided_diffusion.denoiser import Denoise
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.evaluation.hole_metrics import seam_ratio
 from guided_diffusion.inpainting import inpainter
-from guided_diffusion.inpainting.tiled_denoiser import Tiled
+from guided_diffusion.inpainting.tiled_denoiser import TiledDenoiser
 from guided_diffusion.output.results import Result
 from guided_diffusion.scenes.render import render_free, scene_rng
 from tests.conftest import ROOT
@@ -25,7 +25,7 @@ def scores(engine: Engine) -> tuple[float, float]:
     keep[HOLE, HOLE] = False
     images = [render_free(scene_rng(4242, i), SIDE) for i in SCENES]
     names = [str(i) for i in SCENES]
-    events = engine.fill(names, images, [keep] * len(SCENES))
+    events = engine.inpaint_arrays(names, images, [keep] * len(SCENES))
     fills = [event.filled for event in events if isinstance(event, Result)]
     at = np.arange(SIDE)
     found = []
@@ -57,10 +57,10 @@ def test_the_borders_of_overlapping_windows_leave_no_seam(engine: Engine) -> Non
 def test_windows_side_by_side_would_leave_one(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the score above is known to tell."""
 
-    def side_by_side(denoise: Denoise, size: int, stride: int, where: Tensor, at_once: int) -> Tiled:
-        return Tiled(denoise, size, size, where, at_once)
+    def side_by_side(denoise: Denoise, size: int, stride: int, where: Tensor, at_once: int) -> TiledDenoiser:
+        return TiledDenoiser(denoise, size, size, where, at_once)
 
-    monkeypatch.setattr(inpainter, "Tiled", side_by_side)
-    monkeypatch.setattr(inpainter, "SKETCHED", 1.0)  # without a sketch they differ most
+    monkeypatch.setattr(inpainter, "TiledDenoiser", side_by_side)
+    monkeypatch.setattr(inpainter, "COARSE_FREE_FRACTION", 1.0)  # without a sketch they differ most
     borders, inside = scores(engine)
     assert borders > 2 * inside

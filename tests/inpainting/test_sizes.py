@@ -35,7 +35,7 @@ def keep_but(*names: str) -> np.ndarray:
 
 def run(conf: Path, images: dict[str, np.ndarray], keeps: dict[str, np.ndarray], *overrides: str) -> list:
     engine = Engine(load_config(conf, ["precision=fp32", *overrides]))
-    return list(engine.fill(list(images), list(images.values()), [keeps[name] for name in images]))
+    return list(engine.inpaint_arrays(list(images), list(images.values()), [keeps[name] for name in images]))
 
 
 def results(events: list) -> dict[str, Result]:

@@ -207,11 +207,11 @@ def test_a_run_gives_the_same_pictures_under_the_same_keys(project: Callable[...
     for wanted in ("false", "true", "auto"):
         engine = Engine(load_config(conf, [f"compile={wanted}"]))
         if wanted == "auto":
-            engine.networks.network.after_calls = NFE // 2
+            engine.models.network.after_calls = NFE // 2
         results[wanted] = {result.name: result for result in engine()}
-        assert isinstance(engine.networks.network, CompiledNetwork) is (wanted != "false")
+        assert isinstance(engine.models.network, CompiledNetwork) is (wanted != "false")
         if wanted != "false":
-            assert len(engine.networks.network.compiled) == 1
+            assert len(engine.models.network.compiled) == 1
     for name, plain in results["false"].items():
         for other in (results["true"][name], results["auto"][name]):
             assert np.array_equal(plain.filled, other.filled) and plain.key == other.key

@@ -17,9 +17,10 @@ from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.images.formats import read_image, resize, write_image
-from guided_diffusion.operators import Nothing
+from guided_diffusion.operators import NoObservation
 from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, space_timesteps
-from guided_diffusion.samplers import ILVR, Problem, Sampler, Step, walk
+from guided_diffusion.samplers import Problem, Sampler, Step, sample
+from guided_diffusion.samplers.ilvr import ILVR
 from tests.conftest import ROOT, Outcome, image
 from tests.helpers.gaussian import GaussianDenoiser, pixels
 
@@ -45,12 +46,12 @@ def noise(seed: int) -> Callable[[], Tensor]:
 def problem(steps: int, seed: int = 0) -> Problem:
     q = process(steps)
     y = REFERENCE.expand(COUNT, 1, 1, 4)
-    return Problem(y, Nothing(), GaussianDenoiser(q, MEAN, COVARIANCE), q, noise(seed))
+    return Problem(y, NoObservation(), GaussianDenoiser(q, MEAN, COVARIANCE), q, noise(seed))
 
 
 def run(sampler: Sampler, steps: int) -> tuple[Tensor, Tensor]:
     """Means and half differences (COUNT, 2) of the two blocks."""
-    x = [step.x for step in walk(sampler, problem(steps))][-1][:, 0, 0]
+    x = [step.x for step in sample(sampler, problem(steps))][-1][:, 0, 0]
     return (x[:, ::2] + x[:, 1::2]) / 2, (x[:, ::2] - x[:, 1::2]) / 2
 
 

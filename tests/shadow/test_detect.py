@@ -227,7 +227,7 @@ def test_noise_and_grey_pictures_are_taken() -> None:
 def test_missing_weights_are_one_line_with_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(detect, "WEIGHTS", tmp_path / "none.pt")
+    monkeypatch.setattr(detect, "DETECTOR", replace(detect.DETECTOR, path=tmp_path / "none.pt"))
     with pytest.raises(CheckpointError, match="none.pt.*confs/train/shadow_detector.yml") as caught:
         find_shadow(np.zeros((40, 40, 3), dtype=np.uint8))
     assert "\n" not in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ def test_auto_is_for_relight_alone(shaded: Project, cli: Cli) -> None:
     outcome = cli("--conf_path", shaded(1), "--set", "data.mask_path=auto", "task=inpaint")
     assert outcome.code == 2
     assert (
-        outcome.err == "error: data.mask_path: auto is for task remove_shadow, not inpaint; name masks instead\n"
+        outcome.err
+        == "error: data.mask_path: auto is for task remove_shadow, not inpaint; name masks instead\n"
     )
 
 
@@ -171,7 +173,9 @@ def test_pil_in_pil_out(shaded: Project, negative: Negative, monkeypatch: pytest
 
 def test_keys_of_relight_are_warned_of_elsewhere(shaded: Project) -> None:
     conf = shaded(0, task="inpaint", outputs="inpainted", relight={"dilate": 0.5})
-    assert Engine(load_config(conf)).warnings == ["keys that only task remove_shadow reads: outputs and relight"]
+    assert Engine(load_config(conf)).warnings == [
+        "keys that only task remove_shadow reads: outputs and relight"
+    ]
 
 
 @pytest.mark.parametrize("top", [255, 65535])
@@ -237,7 +241,7 @@ def test_a_second_look_is_asked_for_by_its_key_and_needs_the_detector(
     assert twice.lifted is not None and once.lifted is not None and twice.lifted.key != once.lifted.key
     other = Path("other.pt")
     other.write_bytes(b"other weights")
-    monkeypatch.setattr(detect, "WEIGHTS", other)
+    monkeypatch.setattr(detect, "DETECTOR", replace(detect.DETECTOR, path=other))
     changed = results(conf)["p0"].lifted
     assert changed is not None and changed.key != twice.lifted.key
     other.unlink()

@@ -65,7 +65,7 @@ def test_a_finished_run_does_nothing_more(whole: Path, capsys: pytest.CaptureFix
 
 
 class Killed(BaseException):
-    """Nothing in the package may catch it."""
+    """NoObservation in the package may catch it."""
 
 
 @pytest.mark.parametrize("moment", range(1, 15))
