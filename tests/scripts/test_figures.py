@@ -44,7 +44,8 @@ def test_strip_shows_a_column_per_sample_scene(figures: Callable[..., Outcome]) 
 
 
 def test_failures_removes_the_shadow_of_the_given_scenes(figures: Callable[..., Outcome]) -> None:
-    fast = ["relight.prior=none", "relight.refine=false", "relight.paint_black=false", "outputs=shadow_free"]
+    steps = ("prior=none", "refine=false", "inpaint_black=false", "second_pass=false")
+    fast = ["outputs=shadow_free", *(f"relight.{step}" for step in steps)]
     outcome = figures("failures", "--worst", "3", "9", "--size", "32", "--set", *fast)
     assert outcome.code == 0, outcome.err
     height, width = read_image("docs/images/shadow_failures.png").shape[:2]
