@@ -76,6 +76,13 @@ def test_run_method_keeps_known_bytes_whatever_the_batch(project: Project) -> No
     assert np.abs(images[0] - images[1]).max() <= 1
 
 
+def test_open_engines_inpaints_whatever_task_the_yaml_names(project: Project) -> None:
+    conf = project(task="remove_shadow", relight={"prior": "diffusion"})
+    options = judge.parse(["--conf_path", str(conf), "--steps", "4", "--methods", "ddim"])
+    engine = judge.open_engines(options)["ddim"]
+    assert engine is not None and engine.nfe == 4
+
+
 def test_judge_reads_photographs_and_several_masks(project: Project) -> None:
     Path("free").mkdir()
     for i in range(2):

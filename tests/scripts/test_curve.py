@@ -97,9 +97,9 @@ def test_setting_preset_matches_its_yaml(preset: str, cost: int | None, tmp_path
     setting = runpy.run_path(SCRIPT)["Setting"](preset, (f"preset={preset}",))
     conf = tmp_path / "conf.yml"
     conf.write_text(f"include: [{ROOT}/confs/shadow.yml, {ROOT}/confs/presets/{preset}.yml]\n")
-    walk = Engine(load_config(ROOT / "confs/shadow.yml", setting.keys)).visited_times
-    assert walk == Engine(load_config(conf)).visited_times
-    assert cost is None or cost == count_nfe(walk)[0]
+    times = Engine(load_config(ROOT / "confs/shadow.yml", setting.keys)).visited_times
+    assert times == Engine(load_config(conf)).visited_times
+    assert cost is None or cost == count_nfe(times)[0]
 
 
 @pytest.mark.parametrize(
