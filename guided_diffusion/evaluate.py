@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--scenes",
         metavar="CSV",
-        help="which scene each image shows, columns name and scene. Default: the name without a final -NUMBER "
+        help="which scene each image shows, columns name and scene. Default: the name less a final -NUMBER "
         "or _NUMBER, if a digit remains (100-1 is of scene 100); else the image is its own scene",
     )
     add("--csv", metavar="FILE", help="write all scores of all images to this file")

@@ -116,7 +116,7 @@ def method_overrides(method: str, steps: int) -> list[str]:
             f"method {method!r} is unknown; choose among {METHODS}, td_paint; "
             "repaint-N and ddnm-N resample N times"
         )
-    keys = [f"method={match[1] or method}", f"timestep_respacing='{steps}'"]
+    keys = ["task=inpaint", f"method={match[1] or method}", f"timestep_respacing='{steps}'"]
     if match[1] == "repaint":
         keys.append("rule=ddpm")
     if method.startswith(("repaint", "ddnm")):

@@ -115,8 +115,8 @@ def relight(**settings: str) -> Method:
     keys = [f"relight.{key}={value}" for key, value in settings.items()]
 
     def run(case: Case, overrides: Sequence[str]) -> Images:
-        task = ("outputs=shadow_free", "data.mask_is=shadow")
-        engine = open_engine("relight", *overrides, *task, *keys)
+        task = ("task=remove_shadow", "outputs=shadow_free", "data.mask_is=shadow")
+        engine = open_engine("repaint", *overrides, *task, *keys)
         with tempfile.TemporaryDirectory() as folder:
             image, mask = Path(folder, "image.png"), Path(folder, "mask.png")
             write_image(image, case.shadow)
@@ -130,9 +130,10 @@ def relight(**settings: str) -> Method:
 
 def read_result(result: Result) -> Images:
     """Take the shadow-free image and the matte from a result. Raises ImageError."""
-    if result.lifted is None or result.lifted.free is None:
+    output = result.outputs.get("shadow_free")
+    if output is None or output.image is None:
         raise ImageError(f"{result.name}: {result.error}")
-    return result.lifted.free, result.lifted.matte
+    return output.image, output.extras["matte"]
 
 
 def oracle_affine(case: Case, overrides: Sequence[str]) -> Images:

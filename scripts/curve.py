@@ -116,7 +116,7 @@ class Setting:
         Raises:
             ConfigError: if a preset does not exist.
         """
-        keys = ["method=repaint", "rule=ddpm"]
+        keys = ["task=inpaint", "method=repaint", "rule=ddpm"]
         for word in self.words:
             if word.startswith("preset="):
                 preset = read_yaml(PRESETS / f"{word.removeprefix('preset=')}.yml")

@@ -61,11 +61,11 @@ def spectrum_slope(plane: np.ndarray) -> float:
         np.bincount(ring[at], values[at], RINGS)
         for values in (np.ones_like(power), power, np.log(frequency + ~at))
     )
-    filled = count > 0
-    if not (power_sum[filled] > 1e-12).all():
+    nonempty = count > 0
+    if not (power_sum[nonempty] > 1e-12).all():
         return float("nan")
-    mean_power = power_sum[filled] / count[filled]
-    return -float(np.polyfit(log_frequency_sum[filled] / count[filled], np.log(mean_power), 1)[0])
+    mean_power = power_sum[nonempty] / count[nonempty]
+    return -float(np.polyfit(log_frequency_sum[nonempty] / count[nonempty], np.log(mean_power), 1)[0])
 
 
 def gradient_kurtosis(plane: np.ndarray) -> float:

@@ -46,8 +46,8 @@ def test_gradient_kurtosis_of_a_gaussian_field_is_three() -> None:
 def test_gradient_kurtosis_is_six_for_laplacian_differences_and_more_for_edges() -> None:
     at = (np.arange(2000) + 0.5) / 1000 - 1
     steps = np.random.default_rng(0).permutation(-np.sign(at) * np.log(1 - np.abs(at)))
-    walk = np.cumsum(steps)
-    assert gradient_kurtosis(walk[:, None] + walk[None]) == pytest.approx(6, rel=0.05)
+    signal = np.cumsum(steps)
+    assert gradient_kurtosis(signal[:, None] + signal[None]) == pytest.approx(6, rel=0.05)
     halves = np.zeros((64, 64))
     halves[20:, 20:] = 1
     # One difference in 63 is 1 on 44 of the 64 lines, the others 0: the kurtosis is one over their share.
