@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from guided_diffusion import __version__
-from guided_diffusion.build import build_network, flops_per_evaluation, place
+from guided_diffusion.build import build_network, flops_per_evaluation
 from guided_diffusion.checkpoints import remedy
 from guided_diffusion.config.schema import to_mapping
 from guided_diffusion.engine import Engine, load_config
@@ -43,6 +43,7 @@ from guided_diffusion.runners import ray_cluster, work_queue
 from guided_diffusion.runtime import distributed
 from guided_diffusion.runtime.background import background_map
 from guided_diffusion.runtime.device import matrix_rate, split_cores_among_ranks
+from guided_diffusion.runtime.inference import prepare_for_inference
 from guided_diffusion.runtime.memory import tune_malloc
 
 log = logging.getLogger("penumbra")
@@ -177,7 +178,7 @@ def seconds_per_evaluation(engine: Engine) -> float:
             return flops / (matrix_rate(device, engine.precision) * NETWORK_SHARE)
         with torch.device(device):
             fresh, x, t = build_network(model).eval(), torch.zeros(shape), torch.zeros(1)
-            network = place(fresh, device, engine.precision, model.image_size)
+            network = prepare_for_inference(fresh, device, engine.precision, model.image_size)
             label = (torch.zeros(1, dtype=torch.long),) if model.class_cond else ()
         took = []
         for _ in range(6):

@@ -185,11 +185,7 @@ class Engine:
                 if path and inputs.kind(path) == "missing"
             ),
             *(path for path in self.networks.paths if self._needs_network and inputs.kind(path) != "file"),
-            *(
-                [str(detect.DETECTOR.path)]
-                if self._finds_shadows and not detect.DETECTOR.path.exists()
-                else []
-            ),
+            *([str(detector)] if self._finds_shadows and not detector.exists() else []),
         ]
 
     # images

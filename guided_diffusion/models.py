@@ -20,6 +20,7 @@ from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.guidance import Guided
 from guided_diffusion.runtime import graphs, memory
 from guided_diffusion.runtime.device import DTYPES
+from guided_diffusion.runtime.inference import convolution_inputs, place_network, prepare_for_inference
 from guided_diffusion.runtime.seeds import ImageSeed
 from guided_diffusion.unet import UNetModel
 
@@ -83,14 +84,14 @@ class Models:
         """Numbers that the convolutions are given for an image of the model's size."""
         network, _ = self.empty()
         assert isinstance(network, UNetModel)
-        shapes = build.convolution_inputs(network, self.config.model.image_size)
+        shapes = convolution_inputs(network, self.config.model.image_size)
         return sum(map(math.prod, shapes.values()))
 
     @cached_property
     def network(self) -> nn.Module:
         empty, _ = self.empty()
         loaded = self._load(empty, self.config.model_path, as_stored=True)
-        placed = build.place(loaded, self.device, self.precision, self.config.model.image_size)
+        placed = prepare_for_inference(loaded, self.device, self.precision, self.config.model.image_size)
         return graphs.maybe_compile(placed, self.config.compile)
 
     @cached_property
@@ -98,7 +99,7 @@ class Models:
         _, empty = self.empty()
         if empty is None:
             return None
-        return build.place(self._load(empty, str(self.classifier_path)), self.device, "fp32")
+        return place_network(self._load(empty, str(self.classifier_path)), self.device, "fp32")
 
     def _load(self, empty: nn.Module, path: str, as_stored: bool = False) -> nn.Module:
         return checkpoints.load(empty, path, self.config.model.image_size, as_stored)

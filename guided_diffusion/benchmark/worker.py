@@ -82,6 +82,7 @@ class Ours:
         from guided_diffusion import build, checkpoints
         from guided_diffusion.config.schema import ModelConfig
         from guided_diffusion.runtime import device, distributed, graphs, memory
+        from guided_diffusion.runtime.inference import prepare_for_inference
 
         memory.tune_malloc()
         self.device, model = torch.device(options.device), ModelConfig(**options.model)
@@ -90,7 +91,7 @@ class Ours:
         with torch.device("meta"):
             empty = build.build_network(model)
         loaded = checkpoints.load(empty, options.weights, model.image_size, as_stored=True)
-        placed = build.place(loaded, self.device, options.precision, model.image_size)
+        placed = prepare_for_inference(loaded, self.device, options.precision, model.image_size)
         self.network = self.call = graphs.maybe_compile(placed, options.compile)
 
     def evaluate(self, x: Tensor, t: Tensor) -> Tensor:
