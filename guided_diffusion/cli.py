@@ -121,3 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             log.error("stopped; finished images are kept, the same command goes on with the rest")
             return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
