@@ -23,7 +23,7 @@ class DDNM:
     """DDNM with time travel."""
 
     eta: Share = 1.0
-    """Noise of a step: 1 = a draw from q(x_{t-1} | x_t, x_0), as in the paper; 0 = deterministic."""
+    """Noise of a step: 1 = a draw from `q(x_{t-1} | x_t, x_0)`, as in the paper; 0 = deterministic."""
     schedule_jump_params: JumpSchedule = field(default_factory=JumpSchedule)
     """Time travel, as a [jump schedule](#schedule_jump_params); none by default."""
 
