@@ -35,7 +35,7 @@ def test_shadow_masks_may_be_bright(shaded: Project, negative: Negative) -> None
     bright = results(shaded(0), "data.mask_is=shadow")["p0"]
     assert dark.filled is not None and np.array_equal(bright.filled, dark.filled)
     assert bright.parts["shadow_free"].key == dark.parts["shadow_free"].key
-    repaint = results(shaded(0), "data.mask_is=shadow", "method=repaint")["p0"]
+    repaint = results(shaded(0), "data.mask_is=shadow", "task=inpaint")["p0"]
     assert np.array_equal(repaint.keep, keep_mask())
 
 
