@@ -11,7 +11,7 @@ import io
 import pickle
 import re
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -21,6 +21,15 @@ from guided_diffusion.errors import CheckpointError
 from guided_diffusion.images.files import file_stat, is_remote, path_kind, read_bytes
 
 State = Mapping[str, Tensor]
+WEIGHTS = Path(__file__).parent / "weights"  # what ships
+
+
+def shipped_path(path: str) -> str:
+    """Return the path of the weights: `path`, or the shipped file of that name where nothing is at `path`."""
+    shipped = WEIGHTS / PurePath(path).name
+    if is_remote(path) or not shipped.is_file() or Path(path).is_file():
+        return path
+    return str(shipped)
 
 
 def digest(path: str) -> str:
@@ -28,6 +37,7 @@ def digest(path: str) -> str:
 
     Raises CheckpointError if it is not there or cannot be read.
     """
+    path = shipped_path(path)
     _require(path)
     try:
         if is_remote(path):
@@ -67,6 +77,7 @@ def _require(path: str) -> None:
 
 def read_state(path: str) -> State:
     """Name -> tensor on the CPU. Raises CheckpointError, which says what is wrong with the file."""
+    path = shipped_path(path)
     _require(path)
     try:
         state = _read_safetensors(path) if path.endswith(".safetensors") else _read_pt(path)

@@ -45,8 +45,10 @@ class Models:
 
     @property
     def paths(self) -> list[str]:
-        """Of the weights."""
-        return [path for path in (self.config.model_path, self.classifier_path) if path]
+        """Files of the weights."""
+        return [
+            checkpoints.shipped_path(path) for path in (self.config.model_path, self.classifier_path) if path
+        ]
 
     def empty(self) -> tuple[nn.Module, nn.Module | None]:
         """The network and its classifier: shapes on the meta device, without weights.

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from guided_diffusion.config.builder import as_mapping
+from guided_diffusion.config.shipped import find_yaml
 from guided_diffusion.errors import ConfigError
 
 
@@ -36,9 +37,10 @@ _Loader.add_implicit_resolver(
 def read_yaml(path: str | Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
     """One YAML merged over those it includes (`include: file` or a list, relative to it; later wins).
 
-    The single dataset of RePaint's `data.eval` becomes `data` itself. Raises ConfigError.
+    The single dataset of RePaint's `data.eval` becomes `data` itself.
+    A file that is not there may be the shipped one of that name. Raises ConfigError.
     """
-    here = Path(path)
+    here = find_yaml(path)
     if here.resolve() in including:
         raise ConfigError(f"{path} includes itself by way of {', '.join(p.name for p in including)}")
     own = one_dataset(as_mapping(_parse(here), str(path), "the file"), str(path))
@@ -47,7 +49,11 @@ def read_yaml(path: str | Path, including: tuple[Path, ...] = ()) -> dict[str, A
     for name in includes if isinstance(includes, list) else [includes]:
         if not isinstance(name, str):
             raise ConfigError(f"include: {name!r} is not a file name (in {path})")
-        merged = merge(merged, read_yaml(here.parent / name, (*including, here.resolve())))
+        beside = here.parent / name
+        included = beside if beside.is_file() else find_yaml(name)
+        merged = merge(
+            merged, read_yaml(included if included.is_file() else beside, (*including, here.resolve()))
+        )
     return merge(merged, own)
 
 

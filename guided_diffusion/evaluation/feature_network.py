@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from guided_diffusion.scenes.layouts import KINDS
 
 SIDE = 64  # pixels: of the images it was trained on
 CELL = 8  # pixels: side of the squares whose material it tells; height and width are multiples of it
-WEIGHTS = Path(__file__).parents[2] / "data" / "pretrained" / "scene_classifier.pt"
+WEIGHTS = checkpoints.WEIGHTS / "scene_classifier.pt"
 _WIDTHS = (32, 64, 96)
 _AROUND, _GAIN = 9, 8  # pixels of the mean that is taken from an image to show its texture, and how strongly
 _GROUPS = 8

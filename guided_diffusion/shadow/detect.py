@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from guided_diffusion.shadow.detector import MULTIPLE, Detector
 from guided_diffusion.shadow.evidence import shadows_among
 from guided_diffusion.shadow.light import log_light, to_linear
 
-WEIGHTS = Path(__file__).parents[2] / "data" / "pretrained" / "shadow_detector.pt"
+WEIGHTS = checkpoints.WEIGHTS / "shadow_detector.pt"
 _SIGHT = 160  # pixels: square root of the area at which the network looks
 _WORK = 256  # pixels: square root of the area at which regions are weighed
 _RADIUS, _SMOOTH = 12, 0.02  # of the guided filter, at the working size
