@@ -179,7 +179,7 @@ class Engine:
         return [
             *(
                 path
-                for path in (data.gt_path, masks, data.free_path)
+                for path in (*data.gt_paths, masks, data.free_path)
                 if path and inputs.kind(path) == "missing"
             ),
             *(path for path in self.networks.paths if self._needs_network and inputs.kind(path) != "file"),

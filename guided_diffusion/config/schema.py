@@ -120,7 +120,7 @@ class ClassifierConfig:
 class DataConfig:
     """Images and masks: folder or file, local or remote. max_len None = all from offset on."""
 
-    gt_path: str | None = None
+    gt_path: str | tuple[str, ...] | None = None  # a list: several files or folders
     mask_path: str | None = None  # method relight also takes auto: it finds the shadows itself
     batch_size: Count | Literal["auto"] = "auto"  # images at once; auto = as many as pay and as memory holds
     max_len: Count | None = None
@@ -128,11 +128,17 @@ class DataConfig:
     mask_is: Literal["keep", "shadow"] = "keep"  # what 255 stands for
     free_path: str | None = None  # images without the shadows, shown beside the results
 
+    @property
+    def gt_paths(self) -> tuple[str, ...]:
+        """`gt_path` as a tuple, empty when it is not set."""
+        return (self.gt_path,) if isinstance(self.gt_path, str) else self.gt_path or ()
+
 
 @dataclass(frozen=True)
 class PathsConfig:
     """Folders for the results; None = ./log/<name>/ and the folder named behind each."""
 
+    log: str | None = None  # run.json, run.log, overview.png; None = ./log/<name>
     srs: str | None = None  # inpainted
     lrs: str | None = None  # gt_masked
     gts: str | None = None  # gt
@@ -197,12 +203,12 @@ class Config:
 
     @property
     def log_dir(self) -> str:
-        return f"./log/{self.name}"
+        return self.paths.log or f"./log/{self.name}"
 
     @property
     def folders(self) -> PathsConfig:
         """`paths` with the defaults filled in."""
-        names = {key: key.removesuffix("s") for key in vars(self.paths)}
+        names = {key: key.removesuffix("s") for key in vars(self.paths) if key != "log"}
         names |= {"srs": "inpainted", "lrs": "gt_masked"}
         given = {key: folder for key, folder in vars(self.paths).items() if folder}
         return PathsConfig(**{key: f"{self.log_dir}/{folder}" for key, folder in names.items()} | given)
