@@ -1,4 +1,4 @@
-"""Fill the images of one YAML: `python test.py --conf_path confs/shadow.yml`.
+"""The command `penumbra`, also `python test.py`: run one YAML, or remove the shadows of images.
 
 Exit 0: every image is done; 1: some failed (each is named with its reason); 2: the configuration is wrong;
 130: stopped by Ctrl-C. Where torchrun would start the ranks anew, images that failed leave 0: they would
@@ -22,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from guided_diffusion import __version__
+from guided_diffusion.arguments import expand, parse, program
 from guided_diffusion.build import build_network, flops_per_evaluation, matrix_rate, place
 from guided_diffusion.checkpoints import remedy
 from guided_diffusion.config.schema import to_mapping
@@ -49,22 +50,6 @@ SMALL = 50e9  # floating-point operations; a network that needs fewer is timed i
 NETWORK_SHARE = 0.75  # of the device's matrix rate that a large network reaches
 HEARING_SECONDS = 1.0  # how often the leader asks what the other ranks have made
 QUIET_SECONDS = 60.0  # without a terminal a long image tells this often where it stands
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Fill the images of one YAML.")
-    parser.add_argument("--conf_path", help="the YAML, e.g. confs/shadow.yml")
-    parser.add_argument(
-        "--set",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="e.g. seed=1 data.max_len=2",
-    )
-    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N; overrides the YAML")
-    parser.add_argument("--dry_run", action="store_true", help="print the plan and what is missing, and stop")
-    return parser.parse_args(arguments)
 
 
 class Screen(logging.Handler):
@@ -133,14 +118,14 @@ def show_plan(engine: Engine) -> None:
     """--dry_run: images, evaluations, estimated time, missing files."""
     missing, config, data = engine.missing_files(), engine.config, engine.config.data
     for path in missing:
-        images = path in (data.gt_path, data.mask_path, data.free_path)
+        images = path in (*data.gt_paths, data.mask_path, data.free_path)
         todo = "mend the path or put the images there" if images else remedy(path)
         log.info(f"missing: {path} ({todo})")
     pairs: list[Pair] = []
     try:
         pairs = engine.pairs()
     except DatasetError as error:
-        if not {data.gt_path, data.mask_path} & set(missing):
+        if not {*data.gt_paths, data.mask_path} & set(missing):
             log.warning(str(error))
     for pair in pairs:
         log.info(f"  {printable(pair.name)}")
@@ -293,7 +278,7 @@ def warn(engine: Engine) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    command = shlex.join(["python", "test.py", *(sys.argv[1:] if arguments is None else arguments)])
+    command = shlex.join([*program(), *(sys.argv[1:] if arguments is None else arguments)])
     log.setLevel(logging.DEBUG)
     keep_memory()
     share_cores()
@@ -301,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         attach(Screen(), logs, logging.INFO if distributed.is_leader() else logging.ERROR)
         try:
             distributed.check_launch()
-            return execute(options, command, logs)
+            return execute(expand(options), command, logs)
         except (ConfigError, DatasetError, CheckpointError, LaunchError) as error:
             log.error(printable(str(error)))
             return 2
