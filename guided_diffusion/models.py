@@ -49,7 +49,8 @@ class Models:
     @property
     def paths(self) -> list[str]:
         """Paths of all weights."""
-        return [path for path in (self.config.model_path, self.classifier_path) if path]
+        paths = (self.config.model_path, self.classifier_path)
+        return [checkpoints.shipped_path(path) for path in paths if path]
 
     @property
     def single_shape(self) -> bool:

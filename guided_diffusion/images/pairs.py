@@ -1,6 +1,8 @@
 """Pair images with their masks by name."""
 
+import os
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -25,7 +27,7 @@ class Pair:
 
 
 def find_pairs(
-    gt_path: str | None, mask_path: str | None, offset: int = 0, max_len: int | None = None
+    gt_path: str | Sequence[str] | None, mask_path: str | None, offset: int = 0, max_len: int | None = None
 ) -> list[Pair]:
     """Pair images with masks, sorted by name.
 
@@ -33,8 +35,8 @@ def find_pairs(
     share a name, when images and masks do not match one to one, or when no pair is left.
 
     Args:
-        gt_path: file, or folder (searched with its sub-folders), local or remote.
-        mask_path: the same; a file serves all images; None gives pairs without mask.
+        gt_path: file, or folder (searched with its sub-folders), local or remote; or several of them.
+        mask_path: file or folder; a file serves all images; None gives pairs without mask.
         offset: number of pairs to leave out at the beginning.
         max_len: number of pairs to return at most; None = all.
     """
@@ -45,7 +47,7 @@ def find_pairs(
         pairs = [Pair(name, path, mask_path) for name, path in gts.values()]
     else:
         masks = images_by_stem(mask_path, "data.mask_path")
-        _check_match(gts, masks, spare_masks=path_kind(str(gt_path)) == "file")
+        _check_match(gts, masks, spare_masks=_only_files(gt_path))
         pairs = [Pair(name, path, masks[key][1]) for key, (name, path) in gts.items()]
     return _between(sorted(pairs, key=lambda pair: pair.name), offset, max_len)
 
@@ -60,8 +62,12 @@ def _kind(path: str, key: str) -> str:
     return kind
 
 
-def images_by_stem(path: str | None, key: str) -> dict[str, tuple[str, str]]:
-    """Map stem -> (name, path), for the file or all images of the folder at `path`.
+def _only_files(paths: str | Sequence[str] | None) -> bool:
+    return all(path_kind(path) == "file" for path in ([paths] if isinstance(paths, str) else paths or ()))
+
+
+def images_by_stem(path: str | Sequence[str] | None, key: str) -> dict[str, tuple[str, str]]:
+    """Map stem -> (name, path), for the file or all images of the folder at `path`, or at several paths.
 
     The name is the relative POSIX path without extension. The stem is its Unicode normal form, by which names
     of several folders are matched. Raises DatasetError when the path is missing or has no images, and when
@@ -73,6 +79,8 @@ def images_by_stem(path: str | None, key: str) -> dict[str, tuple[str, str]]:
     """
     if path is None:
         raise DatasetError(f"{key} is not set; name an image or a folder of images")
+    if not isinstance(path, str):
+        return _merge_paths(path, key)
     if _kind(path, key) == "file":
         file = str(path).rstrip("/").rsplit("/", 1)[-1] if is_remote(path) else Path(path).name
         return {_key(file): (_stem(file), str(path))}
@@ -85,6 +93,28 @@ def images_by_stem(path: str | None, key: str) -> dict[str, tuple[str, str]]:
         if other != name:
             raise DatasetError(f"{key}: {other} and {name} in {path} share one name; keep only one of them")
     return {stem: (_stem(name), join_path(path, name)) for stem, name in by_stem.items()}
+
+
+def _merge_paths(paths: Sequence[str], key: str) -> dict[str, tuple[str, str]]:
+    """Merge several paths; where two images share a name, all names begin with that of their folder."""
+    listed = {path: list(images_by_stem(path, key).values()) for path in dict.fromkeys(paths)}
+    images = [image for group in listed.values() for image in group]
+    if len({name for name, _ in images}) < len(images) and not any(map(is_remote, paths)):
+        folders = {
+            path: os.path.abspath(path if Path(path).is_dir() else Path(path).parent) for path in paths
+        }
+        root = os.path.commonpath(folders.values())
+        images = [
+            (Path(os.path.relpath(folders[path], root), name).as_posix(), file)
+            for path, group in listed.items()
+            for name, file in group
+        ]
+    by_stem: dict[str, tuple[str, str]] = {}
+    for name, file in images:
+        other = by_stem.setdefault(unicodedata.normalize("NFC", name), (name, file))[1]
+        if os.path.abspath(other) != os.path.abspath(file):
+            raise DatasetError(f"{key}: {other} and {file} share one name; keep only one of them")
+    return by_stem
 
 
 def _stem(name: str) -> str:

@@ -28,13 +28,13 @@ def show_plan(engine: Engine) -> None:
     """Log the images, their cost and what is missing."""
     missing, data = engine.missing_files(), engine.config.data
     for path in missing:
-        of_user = path in (data.gt_path, data.mask_path, data.shadow_free_path)
+        of_user = path in (*data.gt_paths, data.mask_path, data.shadow_free_path)
         log.info(f"missing: {path} ({'mend the path or put the images there' if of_user else remedy(path)})")
     pairs: list[Pair] = []
     try:
         pairs = engine.pairs()
     except DatasetError as error:
-        if not {data.gt_path, data.mask_path} & set(missing):
+        if not {*data.gt_paths, data.mask_path} & set(missing):
             log.warning(str(error))
     for pair in pairs:
         log.info(f"  {one_line(pair.name)}")

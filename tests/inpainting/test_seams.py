@@ -46,8 +46,7 @@ def scores(engine: Engine) -> tuple[float, float]:
 def engine() -> Engine:
     keys = ["task=inpaint", "windows=overlap", "timestep_respacing=8", "data.batch_size=9"]
     keys += ["schedule_jump_params={jump_length: 1, jump_n_sample: 1}", "precision=fp32"]
-    weights = ROOT / "data/pretrained/scenes64.pt"
-    return Engine(load_config(ROOT / "confs/shadow.yml", [*keys, f"model_path={weights}"]))
+    return Engine(load_config(ROOT / "confs/shadow.yml", keys))
 
 
 def test_the_borders_of_overlapping_windows_leave_no_seam(engine: Engine) -> None:

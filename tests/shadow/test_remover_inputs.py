@@ -37,7 +37,7 @@ def test_shadow_masks_may_be_bright(shaded: Project, negative: Negative) -> None
     bright = results(shaded(0), "data.mask_is=shadow")["p0"]
     assert inpainted(dark) is not None and np.array_equal(inpainted(bright), inpainted(dark))
     assert bright.outputs["shadow_free"].key == dark.outputs["shadow_free"].key
-    repaint = results(shaded(0), "data.mask_is=shadow", "method=repaint")["p0"]
+    repaint = results(shaded(0), "data.mask_is=shadow", "task=inpaint")["p0"]
     assert np.array_equal(repaint.keep, keep_mask())
 
 
