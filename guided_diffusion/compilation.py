@@ -2,7 +2,7 @@
 
 What Python and the launching of kernels cost is saved; the kernels and their order stay. So whether this is
 done changes no picture, and the length of the run may decide it. torch.compile changes bits, and takes a
-hundred times as long to set up for much the same gain: docs/benchmarks.md.
+hundred times as long to set up for much the same gain: docs/reports/benchmarks.md.
 """
 
 from __future__ import annotations

@@ -98,8 +98,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--methods", default=METHODS, help=f"separated by commas (default {METHODS}); also td_paint")
     add("--steps", type=int, default=100, help="timesteps of each walk (default 100)")
     add("--batch", type=int, default=16, help="pictures at once (default 16)")
-    add("--out", default="docs/prior_table.md", help="markdown file to write")
-    add("--sheet", default="docs/prior_fills.png", help="contact sheet to write")
+    add("--out", default="log/judge/table.md", help="markdown file to write")
+    add("--sheet", default="log/judge/sheet.png", help="contact sheet to write")
     add("--csv", help="also write every picture's scores here")
     add(
         "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the YAML"

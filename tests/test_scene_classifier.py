@@ -155,7 +155,7 @@ def test_features_are_those_of_each_picture_alone_at_any_size() -> None:
 
 
 def test_the_shipped_weights_tell_materials() -> None:
-    """Of pictures that no training saw; the bound is the error in docs/training.md, plus four deviations."""
+    """On scenes outside training; bound: error in docs/reports/training_runs.md plus four deviations."""
     network, seen = SceneClassifier(), 60
     load(network, scene_classifier.weights(), SIDE)
     assert sum(p.numel() for p in network.parameters()) < 5e5

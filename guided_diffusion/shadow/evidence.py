@@ -43,7 +43,7 @@ class Evidence:
 
     @property
     def convinces(self) -> bool:
-        """Whether this is a shadow; the bounds were set on procedural pictures (docs/detect.md)."""
+        """Whether this is a shadow; bounds were set on procedural images (docs/reports/detection.md)."""
         one_light = self.gain > 0.15 and self.spread < 0.8 and self.tint > -0.25
         return one_light and self.pairs > 0.2 and self.left < 0.6 and self.glare < 0.1
 
