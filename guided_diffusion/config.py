@@ -219,7 +219,7 @@ class Config:
         if self.method == "td_paint" and not self.model.per_pixel_time:
             told.append(
                 "method td_paint fills badly with a network that only knows pictures noisy all over; train "
-                "one with per_pixel_time: true (docs/guide/training.md) and set it here, or use method repaint"
+                "one with per_pixel_time: true (docs/guide/training.md), set it here, or use method repaint"
             )
         return tuple(told)
 
