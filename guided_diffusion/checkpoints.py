@@ -17,13 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guided_diffusion.files import file_stat, is_remote, path_kind, read_bytes
+from guided_diffusion.errors import CheckpointError
+from guided_diffusion.images.files import file_stat, is_remote, path_kind, read_bytes
 
 State = Mapping[str, Tensor]
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, unreadable or does not fit; one line for the user."""
 
 
 def digest(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Between uint8 pictures and the space a model works in. The only place where 127.5 appears."""
+"""Between uint8 images and the space a model works in. The only place where 127.5 appears."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ import torch
 
 
 class Codec(Protocol):
-    """Turns pictures into the tensors that a denoiser takes, and back."""
+    """Turns images into the tensors that a denoiser takes, and back."""
 
-    def encode(self, pictures: Sequence[np.ndarray]) -> torch.Tensor:
-        """uint8 pictures (H, W, 3), all of one size, to float32 (B, C, h, w)."""
+    def encode(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """uint8 images (H, W, 3), all of one size, to float32 (B, C, h, w)."""
         ...
 
     def decode(self, x: torch.Tensor) -> np.ndarray:
@@ -24,23 +24,23 @@ class Codec(Protocol):
 class PixelCodec:
     """Model space is the pixels themselves, 0..255 mapped to [-1, 1]."""
 
-    def encode(self, pictures: Sequence[np.ndarray]) -> torch.Tensor:
+    def encode(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """uint8 (H, W, 3) each to float32 (B, 3, H, W): v / 127.5 - 1.
 
-        Raises ValueError if the pictures differ in shape or are not uint8 (H, W, 3).
+        Raises ValueError if the images differ in shape or are not uint8 (H, W, 3).
         """
-        shapes = {(str(picture.dtype), picture.shape) for picture in pictures}
+        shapes = {(str(image.dtype), image.shape) for image in images}
         if len(shapes) != 1 or any(d != "uint8" or len(s) != 3 or s[2] != 3 for d, s in shapes):
-            raise ValueError(f"cannot encode {sorted(shapes)}; give uint8 (H, W, 3) pictures of one size")
-        values = np.stack(pictures).astype(np.float32) / 127.5 - 1  # (B, H, W, 3)
+            raise ValueError(f"cannot encode {sorted(shapes)}; give uint8 (H, W, 3) images of one size")
+        values = np.stack(images).astype(np.float32) / 127.5 - 1  # (B, H, W, 3)
         return torch.from_numpy(values).permute(0, 3, 1, 2).contiguous()  # (B, 3, H, W)
 
     def decode(self, x: torch.Tensor) -> np.ndarray:
         """(B, 3, H, W) to uint8 (B, H, W, 3): clamped to [-1, 1], then rounded to the nearest level.
 
-        Raises ValueError on NaN, which would otherwise become a black picture.
+        Raises ValueError on NaN, which would otherwise become a black image.
         """
         if torch.isnan(x).any():
-            raise ValueError("the model's picture holds NaN; compute in float32, or check the checkpoint")
+            raise ValueError("the model's image holds NaN; compute in float32, or check the checkpoint")
         levels = (x.detach().float().clamp(-1, 1) + 1) * 127.5
         return levels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -29,7 +29,7 @@ from guided_diffusion.losses import (
 class Prediction:
     """What a denoiser says of x_t; every tensor is (B, C, H, W) float32."""
 
-    x0: Tensor  # the clean picture, clipped to [-1, 1] if the denoiser clips
+    x0: Tensor  # the clean image, clipped to [-1, 1] if the denoiser clips
     eps: Tensor  # the noise that goes with x0
     log_variance: Tensor  # of p(x_{t-1} | x_t)
     score: Tensor | None = None  # scaled gradient of log p(y | x_t), when guided
@@ -61,7 +61,7 @@ class Denoiser:
     v.
     sigma_small: fixed variance is the posterior's, else beta (only without learn_sigma).
     clip: clip x0 to [-1, 1]. autocast: the type to which torch narrows the arithmetic, or None.
-    labels: (B,) classes or None; x may hold n windows of each of the B pictures, (n * B, C, H, W).
+    labels: (B,) classes or None; x may hold n windows of each of the B images, (n * B, C, H, W).
     """
 
     network: nn.Module
@@ -114,8 +114,8 @@ class Denoiser:
         known: Tensor | None = None,
         coarse: Sequence[int] = (),
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Per-picture training losses, each (B,): mean squared error of eps (or x0), the bound in bits/dim,
-        and the errors of coarser pictures, `coarse_error` by the factors `coarse`.
+        """Per-image training losses, each (B,): mean squared error of eps (or x0), the bound in bits/dim,
+        and the errors of coarser images, `coarse_error` by the factors `coarse`.
 
         x0 (B, C, H, W) in [-1, 1], t (B,) indices, noise like x0. The bound's gradient reaches only the
         variance (Nichol & Dhariwal section 3.1); it is zero for networks with a fixed variance.

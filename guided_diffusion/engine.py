@@ -1,4 +1,4 @@
-"""Engine: the one place that assembles the parts from a Config, runs them over pictures, yields results."""
+"""Engine: the one place that assembles the parts from a Config, runs them over images, yields results."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ from typing import Any, NamedTuple, get_type_hints
 import numpy as np
 from PIL import Image
 
-from guided_diffusion import assembly, checkpoints, distributed, hardware, inputs, jobs
-from guided_diffusion import config as configuration
-from guided_diffusion.aside import ahead
-from guided_diffusion.config import Config
-from guided_diffusion.construct import ConfigError, construct
-from guided_diffusion.datasets import Pair
-from guided_diffusion.draws import Draws
-from guided_diffusion.images import PictureError, eight_bits
-from guided_diffusion.jobs import Job
-from guided_diffusion.networks import Networks
-from guided_diffusion.painter import Painter
-from guided_diffusion.relighting import Relighter, Shaded, with_black
-from guided_diffusion.results import Lifted, Progress, Result
+from guided_diffusion import build, checkpoints
+from guided_diffusion.config import schema as configuration
+from guided_diffusion.config.builder import construct
+from guided_diffusion.config.schema import Config
+from guided_diffusion.config.shadow import RelightConfig
+from guided_diffusion.errors import ConfigError, ImageError
+from guided_diffusion.images import inputs
+from guided_diffusion.images.formats import eight_bits
+from guided_diffusion.images.pairs import Pair
+from guided_diffusion.inpainting import views
+from guided_diffusion.inpainting.inpainter import Painter
+from guided_diffusion.inpainting.views import Job
+from guided_diffusion.models import Models
+from guided_diffusion.output.results import Lifted, Progress, Result
+from guided_diffusion.runtime import distributed, hardware
+from guided_diffusion.runtime.background import ahead
+from guided_diffusion.runtime.seeds import Draws
 from guided_diffusion.samplers import SAMPLERS
 from guided_diffusion.shadow import detect
-from guided_diffusion.shadow.settings import RelightConfig
+from guided_diffusion.shadow.remover import Relighter, Shaded, with_black
 
 # Name -> type: errors can then name keys inside a type too.
 SAMPLER_KEYS = {key: hint for cls in SAMPLERS.values() for key, hint in get_type_hints(cls).items()}
@@ -36,7 +40,7 @@ Done = Callable[[str, str, str], bool]  # (name, output, key) -> that output nee
 
 
 class Ready(NamedTuple):
-    """A picture read and prepared: the bytes that it holds, about, and what is to be done of it."""
+    """An image read and prepared: the bytes that it holds, about, and what is to be done of it."""
 
     weight: int
     events: Iterator[Job | Result | Progress]
@@ -57,7 +61,7 @@ class Engine:
         self.config = config
         self.warnings = list(config.warnings)
         try:
-            self.process, self.times = assembly.build_process(config.process)
+            self.process, self.times = build.build_process(config.process)
             self.sampler = self._sampler()
             self.walk_times = list(self.sampler.times(self.process))
             self.device = distributed.find_device(config.device)
@@ -71,14 +75,14 @@ class Engine:
             self.warnings.append(
                 f"precision {config.precision} is for GPUs; on {self.device} it is {self.precision}"
             )
-        self.networks = Networks(config, self.process, self.times, self.device, self.precision)
+        self.networks = Models(config, self.process, self.times, self.device, self.precision)
         shared = self.process, self.networks.denoiser, self.device
         size = config.model.image_size
         self.batch_size = hardware.batch_size(config.data.batch_size, self.device, size)
         most = self.batch_size, self.networks.expected
         self.painter = Painter(self.sampler, *shared, size, *most, config.paste_known)
-        multiple = 2 ** (len(config.model.channel_mults) - 1)  # of which a seen picture's sides are
-        self.sight = jobs.Sight(size, multiple, config.windows)
+        multiple = 2 ** (len(config.model.channel_mults) - 1)  # of which a seen image's sides are
+        self.sight = views.Sight(size, multiple, config.windows)
         self.relighter = Relighter(config.relight, *shared, size, multiple)
         self._warn_of_start()
         self._warn_of_unread()
@@ -87,14 +91,14 @@ class Engine:
 
     @property
     def outputs(self) -> dict[str, int]:
-        """What is to be made of each picture, and of how many evaluations of the network in each window."""
-        costs = {"inpainted": self.painter.evaluations, "shadow_free": self.relighter.evaluations}
+        """What is to be made of each image, and of how many evaluations of the network in each window."""
+        costs = {"inpainted": self.painter.nfe, "shadow_free": self.relighter.nfe}
         wanted = self.config.outputs if self.config.method == "relight" else ("inpainted",)
         return {output: cost for output, cost in costs.items() if output in wanted}
 
     @property
-    def evaluations(self) -> int:
-        """Of the network, for each picture and all its outputs."""
+    def nfe(self) -> int:
+        """Of the network, for each image and all its outputs."""
         return sum(self.outputs.values())
 
     @property
@@ -119,7 +123,7 @@ class Engine:
         return construct(cls, own, f"method {self.config.method}")
 
     def _warn_of_start(self) -> None:
-        """Warn if the walk enters the model at a level where the picture should still be visible."""
+        """Warn if the walk enters the model at a level where the image should still be visible."""
         first, last = self.walk_times[0], self.process.num_timesteps - 1
         signal = self.process.alpha_bar(first) ** 0.5
         if self.config.method in inputs.MASKED_METHODS and first < last:
@@ -145,18 +149,18 @@ class Engine:
             self.warnings.append(f"keys that only method relight reads: {given}")
 
     def _check_class(self) -> None:
-        y, classes = self.config.cond_y, assembly.NUM_CLASSES
+        y, classes = self.config.cond_y, build.NUM_CLASSES
         if y is not None and y >= classes:
             raise ConfigError(f"cond_y {y} is beyond the {classes} classes; use 0..{classes - 1}")
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of everything that decides what is painted, but the pictures themselves: settings and weights."""
+        """Of everything that decides what is painted, but the images themselves: settings and weights."""
         return configuration.fingerprint(self.config, self.networks.identity)
 
     @cached_property
     def lift_fingerprint(self) -> str:
-        """Of everything that decides what lies beneath a shadow, but the pictures themselves."""
+        """Of everything that decides what lies beneath a shadow, but the images themselves."""
         prior = self.networks.identity if self.config.relight.uses_network else None
         finder = checkpoints.digest(detect.weights()) if self.config.relight.look_twice else None
         return configuration.relight_fingerprint(self.config, prior, finder)
@@ -169,7 +173,7 @@ class Engine:
         return prints[0] if len(prints) == 1 else configuration.digest(prints)
 
     def missing_files(self) -> list[str]:
-        """Pictures, masks and checkpoints that the config names and that are not there."""
+        """Images, masks and checkpoints that the config names and that are not there."""
         data = self.config.data
         masks = None if data.mask_path == inputs.AUTO else data.mask_path
         return [
@@ -182,10 +186,10 @@ class Engine:
             *([str(detect.WEIGHTS)] if self._finds_shadows and not detect.WEIGHTS.exists() else []),
         ]
 
-    # pictures
+    # images
 
     def pairs(self) -> list[Pair]:
-        """The pictures of the config, or names for those to generate. Raises DatasetError, ConfigError."""
+        """The images of the config, or names for those to generate. Raises DatasetError, ConfigError."""
         return inputs.pairs(self.config)
 
     def _draws(self, name: str) -> Draws:
@@ -194,9 +198,9 @@ class Engine:
     def job(
         self, name: str, gt: np.ndarray | None, keep: np.ndarray | None, draws: Draws | None = None
     ) -> Job:
-        """Prepare a picture uint8 (H, W, 3) and its keep-mask bool (H, W); both None to generate.
+        """Prepare an image uint8 (H, W, 3) and its keep-mask bool (H, W); both None to generate.
 
-        draws: None = those of the config's seed and this name. Raises PictureError if the networks cannot
+        draws: None = those of the config's seed and this name. Raises ImageError if the networks cannot
         take what they would have to see of it.
         """
         draws = draws or self._draws(name)
@@ -206,9 +210,9 @@ class Engine:
         for view in (view.sketch if view.native else view for view in job.views):
             rows, cols = (size, size) if view is None else view.seen.shape[:2]
             if pool == "attention" and rows != cols:
-                raise PictureError(
-                    f"the hole is longer than the picture's short side, so the model would see {cols}x{rows} "
-                    f"pixels, but the classifier takes {size}x{size} only; crop the picture, or set "
+                raise ImageError(
+                    f"the hole is longer than the image's short side, so the model would see {cols}x{rows} "
+                    f"pixels, but the classifier takes {size}x{size} only; crop the image, or set "
                     "classifier_scale: 0"
                 )
         return job
@@ -225,8 +229,8 @@ class Engine:
         """Results as they are finished, and a Progress after every evaluation of the network.
 
         done: (name, output, key) -> True if that output needs no computing; another thread asks. share: the
-        most pictures to be taken together where other ranks take from the same `pairs`; half as many are
-        read ahead. A picture that cannot be worked on gives a Result with an `error`; the others go on.
+        most images to be taken together where other ranks take from the same `pairs`; half as many are
+        read ahead. An image that cannot be worked on gives a Result with an `error`; the others go on.
         """
         chosen = self.pairs() if pairs is None else pairs
         most = self.batch_size if share is None else min(self.batch_size, share)
@@ -237,9 +241,9 @@ class Engine:
             yield from painter.paint(event for each in coming for event in self._prepared(*each))
 
     def _ready(self, done: Done, pair: Pair) -> Ready:
-        """All that takes no network, for another thread. Raises PictureError."""
+        """All that takes no network, for another thread. Raises ImageError."""
         lifts = self.config.method == "relight"
-        gt, keep = jobs.read(pair, self.config.data.mask_is, deep=lifts)
+        gt, keep = views.read(pair, self.config.data.mask_is, deep=lifts)
         weight = 0 if gt is None else 2 * gt.nbytes  # with its mask and its views
         if lifts:
             assert gt is not None
@@ -250,19 +254,19 @@ class Engine:
     def _prepared(self, pair: Pair, ready: Callable[[], Ready]) -> Iterator[Job | Result | Progress]:
         try:
             yield from ready().events
-        except PictureError as error:
+        except ImageError as error:
             yield Result(pair.name, error=str(error))
 
     def _lifted(
-        self, pair: Pair, picture: np.ndarray, shadow: np.ndarray | None, done: Done
+        self, pair: Pair, image: np.ndarray, shadow: np.ndarray | None, done: Done
     ) -> Iterator[Job | Result | Progress]:
         """Method relight: lifts the shadow here and leaves the hole around it to the painter.
 
-        picture: uint8 or uint16 (H, W, 3); shadow: bool (H, W), True = shadow, None = to be found.
+        image: uint8 or uint16 (H, W, 3); shadow: bool (H, W), True = shadow, None = to be found.
         """
         name, draws = pair.name, pair.draws or self._draws(pair.name)
-        shaded = self.relighter.shade(self.lift_fingerprint, name, picture, shadow, draws)
-        gt, lifted = eight_bits(picture), None
+        shaded = self.relighter.shade(self.lift_fingerprint, name, image, shadow, draws)
+        gt, lifted = eight_bits(image), None
         job = self.job(name, gt, shaded.keep, draws) if "inpainted" in self.outputs else None
         if "shadow_free" in self.outputs and done(name, "shadow_free", shaded.key):
             lifted = Lifted(shaded.key)
@@ -296,51 +300,51 @@ class Engine:
             return lifted
         begin = time.monotonic()
         try:
-            filled, evaluations = self._filled(draws, eight_bits(free), ~black)
-        except PictureError as error:
+            filled, nfe = self._filled(draws, eight_bits(free), ~black)
+        except ImageError as error:
             return replace(lifted, note=f"what is black was not painted: {error}")
         seconds = lifted.seconds + time.monotonic() - begin
-        cost = lifted.evaluations + evaluations
-        return replace(with_black(lifted, filled), evaluations=cost, seconds=seconds)
+        cost = lifted.nfe + nfe
+        return replace(with_black(lifted, filled), nfe=cost, seconds=seconds)
 
     def fill(
-        self, names: Sequence[str], pictures: Sequence[np.ndarray], keeps: Sequence[np.ndarray]
+        self, names: Sequence[str], images: Sequence[np.ndarray], keeps: Sequence[np.ndarray]
     ) -> Iterator[Result | Progress]:
-        """As `stream`, for pictures uint8 (H, W, 3) and their keep-masks bool (H, W); raises PictureError."""
-        yield from self.painter.paint(self.job(*each) for each in zip(names, pictures, keeps, strict=True))
+        """As `stream`, for images uint8 (H, W, 3) and their keep-masks bool (H, W); raises ImageError."""
+        yield from self.painter.paint(self.job(*each) for each in zip(names, images, keeps, strict=True))
 
     def inpaint(
-        self, picture: Image.Image, mask: Image.Image | None = None, name: str = "picture"
+        self, image: Image.Image, mask: Image.Image | None = None, name: str = "picture"
     ) -> Image.Image:
-        """Fill one PIL picture where its mask is dark (255 = keep); returns a PIL picture of the same size.
+        """Fill one PIL image where its mask is dark (255 = keep); returns a PIL image of the same size.
 
         With data.mask_is: shadow the mask is bright there. name: seeds the randomness, with the config's
-        seed. Raises PictureError when it cannot be done.
+        seed. Raises ImageError when it cannot be done.
         """
-        gt, keep = inputs.from_images(picture, mask, self.config.data.mask_is)
+        gt, keep = inputs.from_images(image, mask, self.config.data.mask_is)
         if keep is None and self.config.method in inputs.MASKED_METHODS:
-            raise PictureError(f"method {self.config.method} needs a mask; give one, 255 = keep")
+            raise ImageError(f"method {self.config.method} needs a mask; give one, 255 = keep")
         filled, _ = self._filled(self._draws(name), gt, keep)
         return Image.fromarray(filled)
 
     def _filled(self, draws: Draws, gt: np.ndarray, keep: np.ndarray | None) -> tuple[np.ndarray, int]:
-        """The picture filled, uint8 (H, W, 3), and the evaluations of the network. Raises PictureError."""
+        """The image filled, uint8 (H, W, 3), and the evaluations of the network. Raises ImageError."""
         [result] = [
             r for r in self.painter.paint([self.job(draws.name, gt, keep, draws)]) if isinstance(r, Result)
         ]
         if result.filled is None:
-            raise PictureError(result.error)
-        return result.filled, result.evaluations
+            raise ImageError(result.error)
+        return result.filled, result.nfe
 
     def remove_shadow(
-        self, picture: Image.Image, mask: Image.Image | None = None, name: str = "picture"
+        self, image: Image.Image, mask: Image.Image | None = None, name: str = "picture"
     ) -> Image.Image:
-        """Lift the shadow off one PIL picture, keeping what lies beneath; returns 8 bits at the same size.
+        """Lift the shadow off one PIL image, keeping what lies beneath; returns 8 bits at the same size.
 
-        mask, name: as for `inpaint`; without a mask the shadow is found, and where there is none the picture
-        comes back as it was. Raises PictureError when it cannot be done.
+        mask, name: as for `inpaint`; without a mask the shadow is found, and where there is none the image
+        comes back as it was. Raises ImageError when it cannot be done.
         """
-        gt, keep = inputs.from_images(picture, mask, self.config.data.mask_is)
+        gt, keep = inputs.from_images(image, mask, self.config.data.mask_is)
         shadow = None if keep is None else ~keep
         shaded = self.relighter.shade(self.lift_fingerprint, name, gt, shadow, self._draws(name))
         [lifted] = [event for event in self._lift(shaded) if isinstance(event, Lifted)]

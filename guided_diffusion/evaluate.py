@@ -1,6 +1,6 @@
 """Judging shadow removal: `python -m guided_diffusion.evaluate --pred DIR --free DIR --mask DIR`.
 
-The field's protocol and the honest measures of `region_metrics`, picture by picture and as means, with 90 %
+The field's protocol and the honest measures of `region_metrics`, image by image and as means, with 90 %
 bootstrap intervals over scenes. Exit code 0: all predictions are judged; 1: some could not be; 2: none.
 """
 
@@ -13,20 +13,20 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from guided_diffusion.datasets import DatasetError
-from guided_diffusion.files import write_bytes
-from guided_diffusion.images import PictureError, read_picture
-from guided_diffusion.metrics import Illuminant
-from guided_diffusion.region_metrics import SIDE, score
-from guided_diffusion.region_table import NAMES, Judged, differences, each, table, to_csv
-from guided_diffusion.shadow_sets import Item, dataset_folders, match, read_scenes, scene_of
+from guided_diffusion.errors import DatasetError, ImageError
+from guided_diffusion.evaluation.hole_metrics import Illuminant
+from guided_diffusion.evaluation.shadow_datasets import Item, dataset_folders, match, read_scenes, scene_of
+from guided_diffusion.evaluation.shadow_metrics import SIDE, score
+from guided_diffusion.evaluation.shadow_report import NAMES, Judged, differences, each, table, to_csv
+from guided_diffusion.images.files import write_bytes
+from guided_diffusion.images.formats import read_image
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m guided_diffusion.evaluate",
         description="Judge shadow removal by the field's protocol and by honest measures.",
-        epilog="Pictures are matched by name without extension and without _free, _no_shadow, _mask. "
+        epilog="Images are matched by name without extension and without _free, _no_shadow, _mask. "
         "Exit code 0: all predictions are judged; 1: some could not be; 2: none.",
     )
     add = parser.add_argument
@@ -45,10 +45,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--scenes",
         metavar="CSV",
-        help="the pictures' scenes, columns name and scene; else names tell: what precedes the last -NUMBER "
-        "or _NUMBER, if it has a digit (100-1 is of scene 100); else each picture is a scene of its own",
+        help="the images' scenes, columns name and scene; else names tell: what precedes the last -NUMBER "
+        "or _NUMBER, if it has a digit (100-1 is of scene 100); else each image is a scene of its own",
     )
-    add("--csv", metavar="FILE", help="write every score of every picture here")
+    add("--csv", metavar="FILE", help="write every score of every image here")
     return parser.parse_args(arguments)
 
 
@@ -66,13 +66,13 @@ def find_folders(options: argparse.Namespace) -> dict[str, str]:
 
 
 def judge(item: Item, scene: str, lab: Illuminant) -> tuple[Judged, np.ndarray]:
-    """The scores of one picture, and its mask as stored, uint8 (H, W). Raises PictureError."""
-    pictures = {role: read_picture(path) for role, path in item.files.items()}
-    mask = pictures["mask"].max(axis=2)
+    """The scores of one image, and its mask as stored, uint8 (H, W). Raises ImageError."""
+    images = {role: read_image(path) for role, path in item.files.items()}
+    mask = images["mask"].max(axis=2)
     scores = {
-        role: score(pictures[role], pictures["free"], mask, pictures.get("shadow"), lab)
+        role: score(images[role], images["free"], mask, images.get("shadow"), lab)
         for role in NAMES
-        if role in pictures
+        if role in images
     }
     for told in scores.values():
         told["pixels_ns"] = SIDE**2 - told["pixels_s"]
@@ -82,12 +82,12 @@ def judge(item: Item, scene: str, lab: Illuminant) -> tuple[Judged, np.ndarray]:
 
 
 def judge_all(items: Sequence[Item], scenes: Sequence[str], lab: Illuminant) -> list[Judged]:
-    """All pictures that can be read; warns of the others and of odd masks."""
+    """All images that can be read; warns of the others and of odd masks."""
     judged, grey, empty = [], [], []
     for item, scene in zip(tqdm(items, desc="judging", disable=None), scenes, strict=True):
         try:
             told, mask = judge(item, scene, lab)
-        except PictureError as error:
+        except ImageError as error:
             warn(f"{item.name} is left out: {error}")
             continue
         judged.append(told)
@@ -108,9 +108,7 @@ def judge_all(items: Sequence[Item], scenes: Sequence[str], lab: Illuminant) -> 
 
 
 def some(names: Sequence[str]) -> str:
-    return (
-        f"{len(names)} picture{'s' * (len(names) > 1)} ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
-    )
+    return f"{len(names)} image{'s' * (len(names) > 1)} ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
 
 
 def warn(message: str) -> None:
@@ -121,7 +119,7 @@ def head(folders: Mapping[str, str], judged: Sequence[Judged], lab: str) -> list
     """What was judged, by what."""
     scenes = len({told.scene for told in judged})
     lines = [f"{role}: {path}" for role, path in folders.items()]
-    lines.append(f"{len(judged)} pictures of {scenes} scenes at {SIDE}x{SIDE}, LAB for {lab.upper()}.")
+    lines.append(f"{len(judged)} images of {scenes} scenes at {SIDE}x{SIDE}, LAB for {lab.upper()}.")
     lines.append(
         "In brackets: 90 % bootstrap intervals over scenes." if scenes > 1 else "One scene: no intervals."
     )

@@ -8,7 +8,7 @@ number, so that sampling uploads nothing and never waits for the device.
 
 `t` is an index into these betas: 0 is the least noisy step, -1 means clean. It is an int, or a tensor of
 indices: (B,), or already broadcastable against x, such as (B, 1, H, W) for a time per pixel.
-Everywhere x0, x_t, eps, noise are (B, C, H, W) floats in model space ([-1, 1] for pictures).
+Everywhere x0, x_t, eps, noise are (B, C, H, W) floats in model space ([-1, 1] for images).
 """
 
 from __future__ import annotations
@@ -102,10 +102,10 @@ class GaussianDiffusion:
         kept = self.alpha_bar(t_next) / self.alpha_bar(t)
         return kept**0.5 * x + (1 - kept) ** 0.5 * noise
 
-    # p: towards the picture
+    # p: towards the image
 
     def x0_from_eps(self, x_t: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
-        """The clean picture that `eps` implies (DDPM eq. 4 solved for x_0)."""
+        """The clean image that `eps` implies (DDPM eq. 4 solved for x_0)."""
         return self._at("recip", t) * x_t - self._at("recipm1", t) * eps
 
     def eps_from_x0(self, x_t: Tensor, t: int | Tensor, x0: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Judging a prior: `python -m guided_diffusion.judge --conf_path confs/shadow.yml`.
 
-Fresh procedural pictures, or windows of photographs, get holes; every method fills them, and a table says how
+Fresh procedural images, or windows of photographs, get holes; every method fills them, and a table says how
 the fills compare with the truth and with two fills that know nothing (nearest pixel, membrane). Its seeds are
 never those of training.
 """
@@ -17,20 +17,19 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from guided_diffusion import checkpoints, scene_classifier
-from guided_diffusion.checkpoints import CheckpointError
-from guided_diffusion.construct import ConfigError
-from guided_diffusion.datasets import DatasetError
+from guided_diffusion import checkpoints
 from guided_diffusion.engine import Engine, load_config
-from guided_diffusion.files import write_bytes
-from guided_diffusion.fills import membrane_fill, nearest_fill
-from guided_diffusion.hardware import keep_memory
-from guided_diffusion.images import PictureError, write_picture
-from guided_diffusion.masks import MASK_KINDS
-from guided_diffusion.places import Place, cut_places, draw_places
-from guided_diffusion.prior_table import Answer, Block, report, score, sheet, to_csv
-from guided_diffusion.results import Progress, Result
-from guided_diffusion.scene_kid import scene_kid
+from guided_diffusion.errors import CheckpointError, ConfigError, DatasetError, ImageError
+from guided_diffusion.evaluation import feature_network
+from guided_diffusion.evaluation.baselines import membrane_fill, nearest_fill
+from guided_diffusion.evaluation.cases import Place, cut_places, draw_places
+from guided_diffusion.evaluation.kid import scene_kid
+from guided_diffusion.evaluation.prior_report import Answer, Block, report, score, sheet, to_csv
+from guided_diffusion.images.files import write_bytes
+from guided_diffusion.images.formats import write_image
+from guided_diffusion.images.masks import MASK_KINDS
+from guided_diffusion.output.results import Progress, Result
+from guided_diffusion.runtime.hardware import keep_memory
 
 FIRST_SEED = 1000  # seeds below are for training
 METHODS = "nearest,membrane,repaint-1,repaint-5,repaint-10,ddpm,ddim,ddnm"
@@ -59,7 +58,7 @@ def overrides_of(method: str, steps: int) -> list[str]:
 
 
 def answer(method: str, places: Sequence[Place], engine: Engine | None) -> Answer:
-    """Fill all places by a baseline, or by the engine. Raises PictureError if a picture fails."""
+    """Fill all places by a baseline, or by the engine. Raises ImageError if an image fails."""
     if engine is None:
         begin = time.monotonic()
         filled = [BASELINES[method](place.truth, place.keep) for place in tqdm(places, desc=method)]
@@ -67,40 +66,40 @@ def answer(method: str, places: Sequence[Place], engine: Engine | None) -> Answe
     results: dict[str, Result] = {}
     batches = -(-len(places) // engine.batch_size)
     names, truths, keeps = zip(*((place.name, place.truth, place.keep) for place in places), strict=True)
-    with tqdm(total=batches * engine.evaluations, desc=method, unit="step") as bar:
+    with tqdm(total=batches * engine.nfe, desc=method, unit="step") as bar:
         for event in engine.fill(names, truths, keeps):
             if isinstance(event, Progress):
                 bar.update()
             else:
                 results[event.name] = event
-    pictures = [_picture(results[name]) for name in names]
+    images = [_picture(results[name]) for name in names]
     seconds = sum(result.seconds for result in results.values()) / len(places)
-    return Answer(method, pictures, seconds, engine.evaluations)
+    return Answer(method, images, seconds, engine.nfe)
 
 
 def _picture(result: Result) -> np.ndarray:
     if result.filled is None:
-        raise PictureError(f"{result.name}: {result.error}")
+        raise ImageError(f"{result.name}: {result.error}")
     return result.filled
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m guided_diffusion.judge",
-        description="Judge a prior on fresh procedural pictures or on photographs.",
+        description="Judge a prior on fresh procedural images or on photographs.",
     )
     add = parser.add_argument
     add("--conf_path", required=True, help="a YAML that names the model, such as confs/shadow.yml")
-    add("--n", type=int, default=64, help="number of pictures, or of windows of photographs (default 64)")
-    add("--pictures", help="a folder of photographs (default: procedural pictures)")
+    add("--n", type=int, default=64, help="number of images, or of windows of photographs (default 64)")
+    add("--images", help="a folder of photographs (default: procedural images)")
     add("--masks", default="thick", help=f"separated by commas: {', '.join(MASK_KINDS)} (default thick)")
-    add("--seed", type=int, default=FIRST_SEED, help=f"of pictures, windows and masks, from {FIRST_SEED} on")
+    add("--seed", type=int, default=FIRST_SEED, help=f"of images, windows and masks, from {FIRST_SEED} on")
     add("--methods", default=METHODS, help=f"separated by commas (default {METHODS}); also td_paint")
     add("--steps", type=int, default=100, help="timesteps of each walk (default 100)")
-    add("--batch", type=int, default=16, help="pictures at once (default 16)")
+    add("--batch", type=int, default=16, help="images at once (default 16)")
     add("--out", default="log/judge/table.md", help="markdown file to write")
     add("--sheet", default="log/judge/sheet.png", help="contact sheet to write")
-    add("--csv", help="also write every picture's scores here")
+    add("--csv", help="also write every image's scores here")
     add(
         "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the YAML"
     )
@@ -129,16 +128,16 @@ def open_engines(options: argparse.Namespace) -> dict[str, Engine | None]:
 
 def describe(options: argparse.Namespace, engines: Mapping[str, Engine | None], size: int) -> list[str]:
     """What was judged, and on what."""
-    given = "procedural pictures that training never saw"
-    if options.pictures:
-        given = f"windows of the photographs in {Path(options.pictures).name}"
+    given = "procedural images that training never saw"
+    if options.images:
+        given = f"windows of the photographs in {Path(options.images).name}"
     lines = [
         "# The prior against fills that know nothing",
         "",
         f"{options.n} {given}, {size}x{size}, seed {options.seed}.",
         "Ratios are best at 1, PSNR (dB) high, all else low; `guided_diffusion/metrics.py` defines them, and "
         "`crossing.py` what it is that structure crosses a hole.",
-        "Scene-feature KID is of pictures as sets, by features learnt here, not Inception's; best at 0.",
+        "Scene-feature KID is of images as sets, by features learnt here, not Inception's; best at 0.",
         "In brackets: 90 % bootstrap intervals over scenes.",
     ]
     learned = [engine for engine in engines.values() if engine is not None]
@@ -158,39 +157,39 @@ def describe(options: argparse.Namespace, engines: Mapping[str, Engine | None], 
 def judge(options: argparse.Namespace) -> str:
     """Fill, score, write the files; returns the report.
 
-    Raises ConfigError, CheckpointError, DatasetError, PictureError.
+    Raises ConfigError, CheckpointError, DatasetError, ImageError.
     """
-    scene_classifier.weights()  # rather now than after an hour of filling
+    feature_network.weights()  # rather now than after an hour of filling
     engines = open_engines(options)
     size = load_config(options.conf_path, options.set).model.image_size
     blocks = [_block(options, kind, engines, size) for kind in options.masks.split(",")]
     text = report(describe(options, engines, size), blocks)
     write_bytes(options.out, text.encode())
-    write_picture(options.sheet, sheet(blocks))
+    write_image(options.sheet, sheet(blocks))
     if options.csv:
         write_bytes(options.csv, to_csv(blocks))
     return text
 
 
 def _block(options: argparse.Namespace, kind: str, engines: Mapping[str, Engine | None], size: int) -> Block:
-    if options.pictures:
-        places = cut_places(options.pictures, options.n, size, kind, options.seed)
+    if options.images:
+        places = cut_places(options.images, options.n, size, kind, options.seed)
     else:
         places = draw_places(options.n, size, kind, options.seed)
     answers = [answer(method, places, engine) for method, engine in engines.items()]
     answers.append(Answer("the truth", [place.truth for place in places], 0.0))
-    sets = {each.method: each.pictures for each in answers}
+    sets = {each.method: each.images for each in answers}
     kid = scene_kid(sets, [place.truth for place in places], [place.scene for place in places])
     return Block(kind, places, answers, score(places, answers), kid)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; exit code 2 if the settings, the weights or a picture are wrong."""
+    """Command line; exit code 2 if the settings, the weights or an image are wrong."""
     options = parse(arguments)
     keep_memory()
     try:
         print(judge(options))
-    except (ConfigError, CheckpointError, DatasetError, PictureError) as error:
+    except (ConfigError, CheckpointError, DatasetError, ImageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -2,7 +2,7 @@
 
 Papers: Ho et al. 2020 (section 3.3, discretised decoder), Nichol & Dhariwal 2021 (section 3.1), Hang et al.
 2023 (arXiv 2303.09556, min-SNR), Choi et al. 2022 (arXiv 2204.00227, P2), Hoogeboom et al. 2023 (arXiv
-2301.11093, section 3.4, errors of coarser pictures).
+2301.11093, section 3.4, errors of coarser images).
 Where we differ: the weights have mean 1.
 Likelihoods are in nats, elementwise, same shape as the inputs; log-variances are natural logarithms.
 """
@@ -28,9 +28,9 @@ def normal_kl(mean1: Tensor, logvar1: Tensor, mean2: Tensor, logvar2: Tensor) ->
 
 
 def discretized_gaussian_log_likelihood(x: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
-    """log P(x) of 8-bit pictures under a Gaussian cut into 256 bins over [-1, 1]; the end bins are open.
+    """log P(x) of 8-bit images under a Gaussian cut into 256 bins over [-1, 1]; the end bins are open.
 
-    x: the picture, in [-1, 1]; means, log_scales: of the Gaussian, log_scales = log of the standard
+    x: the image, in [-1, 1]; means, log_scales: of the Gaussian, log_scales = log of the standard
     deviation.
     """
     normal = torch.distributions.Normal(means, torch.exp(log_scales), validate_args=False)
@@ -42,7 +42,7 @@ def discretized_gaussian_log_likelihood(x: Tensor, means: Tensor, log_scales: Te
 def mean_flat(x: Tensor, where: Tensor | None = None) -> Tensor:
     """Mean over everything but the batch: (B, ...) -> (B,); over the pixels where `where` is 1, if given.
 
-    where: (B, 1, H, W) for x (B, C, H, W), 0 or 1, at least one 1 in each picture.
+    where: (B, 1, H, W) for x (B, C, H, W), 0 or 1, at least one 1 in each image.
     """
     if where is None:
         return x.flatten(1).mean(1)
@@ -51,11 +51,11 @@ def mean_flat(x: Tensor, where: Tensor | None = None) -> Tensor:
 
 
 def coarse_error(error: Tensor, factors: Sequence[int], where: Tensor | None = None) -> Tensor:
-    """Squared errors of coarser pictures (B,): the sum over `factors` f of f times the mean square of `error`
+    """Squared errors of coarser images (B,): the sum over `factors` f of f times the mean square of `error`
     (B, C, H, W) averaged over f x f pixels ("simple diffusion", section 3.4).
 
     Noise counts 1 / f there, an error of the mean colour f times. Outside `where` (as for `mean_flat`) errors
-    are 0, and what remains is divided by its share of the picture. The factors divide H and W.
+    are 0, and what remains is divided by its share of the image. The factors divide H and W.
     """
     total = error.new_zeros(len(error))
     if where is not None:

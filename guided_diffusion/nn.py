@@ -49,7 +49,7 @@ class GroupNorm32(nn.GroupNorm):
 
 
 def _row_by_row(x: Tensor) -> bool:
-    """True where pictures are to be treated singly for their bits not to depend on the batch: on a CPU, whose
+    """True where images are to be treated singly for their bits not to depend on the batch: on a CPU, whose
     products of one row are not quite those of several. Training need not care, and has many."""
     return x.device.type == "cpu" and not torch.is_grad_enabled()
 

@@ -1,4 +1,4 @@
-"""Operator: what was observed of a picture x, as a linear map A with a pseudo-inverse.
+"""Operator: what was observed of an image x, as a linear map A with a pseudo-inverse.
 
 Paper: Wang et al. 2022 (arXiv 2212.00490, DDNM) for the range / null-space view.
 Contract: A A^+ A = A. Tensors are (B, C, H, W) in model space; nothing here draws random numbers.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Operator(Protocol):
-    """y = A x for the observed part y; `pinv` maps y back to picture space."""
+    """y = A x for the observed part y; `pinv` maps y back to image space."""
 
     def forward(self, x: Tensor) -> Tensor: ...
 
@@ -38,7 +38,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class Identity:
-    """The whole picture is seen."""
+    """The whole image is seen."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -69,11 +69,11 @@ class LowPass:
 
 @dataclass(frozen=True)
 class Shade:
-    """A shadow lies on the picture: of each pixel's light the share `transmission` arrives.
+    """A shadow lies on the image: of each pixel's light the share `transmission` arrives.
 
     transmission: T in (0, 1], (B, C, H, W). variance: of the light observed, how far T may be wrong included;
     (B, 1, H, W) or (B, C, H, W), 0 = exact, inf = tells nothing. to_light, from_light: model space to linear
-    light and back; observation and picture are both in model space.
+    light and back; observation and image are both in model space.
     """
 
     transmission: Tensor
@@ -88,7 +88,7 @@ class Shade:
         return self.from_light(self.to_light(y) / self.transmission)
 
     def posterior_mean(self, x0: Tensor, y: Tensor, variance: float) -> Tensor:
-        """The picture's mean given y, where its light is N(that of x0, variance) before y is seen.
+        """The image's mean given y, where its light is N(that of x0, variance) before y is seen.
 
         In light (T y + gamma x0) / (T^2 + gamma), gamma = own variance / `variance`: Wiener's filter, the
         data consistency of ShadowDiffusion (Guo et al. 2023, arXiv 2212.04711) with a gamma per pixel.
@@ -113,6 +113,6 @@ def replace_range(operator: Operator, x: Tensor, y: Tensor) -> Tensor:
     """x with its observed part replaced by y: A^+ y + (1 - A^+ A) x (DDNM eq. 10). For a mask: keep y, else
     x.
 
-    y is taken through A first, so a full picture serves as well as an observation.
+    y is taken through A first, so a full image serves as well as an observation.
     """
     return operator.pinv(operator.forward(y)) + (x - operator.pinv(operator.forward(x)))

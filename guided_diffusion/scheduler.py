@@ -66,7 +66,7 @@ def merge_jumps(times: Sequence[int]) -> list[int]:
     return [*times[:1], *turns, *times[1:][-1:]]
 
 
-def count_evaluations(times: Sequence[int]) -> tuple[int, int]:
+def count_nfe(times: Sequence[int]) -> tuple[int, int]:
     """Steps down (network evaluations) and steps up (noise only) of a walk."""
     down = sum(t_next < t for t, t_next in pairwise(times))
     return down, len(times) - 1 - down
@@ -133,10 +133,10 @@ class JumpSchedule:
 
 
 def plot_schedule(times: Sequence[int], path: str) -> None:
-    """Draw timestep against transition number into a picture file. Needs the extra `plot` (ImportError)."""
+    """Draw timestep against transition number into an image file. Needs the extra `plot` (ImportError)."""
     from matplotlib.figure import Figure
 
-    down, up = count_evaluations(times)
+    down, up = count_nfe(times)
     figure = Figure(figsize=(12, 5), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(times, linewidth=0.8)
@@ -153,9 +153,9 @@ def plot_schedule(times: Sequence[int], path: str) -> None:
 
 def _times_of(conf_path: str) -> list[int]:
     # Lazy: the schedule itself must not depend on the configuration, only this script does.
-    from guided_diffusion.config import ProcessConfig
-    from guided_diffusion.config_file import read_yaml
-    from guided_diffusion.construct import ConfigError, as_mapping, construct
+    from guided_diffusion.config.builder import ConfigError, as_mapping, construct
+    from guided_diffusion.config.schema import ProcessConfig
+    from guided_diffusion.config.yaml_files import read_yaml
 
     mapping = read_yaml(conf_path)
     if "schedule_jump_params" not in mapping:
@@ -168,11 +168,9 @@ def _times_of(conf_path: str) -> list[int]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print evaluations and transitions and plot the walk; exit code 2 = wrong config, 1 = plot not made."""
-    parser = argparse.ArgumentParser(
-        description="Cost and picture of a jump schedule (default: the paper's)."
-    )
+    parser = argparse.ArgumentParser(description="Cost and image of a jump schedule (default: the paper's).")
     parser.add_argument("--conf_path", help="YAML with schedule_jump_params")
-    parser.add_argument("--out", default="schedule.png", help="picture to write (default: %(default)s)")
+    parser.add_argument("--out", default="schedule.png", help="image to write (default: %(default)s)")
     parser.add_argument("--no_plot", action="store_true", help="print the numbers only")
     args = parser.parse_args(argv)
     try:
@@ -180,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    down, up = count_evaluations(times)
+    down, up = count_nfe(times)
     print(f"{down} evaluations, {up} steps back up, {down + up} transitions")
     if args.no_plot:
         return 0

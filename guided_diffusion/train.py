@@ -2,7 +2,7 @@
 `confs/train/shadow_detector.yml` trains the network that detects shadows, `scene_classifier.yml` the one that
 tells materials.
 
-Resumes by itself: the same command goes on from the last saved state, with the same pictures, times and
+Resumes by itself: the same command goes on from the last saved state, with the same images, times and
 noises it would have drawn. Under torchrun each rank draws its own share of every batch.
 """
 
@@ -26,28 +26,33 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from guided_diffusion import distributed
-from guided_diffusion.assembly import build_process
-from guided_diffusion.checkpoints import CheckpointError
+from guided_diffusion.build import build_process
 from guided_diffusion.codec import PixelCodec
-from guided_diffusion.construct import ConfigError
-from guided_diffusion.datasets import DatasetError
 from guided_diffusion.denoiser import Denoiser
-from guided_diffusion.distributed import DeviceError, LaunchError
-from guided_diffusion.files import write_bytes
-from guided_diffusion.hardware import keep_memory, share_cores
-from guided_diffusion.images import PictureError, contact_sheet, write_picture
+from guided_diffusion.errors import (
+    CheckpointError,
+    ConfigError,
+    DatasetError,
+    DeviceError,
+    ImageError,
+    LaunchError,
+    TrainingError,
+)
+from guided_diffusion.images.files import write_bytes
+from guided_diffusion.images.formats import contact_sheet, write_image
 from guided_diffusion.operators import Nothing
+from guided_diffusion.runtime import distributed
+from guided_diffusion.runtime.hardware import keep_memory, share_cores
 from guided_diffusion.samplers.base import Noise, Problem, walk
 from guided_diffusion.samplers.ddpm import DDPM
 from guided_diffusion.training.classifier_trainer import ClassifierTrainer
 from guided_diffusion.training.config import TrainConfig, load_train
 from guided_diffusion.training.data import open_batches, open_source
 from guided_diffusion.training.detector_trainer import DetectorTrainer
-from guided_diffusion.training.figures import Slice, summary
-from guided_diffusion.training.labelled_trainer import LabelledTrainer
 from guided_diffusion.training.loss_log import LossLog
-from guided_diffusion.training.trainer import Trainer, TrainingError
+from guided_diffusion.training.run_cost import Slice, summary
+from guided_diffusion.training.supervised import LabelledTrainer
+from guided_diffusion.training.trainer import Trainer
 
 _AGREE = 10  # steps between two questions whether some rank wants to stop; each costs an exchange
 _GRID_STEPS = 50
@@ -57,7 +62,7 @@ def train(config: TrainConfig, device: torch.device, stop: Callable[[], bool] = 
     """Train until `iterations` steps are done, or save and leave after a step where `stop` says so.
 
     Goes on from the state in the run's folder. Returns the trainer as it stands. Raises DatasetError or
-    CheckpointError before the first step, PictureError, TrainingError or OSError later.
+    CheckpointError before the first step, ImageError, TrainingError or OSError later.
     """
     source = open_source(config)
     kinds = {"prior": Trainer, "detect": DetectorTrainer, "classify": ClassifierTrainer}
@@ -74,8 +79,8 @@ def train(config: TrainConfig, device: torch.device, stop: Callable[[], bool] = 
             _draw_grid(trainer)
     if trainer.step >= config.iterations:
         return trainer
-    pictures, flops = config.batch_size * ranks, trainer.step_flops()
-    figures = Slice(trainer.slices, trainer.step, pictures, flops, device, trainer.precision)
+    images, flops = config.batch_size * ranks, trainer.step_flops()
+    figures = Slice(trainer.slices, trainer.step, images, flops, device, trainer.precision)
     batches = open_batches(source, config, trainer.step * config.batch_size * ranks)
     told: set[str] = set()
     stopped = False
@@ -100,7 +105,7 @@ def _bar(trainer: Trainer) -> tqdm[Any]:
 def _tell(faults: list[str], told: set[str]) -> None:
     for fault in faults:
         if fault not in told:
-            tqdm.write(f"warning: another picture in its place: {fault}", file=sys.stderr)
+            tqdm.write(f"warning: another image in its place: {fault}", file=sys.stderr)
             told.add(fault)
 
 
@@ -119,11 +124,11 @@ def _log_and_save(trainer: Trainer, log: LossLog | None, bar: tqdm[Any], stopped
     if logs or saves:
         trainer.check()
     if logs:
-        pictures = trainer.counted * config.batch_size * distributed.world_size()
+        images = trainer.counted * config.batch_size * distributed.world_size()
         means = trainer.report()
         if log is not None:
-            rate = log.add(step, pictures, trainer.seconds, means)
-            bar.set_postfix_str(f"loss {means['loss']:.4f}, {rate:.3g} pictures/s")
+            rate = log.add(step, images, trainer.seconds, means)
+            bar.set_postfix_str(f"loss {means['loss']:.4f}, {rate:.3g} images/s")
     if saves:
         trainer.save()
         _write_figures(trainer)
@@ -148,7 +153,7 @@ def _draw_grid(trainer: Trainer) -> None:
     config = trainer.config
     if distributed.is_leader() and _is_due(trainer, config.sample_interval or config.save_interval):
         grid = trainer.grid() if isinstance(trainer, LabelledTrainer) else sample_grid(trainer)
-        write_picture(_grid_path(trainer), grid)
+        write_image(_grid_path(trainer), grid)
 
 
 def sample_grid(trainer: Trainer, rows: int = 4) -> np.ndarray:
@@ -170,8 +175,8 @@ def sample_grid(trainer: Trainer, rows: int = 4) -> np.ndarray:
     x = torch.zeros(0)
     for step in walk(DDPM(), Problem(torch.zeros(1, device=device), Nothing(), denoise, process, noise)):
         x = step.x
-    pictures = list(PixelCodec().decode(x))
-    grid = [pictures[i * rows : (i + 1) * rows] for i in range(rows)]
+    images = list(PixelCodec().decode(x))
+    grid = [images[i * rows : (i + 1) * rows] for i in range(rows)]
     return contact_sheet(grid, [], None, max(size, 128))
 
 
@@ -247,7 +252,7 @@ def main(arguments: list[str] | None = None) -> int:
             trainer = train(config, device, stop)
     except (ConfigError, DatasetError, CheckpointError, DeviceError, LaunchError) as error:
         return _fail(str(error), 2)
-    except (TrainingError, PictureError, OSError) as error:
+    except (TrainingError, ImageError, OSError) as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
         return _fail("stopped at once; the state saved last is kept, the same command goes on from it", 130)
@@ -260,7 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _fail(message: str, code: int) -> int:
     # What a loader's worker raised arrives as its whole traceback; the message is at its end.
-    line = f"error: {message.rpartition('PictureError: ')[2].strip()}"
+    line = f"error: {message.rpartition('ImageError: ')[2].strip()}"
     print(distributed.signed(line), file=sys.stderr)
     return code
 

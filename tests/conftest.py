@@ -1,8 +1,7 @@
-"""A tiny model and a folder of pictures, on which whole runs take a second."""
+"""A tiny model and a folder of images, on which whole runs take a second."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,12 @@ import torch
 import yaml
 from PIL import Image
 
-from guided_diffusion import relighting
-from guided_diffusion.assembly import build_network
-from guided_diffusion.config import ModelConfig
-from guided_diffusion.construct import ConfigError
-from guided_diffusion.masks import dilate
+from guided_diffusion import cli
+from guided_diffusion.build import build_network
+from guided_diffusion.config.schema import ModelConfig
+from guided_diffusion.errors import ConfigError
+from guided_diffusion.images.masks import dilate
+from guided_diffusion.shadow import remover
 from guided_diffusion.shadow.relight import Prior, Relit
 
 MODEL = {
@@ -31,7 +31,7 @@ MODEL = {
 }
 SCHEDULE = {"timestep_respacing": "6", "schedule_jump_params": {"jump_length": 2, "jump_n_sample": 2}}
 ROOT = Path(__file__).resolve().parent.parent
-EVALUATIONS = 6 + 2 * len(range(0, 6 - 2, 2))
+NFE = 6 + 2 * len(range(0, 6 - 2, 2))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,7 +41,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of the tiny model, none of them zero, so that the picture matters."""
+    """Random weights of the tiny model, none of them zero, so that the image matters."""
     torch.manual_seed(0)
     network = build_network(ModelConfig(**MODEL))
     state = {key: value + 0.05 * torch.randn_like(value) for key, value in network.state_dict().items()}
@@ -50,8 +50,8 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def picture(seed: int, height: int = 16, width: int = 16) -> np.ndarray:
-    """A smooth random picture, uint8 (height, width, 3)."""
+def image(seed: int, height: int = 16, width: int = 16) -> np.ndarray:
+    """A smooth random image, uint8 (height, width, 3)."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
     return np.array(coarse.resize((width, height), Image.Resampling.BICUBIC))
@@ -73,7 +73,7 @@ def project(tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch)
         for folder in ("gts", "masks"):
             (tmp_path / folder).mkdir(exist_ok=True)
         for i in range(count):
-            Image.fromarray(picture(i)).save(tmp_path / "gts" / f"p{i}.png")
+            Image.fromarray(image(i)).save(tmp_path / "gts" / f"p{i}.png")
             Image.fromarray(keep_mask()).save(tmp_path / "masks" / f"p{i}.png")
         data = {"gt_path": "gts", "mask_path": "masks"}
         content = {
@@ -100,22 +100,13 @@ class Outcome:
     err: str
 
 
-def load_command() -> Any:
-    """The module test.py; `import test` would find Python's own."""
-    spec = importlib.util.spec_from_file_location("penumbra_command", ROOT / "test.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def command() -> Any:
-    return load_command()
+    return cli
 
 
-@pytest.fixture
-def cli(command: Any, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+@pytest.fixture(name="cli")
+def run_command(command: Any, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Call it with the arguments of `python test.py`; it runs in this process."""
 
     def call(*arguments: str | Path) -> Outcome:
@@ -162,24 +153,24 @@ class Negative:
         self.calls: list[tuple[Any, ...]] = []
 
     def __call__(
-        self, picture: np.ndarray, shadow: np.ndarray, settings: Any, prior: Prior | None, find: Any
+        self, image: np.ndarray, shadow: np.ndarray, settings: Any, prior: Prior | None, find: Any
     ) -> Relit:
-        self.calls.append((picture, shadow, settings, prior, find))
-        free, evaluations = np.iinfo(picture.dtype).max - picture // 2, 0
+        self.calls.append((image, shadow, settings, prior, find))
+        free, nfe = np.iinfo(image.dtype).max - image // 2, 0
         if prior is not None:
             noise = torch.randint(0, 50, shadow.shape, generator=prior.generator).numpy()[..., None]
-            free = free - noise.astype(picture.dtype)
-            evaluations = len([prior.denoise(torch.zeros(1, 3, 16, 16), t) for t in range(3)])
-        free = np.where(dilate(shadow, settings.reach(*shadow.shape))[..., None], free, picture)
+            free = free - noise.astype(image.dtype)
+            nfe = len([prior.denoise(torch.zeros(1, 3, 16, 16), t) for t in range(3)])
+        free = np.where(dilate(shadow, settings.reach(*shadow.shape))[..., None], free, image)
         matte = shadow.astype(np.float32) * np.float32(0.4)
-        black = shadow & (picture.max(axis=2) == 0)
-        return Relit(free, matte, np.full(picture.shape, 0.2, np.float32), black, "", evaluations)
+        black = shadow & (image.max(axis=2) == 0)
+        return Relit(free, matte, np.full(image.shape, 0.2, np.float32), black, "", nfe)
 
 
 @pytest.fixture
 def negative(monkeypatch: pytest.MonkeyPatch) -> Negative:
     stand_in = Negative()
-    monkeypatch.setattr(relighting, "relight", stand_in)
+    monkeypatch.setattr(remover, "relight", stand_in)
     return stand_in
 
 

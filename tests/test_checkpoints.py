@@ -15,10 +15,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from guided_diffusion.assembly import build_classifier, build_network
-from guided_diffusion.checkpoints import CheckpointError, digest, infer_config, load, read_state
-from guided_diffusion.config import ClassifierConfig, ModelConfig
-from tests import stored
+from guided_diffusion.build import build_classifier, build_network
+from guided_diffusion.checkpoints import digest, infer_config, load, read_state
+from guided_diffusion.config.schema import ClassifierConfig, ModelConfig
+from guided_diffusion.errors import CheckpointError
+from tests.helpers import stored
 
 SMALL = replace(stored.TINY, image_size=16, attention_resolutions="8")
 

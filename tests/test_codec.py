@@ -11,16 +11,16 @@ LEVELS = np.arange(256, dtype=np.uint8)
 
 def test_every_level_comes_back() -> None:
     codec: Codec = PixelCodec()
-    picture = np.stack([LEVELS, LEVELS[::-1], LEVELS], axis=1).reshape(16, 16, 3)
-    encoded = codec.encode([picture, 255 - picture])
+    image = np.stack([LEVELS, LEVELS[::-1], LEVELS], axis=1).reshape(16, 16, 3)
+    encoded = codec.encode([image, 255 - image])
     assert encoded.shape == (2, 3, 16, 16) and encoded.dtype == torch.float32 and encoded.is_contiguous()
-    np.testing.assert_array_equal(codec.decode(encoded), np.stack([picture, 255 - picture]))
+    np.testing.assert_array_equal(codec.decode(encoded), np.stack([image, 255 - image]))
 
 
 def test_encoded_values_are_those_of_float32_arithmetic() -> None:
-    picture = LEVELS.reshape(16, 16, 1).repeat(3, 2)
+    image = LEVELS.reshape(16, 16, 1).repeat(3, 2)
     expected = LEVELS.astype(np.float32) / np.float32(127.5) - np.float32(1)
-    got = PixelCodec().encode([picture])[0, 1].numpy().ravel()
+    got = PixelCodec().encode([image])[0, 1].numpy().ravel()
     assert got.tobytes() == expected.tobytes()
     assert got[0] == -1 and got[255] == 1
 
@@ -41,9 +41,9 @@ def test_decoding_takes_other_precisions(dtype: torch.dtype) -> None:
 def test_shape_of_decoded_and_infinite_values() -> None:
     x = torch.zeros(2, 3, 4, 5)
     x[0, 0], x[1, 2] = float("inf"), float("-inf")
-    pictures = PixelCodec().decode(x)
-    assert pictures.shape == (2, 4, 5, 3) and pictures.dtype == np.uint8
-    assert (pictures[0, ..., 0] == 255).all() and (pictures[1, ..., 2] == 0).all()
+    images = PixelCodec().decode(x)
+    assert images.shape == (2, 4, 5, 3) and images.dtype == np.uint8
+    assert (images[0, ..., 0] == 255).all() and (images[1, ..., 2] == 0).all()
 
 
 def test_nan_is_an_error() -> None:
@@ -52,7 +52,7 @@ def test_nan_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "pictures",
+    "images",
     [
         [],
         [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5, 3), np.uint8)],
@@ -61,6 +61,6 @@ def test_nan_is_an_error() -> None:
         [np.zeros((4, 4, 4), np.uint8)],
     ],
 )
-def test_other_pictures_are_refused(pictures: list[np.ndarray]) -> None:
+def test_other_pictures_are_refused(images: list[np.ndarray]) -> None:
     with pytest.raises(ValueError, match="cannot encode"):
-        PixelCodec().encode(pictures)
+        PixelCodec().encode(images)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from guided_diffusion.assembly import build_process
-from guided_diffusion.config import ProcessConfig
+from guided_diffusion.build import build_process
+from guided_diffusion.config.schema import ProcessConfig
 from guided_diffusion.denoiser import DenoiseGiven, Denoiser, Prediction, network_times
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.losses import discretized_gaussian_log_likelihood
-from tests import stored
+from tests.helpers import stored
 
 GOLDEN = stored.tensors("repaint")
 PROCESS, TIMES = build_process(ProcessConfig(timestep_respacing="50"))

@@ -11,14 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from guided_diffusion import inputs
-from guided_diffusion.construct import ConfigError
-from guided_diffusion.datasets import DatasetError
-from guided_diffusion.draws import Draws
 from guided_diffusion.engine import Engine, load_config
-from guided_diffusion.images import PictureError
-from guided_diffusion.results import Progress, Result
-from tests.conftest import EVALUATIONS, keep_mask, picture
+from guided_diffusion.errors import ConfigError, DatasetError, ImageError
+from guided_diffusion.images import inputs
+from guided_diffusion.output.results import Progress, Result
+from guided_diffusion.runtime.seeds import Draws
+from tests.conftest import NFE, image, keep_mask
 
 Project = Callable[..., Path]
 
@@ -34,15 +32,15 @@ def filled(result: Result) -> np.ndarray:
 
 def test_known_bytes_are_kept_and_the_hole_is_filled(project: Project) -> None:
     for name, result in results(project()).items():
-        gt, keep = picture(int(name[1:])), keep_mask()
+        gt, keep = image(int(name[1:])), keep_mask()
         assert np.array_equal(filled(result)[keep], gt[keep])
         assert (filled(result)[~keep] != gt[~keep]).mean() > 0.5
-        assert result.evaluations == EVALUATIONS
+        assert result.nfe == NFE
 
 
 def test_the_seed_and_the_name_decide_the_draws(project: Project) -> None:
     conf = project(count=2)
-    Image.fromarray(picture(0)).save("gts/p1.png")  # the same picture under two names
+    Image.fromarray(image(0)).save("gts/p1.png")  # the same image under two names
     one, other = results(conf), results(conf, "seed=1")
     assert not np.array_equal(filled(one["p0"]), filled(one["p1"]))
     assert not np.array_equal(filled(one["p0"]), filled(other["p0"]))
@@ -53,8 +51,8 @@ def test_an_all_known_mask_copies_and_says_so(project: Project) -> None:
     conf = project(count=1)
     Image.fromarray(np.full((16, 16), 255, np.uint8)).save("masks/p0.png")
     result = results(conf)["p0"]
-    assert np.array_equal(filled(result), picture(0))
-    assert result.evaluations == 0
+    assert np.array_equal(filled(result), image(0))
+    assert result.nfe == 0
     assert "nothing to fill" in result.note
 
 
@@ -62,7 +60,7 @@ def test_an_all_unknown_mask_generates_whatever_the_picture_is(project: Project)
     conf = project(count=1)
     Image.fromarray(np.zeros((16, 16), np.uint8)).save("masks/p0.png")
     first = results(conf)["p0"]
-    Image.fromarray(picture(9)).save("gts/p0.png")
+    Image.fromarray(image(9)).save("gts/p0.png")
     assert np.array_equal(filled(first), filled(results(conf)["p0"]))
     assert "generated" in first.note
 
@@ -70,7 +68,7 @@ def test_an_all_unknown_mask_generates_whatever_the_picture_is(project: Project)
 def test_the_hole_decides_nothing(project: Project) -> None:
     conf = project(count=1)
     before = filled(results(conf)["p0"])
-    changed = picture(0)
+    changed = image(0)
     changed[~keep_mask()] = 7
     Image.fromarray(changed).save("gts/p0.png")
     assert np.array_equal(filled(results(conf)["p0"]), before)
@@ -79,16 +77,16 @@ def test_the_hole_decides_nothing(project: Project) -> None:
 @pytest.mark.parametrize("size", [(16, 16), (40, 24), (24, 61), (9, 11)])
 def test_the_result_has_the_input_s_size_and_its_known_bytes(project: Project, size: tuple[int, int]) -> None:
     conf = project(count=1)
-    Image.fromarray(picture(0, *size)).save("gts/p0.png")
+    Image.fromarray(image(0, *size)).save("gts/p0.png")
     Image.fromarray(keep_mask(*size)).save("masks/p0.png")
     result = results(conf)["p0"]
     assert filled(result).shape == (*size, 3)
-    assert np.array_equal(filled(result)[keep_mask(*size)], picture(0, *size)[keep_mask(*size)])
+    assert np.array_equal(filled(result)[keep_mask(*size)], image(0, *size)[keep_mask(*size)])
 
 
 def test_without_paste_known_the_model_s_own_pixels_are_saved(project: Project) -> None:
     result = results(project(count=1), "paste_known=false")["p0"]
-    assert not np.array_equal(filled(result)[keep_mask()], picture(0)[keep_mask()])
+    assert not np.array_equal(filled(result)[keep_mask()], image(0)[keep_mask()])
 
 
 def test_a_broken_picture_fails_alone(project: Project) -> None:
@@ -105,11 +103,11 @@ def test_a_turned_jpeg_and_other_kinds_of_pictures(project: Project) -> None:
     conf = project(count=0, paste_known=False)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
-    Image.fromarray(picture(0, 16, 24)).save("gts/turned.jpg", exif=exif)
-    Image.fromarray(picture(1)[..., 0].astype(np.uint16) * 257).save("gts/deep.png")
-    Image.fromarray(picture(1)).convert("L").save("gts/grey.tiff")
-    Image.fromarray(picture(1)).quantize(16).save("gts/palette.png")
-    Image.fromarray(picture(1)).convert("RGBA").save("gts/alpha.webp", lossless=True)
+    Image.fromarray(image(0, 16, 24)).save("gts/turned.jpg", exif=exif)
+    Image.fromarray(image(1)[..., 0].astype(np.uint16) * 257).save("gts/deep.png")
+    Image.fromarray(image(1)).convert("L").save("gts/grey.tiff")
+    Image.fromarray(image(1)).quantize(16).save("gts/palette.png")
+    Image.fromarray(image(1)).convert("RGBA").save("gts/alpha.webp", lossless=True)
     for path in Path("gts").iterdir():
         size = (24, 16) if path.stem == "turned" else (16, 16)
         Image.fromarray(keep_mask(*size)).save(f"masks/{path.stem}.png")
@@ -117,23 +115,23 @@ def test_a_turned_jpeg_and_other_kinds_of_pictures(project: Project) -> None:
     shapes = {name: filled(result).shape[:2] for name, result in found.items()}
     assert shapes == {"turned": (24, 16)} | dict.fromkeys(("deep", "grey", "palette", "alpha"), (16, 16))
     deep = found["deep"].gt
-    assert deep is not None and np.array_equal(deep, np.repeat(picture(1)[..., :1], 3, axis=2))
+    assert deep is not None and np.array_equal(deep, np.repeat(image(1)[..., :1], 3, axis=2))
 
 
 def test_a_hole_too_long_for_any_memory_fails_its_picture(project: Project) -> None:
     conf = project(count=1)
-    Image.fromarray(picture(0, 2, 600)).save("gts/thin.png")
+    Image.fromarray(image(0, 2, 600)).save("gts/thin.png")
     Image.fromarray(np.zeros((2, 600), bool)).save("masks/thin.png")
     found = results(conf)
-    assert "600x2 picture is so long and thin" in found["thin"].error
+    assert "600x2 image is so long and thin" in found["thin"].error
     assert found["p0"].filled is not None
 
 
 def test_progress_counts_every_evaluation(project: Project) -> None:
     events = list(Engine(load_config(project(count=2), ["data.batch_size=1"])).stream())
     steps = [event for event in events if isinstance(event, Progress)]
-    assert [s.step for s in steps] == list(range(1, EVALUATIONS + 1)) * 2
-    assert {s.steps for s in steps} == {EVALUATIONS}
+    assert [s.step for s in steps] == list(range(1, NFE + 1)) * 2
+    assert {s.steps for s in steps} == {NFE}
 
 
 @pytest.mark.parametrize("method", ["ddpm", "ddim"])
@@ -148,13 +146,13 @@ def test_plain_generation_needs_no_picture(project: Project, method: str) -> Non
 @pytest.mark.parametrize("method", ["ddpm", "ddim", "ddnm"])
 def test_every_masked_method_keeps_the_known_bytes(project: Project, method: str) -> None:
     result = results(project(count=1), f"method={method}")["p0"]
-    assert np.array_equal(filled(result)[keep_mask()], picture(0)[keep_mask()])
+    assert np.array_equal(filled(result)[keep_mask()], image(0)[keep_mask()])
 
 
 def test_intermediate_needs_no_mask_and_stays_near_its_picture(project: Project) -> None:
     conf = project(count=1, method="intermediate", t_start=0, data={"gt_path": "gts"})
     near = filled(results(conf, "timestep_respacing=''")["p0"]).astype(int)
-    assert np.abs(near - picture(0)).mean() < 8
+    assert np.abs(near - image(0)).mean() < 8
 
 
 def test_weights_change_the_key_and_places_do_not(project: Project, tiny_weights: Path) -> None:
@@ -171,21 +169,21 @@ def test_weights_change_the_key_and_places_do_not(project: Project, tiny_weights
 
 def test_pil_in_pil_out(project: Project) -> None:
     engine = Engine(load_config(project(count=0, data={})))
-    out = engine.inpaint(Image.fromarray(picture(3)), Image.fromarray(keep_mask()))
+    out = engine.inpaint(Image.fromarray(image(3)), Image.fromarray(keep_mask()))
     assert out.size == (16, 16)
-    assert np.array_equal(np.array(out)[keep_mask()], picture(3)[keep_mask()])
+    assert np.array_equal(np.array(out)[keep_mask()], image(3)[keep_mask()])
 
 
 def test_pil_with_nothing_to_fill_comes_back_without_a_model(project: Project) -> None:
     engine = Engine(load_config(project(count=0, data={})))
-    out = engine.inpaint(Image.fromarray(picture(3)), Image.new("L", (16, 16), 255))
-    assert np.array_equal(np.array(out), picture(3))
+    out = engine.inpaint(Image.fromarray(image(3)), Image.new("L", (16, 16), 255))
+    assert np.array_equal(np.array(out), image(3))
     assert "network" not in vars(engine.networks)  # cached there once it is loaded
 
 
 def test_pil_without_a_mask_says_that_the_method_needs_one(project: Project) -> None:
-    with pytest.raises(PictureError, match="method repaint needs a mask"):
-        Engine(load_config(project(count=0, data={}))).inpaint(Image.fromarray(picture(3)))
+    with pytest.raises(ImageError, match="method repaint needs a mask"):
+        Engine(load_config(project(count=0, data={}))).inpaint(Image.fromarray(image(3)))
 
 
 def test_generated_pictures_are_chosen_by_offset_and_max_len(project: Project) -> None:
@@ -258,12 +256,12 @@ def test_repaint_without_a_mask_says_what_it_needs(project: Project) -> None:
 
 def test_classes_are_drawn_per_picture_or_given(project: Project) -> None:
     engine = Engine(load_config(project(count=0), ["class_cond=true"]))
-    pictures = [Draws(0, name) for name in "abc"]
-    together = engine.networks.labels(pictures)
-    assert torch.equal(engine.networks.labels(pictures[1:2]), together[1:2])
+    images = [Draws(0, name) for name in "abc"]
+    together = engine.networks.labels(images)
+    assert torch.equal(engine.networks.labels(images[1:2]), together[1:2])
     assert len(set(together.tolist())) > 1
     given = Engine(load_config(project(count=0), ["class_cond=true", "cond_y=7"]))
-    assert given.networks.labels(pictures[:2]).tolist() == [7, 7]
+    assert given.networks.labels(images[:2]).tolist() == [7, 7]
 
 
 def test_each_of_several_fillings_is_that_of_its_seed_alone(project: Project) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, space_timesteps
-from tests import stored
+from tests.helpers import stored
 
 GOLDEN = stored.numbers("schedules")
 RESPACINGS = sorted({key.split("/")[0] for key in GOLDEN if key.endswith("/betas")})

@@ -1,4 +1,4 @@
-"""Classifier guidance against the gradient that algebra gives for a linear classifier of noisy pictures."""
+"""Classifier guidance against the gradient that algebra gives for a linear classifier of noisy images."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from guided_diffusion.assembly import build_classifier, build_process
-from guided_diffusion.config import ClassifierConfig, Config, ProcessConfig
+from guided_diffusion.build import build_classifier, build_process
+from guided_diffusion.config.schema import ClassifierConfig, Config, ProcessConfig
 from guided_diffusion.denoiser import Prediction
-from guided_diffusion.draws import Draws
 from guided_diffusion.guidance import Guided
-from guided_diffusion.networks import Networks
+from guided_diffusion.models import Models
+from guided_diffusion.runtime.seeds import Draws
 
 WEIGHTS = torch.randn(4, 12, generator=torch.Generator().manual_seed(0))  # 4 classes of 3 x 2 x 2 pixels
 TIMES = torch.tensor([0.0, 10.0, 40.0])
@@ -19,7 +19,7 @@ LABELS = torch.tensor([2, 0])
 
 
 class Linear(nn.Module):
-    """Logits W x / (1 + time): less sure the noisier the picture."""
+    """Logits W x / (1 + time): less sure the noisier the image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ def denoise(x: Tensor, t: int) -> Prediction:
     return Prediction(x / 2, x / 3, torch.zeros_like(x))
 
 
-def picture() -> Tensor:
+def image() -> Tensor:
     return torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(1))
 
 
@@ -53,7 +53,7 @@ def guided(classifier: nn.Module, scale: float = 1.0) -> Guided:
 @pytest.mark.parametrize("t", [0, 1, 2])
 def test_the_score_of_a_linear_classifier_is_its_closed_form(t: int) -> None:
     """grad log softmax_y(W x) = W_y - sum_k p_k W_k."""
-    x = picture()
+    x = image()
     weights = WEIGHTS / (1 + TIMES[t])
     p = (x.flatten(1) @ weights.T).softmax(-1)
     expected = (weights[LABELS] - p @ weights).view_as(x)
@@ -61,7 +61,7 @@ def test_the_score_of_a_linear_classifier_is_its_closed_form(t: int) -> None:
 
 
 def test_the_score_is_the_slope_of_the_log_probability() -> None:
-    x, step = picture().double(), 1e-5
+    x, step = image().double(), 1e-5
     score = guided(Curved()).score(x, 1)
 
     def log_p(x: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def test_the_score_is_the_slope_of_the_log_probability() -> None:
 
 
 def test_a_step_along_the_score_makes_the_label_likelier() -> None:
-    x = picture()
+    x = image()
     score = guided(Linear()).score(x, 0)
 
     def chance(x: Tensor) -> Tensor:
@@ -85,20 +85,20 @@ def test_a_step_along_the_score_makes_the_label_likelier() -> None:
 
 
 def test_scale_multiplies_and_zero_is_none() -> None:
-    x = picture()
+    x = image()
     once = guided(Linear(), 1.0).score(x, 1)
     assert torch.allclose(guided(Linear(), 4.5).score(x, 1), 4.5 * once)
     assert torch.equal(guided(Linear(), 0.0).score(x, 1), torch.zeros_like(x))
 
 
 def test_pictures_of_a_batch_are_guided_apart() -> None:
-    x = picture()
+    x = image()
     alone = Guided(denoise, Linear(), TIMES, LABELS[1:], 1.0).score(x[1:], 1)
     assert torch.allclose(guided(Linear()).score(x, 1)[1:], alone, atol=1e-6)
 
 
 def test_the_prediction_is_untouched_and_no_graph_is_kept() -> None:
-    x, classifier = picture(), Linear()
+    x, classifier = image(), Linear()
     with torch.no_grad():
         p = guided(classifier)(x, 1)
     assert torch.equal(p.x0, x / 2) and torch.equal(p.eps, x / 3)
@@ -107,8 +107,8 @@ def test_the_prediction_is_untouched_and_no_graph_is_kept() -> None:
 
 
 def test_each_of_a_pictures_windows_has_its_label() -> None:
-    """Windows come one after the other, each of all pictures."""
-    x, more = picture(), picture().flip(-1)
+    """Windows come one after the other, each of all images."""
+    x, more = image(), image().flip(-1)
     both = guided(Linear()).score(torch.cat([x, more]), 1)
     apart = torch.cat([guided(Linear()).score(each, 1) for each in (x, more)])
     assert torch.allclose(both, apart, atol=1e-6)
@@ -161,7 +161,7 @@ def test_in_float16_a_score_too_small_for_it_is_not_lost() -> None:
 def test_the_classifier_has_the_precision_of_the_network(precision: str, dtype: torch.dtype | None) -> None:
     process, times = build_process(ProcessConfig(timestep_respacing="6"))
     config = Config("run", "model.pt", classifier=ClassifierConfig("classifier.pt", 1.0), cond_y=3)
-    networks = Networks(config, process, times, torch.device("cpu"), precision)
+    networks = Models(config, process, times, torch.device("cpu"), precision)
     vars(networks).update(network=nn.Identity(), classifier=Linear())
     wrapped = networks.denoiser([Draws(0, "a")])
     assert isinstance(wrapped, Guided) and wrapped.autocast is dtype

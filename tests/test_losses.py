@@ -100,7 +100,7 @@ def test_weights_over_times_follow_their_papers() -> None:
     assert time_weights("none", ALPHA_BAR).eq(1).all(), "to the bit"
 
 
-# errors of coarser pictures
+# errors of coarser images
 
 
 def test_a_constant_error_counts_once_per_factor_and_white_noise_its_share() -> None:
@@ -119,7 +119,7 @@ def test_a_change_that_squares_even_out_does_not_count() -> None:
 
 
 def test_coarse_errors_are_of_the_unknown_pixels_alone() -> None:
-    """By hand: a quarter of the picture is unknown, in whole squares; elsewhere the error may be anything."""
+    """By hand: a quarter of the image is unknown, in whole squares; elsewhere the error may be anything."""
     where = torch.zeros(1, 1, 8, 8)
     where[..., :4, :4] = 1
     error = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -16,7 +16,7 @@ from guided_diffusion.operators import Identity, LowPass, Mask, Nothing, Operato
 SHAPE = (2, 3, 4, 5)
 
 
-def pictures() -> Any:
+def images() -> Any:
     values = st.floats(-4, 4, width=32)
     return nps.arrays(np.float32, SHAPE, elements=values, fill=values).map(torch.from_numpy)
 
@@ -32,7 +32,7 @@ def operators() -> Any:
 
 
 @settings(deadline=None)
-@given(operators(), pictures())
+@given(operators(), images())
 def test_the_pseudo_inverse_is_one(operator: Operator, x: Tensor) -> None:
     seen = operator.forward(x)
     assert torch.equal(operator.forward(operator.pinv(seen)), seen)
@@ -41,7 +41,7 @@ def test_the_pseudo_inverse_is_one(operator: Operator, x: Tensor) -> None:
 
 
 @settings(deadline=None)
-@given(operators(), pictures(), pictures())
+@given(operators(), images(), images())
 def test_replacing_agrees_with_y_where_seen_and_with_x_elsewhere(
     operator: Operator, x: Tensor, y: Tensor
 ) -> None:
@@ -51,20 +51,20 @@ def test_replacing_agrees_with_y_where_seen_and_with_x_elsewhere(
 
 
 @settings(deadline=None)
-@given(masks(), pictures(), pictures())
+@given(masks(), images(), images())
 def test_a_mask_replaces_pixels_to_the_last_bit(mask: Mask, x: Tensor, y: Tensor) -> None:
     assert torch.equal(replace_range(mask, x, y), torch.where(mask.keep == 1, y, x))
 
 
 @settings(deadline=None)
-@given(pictures(), pictures())
+@given(images(), images())
 def test_the_two_extremes(x: Tensor, y: Tensor) -> None:
     assert torch.equal(replace_range(Identity(), x, y), y)
     assert torch.equal(replace_range(Nothing(), x, y), x)
 
 
 @settings(deadline=None)
-@given(st.integers(1, 7), pictures(), pictures())
+@given(st.integers(1, 7), images(), images())
 def test_the_low_pass_is_an_orthogonal_projection_onto_block_means(factor: int, x: Tensor, y: Tensor) -> None:
     low = LowPass(factor)
     seen = low.forward(x)

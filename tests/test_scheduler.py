@@ -16,7 +16,7 @@ from guided_diffusion.scheduler import (
     PAPER,
     JumpSchedule,
     check_schedule,
-    count_evaluations,
+    count_nfe,
     get_schedule_jump,
     merge_jumps,
 )
@@ -40,7 +40,7 @@ schedules = st.fixed_dictionaries(
 def test_equals_the_published_lists(case):
     times = get_schedule_jump(**case["params"])
     assert times == case["times"]
-    assert count_evaluations(times) == (case["n_reverse"], case["n_forward"])
+    assert count_nfe(times) == (case["n_reverse"], case["n_forward"])
 
 
 def test_the_golden_file_is_whole():
@@ -63,7 +63,7 @@ def test_the_golden_file_is_whole():
     ],
 )
 def test_evaluations_of_known_schedules(change, down):
-    assert count_evaluations(get_schedule_jump(**{**PAPER, **change}))[0] == down
+    assert count_nfe(get_schedule_jump(**{**PAPER, **change}))[0] == down
 
 
 @settings(max_examples=150, deadline=None)
@@ -75,7 +75,7 @@ def test_a_walk_goes_in_single_steps_from_the_top_to_the_end(schedule):
     assert -1 not in times[:-1]
     assert max(times) == schedule["t_T"] - 1
     assert {abs(t_next - t) for t, t_next in pairwise(times)} == {1}
-    down, up = count_evaluations(times)
+    down, up = count_nfe(times)
     assert down - up == schedule["t_T"]
 
 
@@ -91,13 +91,13 @@ def test_merging_leaves_out_what_lies_within_a_jump_and_nothing_else(schedule):
     assert filled == times
     ups = [t_next > t for t, t_next in pairwise(merged)]
     assert not any(one and other for one, other in pairwise(ups))
-    assert count_evaluations(merged)[0] == count_evaluations(times)[0]
+    assert count_nfe(merged)[0] == count_nfe(times)[0]
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 120), st.integers(1, 20), st.integers(1, 12))
 def test_closed_form_of_the_evaluations(t_T, length, n_sample):
-    down, _ = count_evaluations(get_schedule_jump(t_T, 1, length, n_sample))
+    down, _ = count_nfe(get_schedule_jump(t_T, 1, length, n_sample))
     assert down == t_T + (n_sample - 1) * length * len(range(0, t_T - length, length))
 
 
@@ -140,7 +140,7 @@ def test_a_schedule_without_t_T_walks_every_step():
     assert JumpSchedule().times(3) == [2, 1, 0, -1]
     assert JumpSchedule(t_T=2).times(3) == [1, 0, -1]
     late = JumpSchedule(jump_length=10, jump_n_sample=10, start_resampling=100).times(250)
-    assert count_evaluations(late)[0] == 1150
+    assert count_nfe(late)[0] == 1150
 
 
 def test_a_schedule_beyond_the_process_is_refused():
@@ -156,19 +156,19 @@ def test_what_passes_the_check_does_resample(schedule):
     except ValueError:
         return
     if max(schedule.get(f"{kind}_n_sample", 1) for kind in ("jump", "jump2", "jump3")) > 1:
-        assert count_evaluations(get_schedule_jump(**schedule))[1] > 0
+        assert count_nfe(get_schedule_jump(**schedule))[1] > 0
 
 
 def test_runs_as_a_script_from_anywhere_without_the_package_folder_hiding_modules(tmp_path):
-    picture = tmp_path / "walk.png"
+    image = tmp_path / "walk.png"
     script = ROOT / "guided_diffusion/scheduler.py"
     conf = ROOT / "confs/shadow.yml"
-    command = [sys.executable, str(script), "--conf_path", str(conf), "--out", str(picture)]
+    command = [sys.executable, str(script), "--conf_path", str(conf), "--out", str(image)]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("45 evaluations, 4 steps back up, 49 transitions")
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert image.read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_a_configuration_it_is_the_paper(capsys):

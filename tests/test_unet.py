@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from guided_diffusion.assembly import build_classifier, build_network
-from guided_diffusion.config import ClassifierConfig, ModelConfig
+from guided_diffusion.build import build_classifier, build_network
+from guided_diffusion.config.schema import ClassifierConfig, ModelConfig
 from guided_diffusion.nn import GroupNorm32, embed_places, timestep_embedding
 from guided_diffusion.unet import Encoder, EncoderUNetModel, UNetModel
-from tests import stored
+from tests.helpers import stored
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -173,7 +173,7 @@ def test_groups_that_do_not_divide_name_the_number() -> None:
 
 
 def test_a_network_of_one_channel_per_group_cannot_tell_the_mean_of_its_input() -> None:
-    """What norm_num_groups is for: each channel of the last layer loses its mean over the picture."""
+    """What norm_num_groups is for: each channel of the last layer loses its mean over the image."""
 
     def telling(groups: int) -> float:
         torch.manual_seed(0)

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from guided_diffusion.benchmark.sections import LARGE, REFERENCE, SECTIONS, Bench, run
-from guided_diffusion.config import ModelConfig
-from guided_diffusion.construct import ConfigError
-from guided_diffusion.distributed import find_device
+from guided_diffusion.config.schema import ModelConfig
+from guided_diffusion.errors import ConfigError
+from guided_diffusion.runtime.distributed import find_device
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -29,7 +29,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--repaint", metavar="DIR", help="a checkout of https://github.com/andreas128/RePaint")
     add("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections (default all)")
     add("--rounds", type=positive, default=7, help="how often each is timed (default 7)")
-    add("--batch", type=positive, nargs="+", default=[1, 8], help="pictures at once (default 1 8)")
+    add("--batch", type=positive, nargs="+", default=[1, 8], help="images at once (default 1 8)")
     add("--device", default="auto", help="auto, cpu or cuda (default auto)")
     add(
         "--threads",
@@ -38,7 +38,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="of each process on a CPU; with 1 the clock is the process's own time, which other programs "
         "spoil least (default torch's)",
     )
-    add("--plot", metavar="FILE", help="draw the section linear into a picture (needs the extra plot)")
+    add("--plot", metavar="FILE", help="draw the section linear into an image (needs the extra plot)")
     return parser.parse_args(arguments)
 
 

@@ -1,4 +1,4 @@
-"""A picture of the section `linear`: what a walk costs against what it is asked for."""
+"""An image of the section `linear`: what a walk costs against what it is asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of test.py over a folder of made-up pictures: by one process, or by several ranks under torchrun."""
+"""Runs of test.py over a folder of made-up images: by one process, or by several ranks under torchrun."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from guided_diffusion.benchmark.contest import ROOT, Absent, in_turn
-from guided_diffusion.config import ModelConfig
+from guided_diffusion.benchmark.harness import ROOT, Absent, in_turn
+from guided_diffusion.config.schema import ModelConfig
 
-STEPS = 25  # evaluations of the network for each picture
+STEPS = 25  # evaluations of the network for each image
 
 
 def call(command: list[str], folder: Path, variables: Mapping[str, str]) -> str:
@@ -32,7 +32,7 @@ def call(command: list[str], folder: Path, variables: Mapping[str, str]) -> str:
 
 @dataclass
 class Runs:
-    """Runs that fill the same pictures with the same weights, each into a log folder of its own.
+    """Runs that fill the same images with the same weights, each into a log folder of its own.
 
     folder: where all of it lies; names: of the runs so far.
     """
@@ -43,12 +43,12 @@ class Runs:
     device: str
     names: list[str] = field(default_factory=list)
 
-    def lay_out(self, pictures: int) -> None:
-        """Write the pictures, a mask each, and the YAML."""
+    def lay_out(self, images: int) -> None:
+        """Write the images, a mask each, and the YAML."""
         rng, side = np.random.default_rng(0), self.model.image_size
         keep = np.full((side, side), 255, np.uint8)
         keep[side // 4 : 3 * side // 4, side // 4 : 3 * side // 4] = 0
-        for i in range(pictures):
+        for i in range(images):
             for kind, array in (("gts", rng.integers(0, 256, (side, side, 3), np.uint8)), ("masks", keep)):
                 (self.folder / kind).mkdir(exist_ok=True)
                 Image.fromarray(array).save(self.folder / kind / f"{i:03d}.png")
@@ -59,7 +59,7 @@ class Runs:
         (self.folder / "conf.yml").write_text(yaml.safe_dump({"name": "run", **settings}))
 
     def seconds(self, ranks: int, cores: int) -> float:
-        """What the pictures take so many ranks on so many cores, a thread each; 0 ranks: without torchrun.
+        """What the images take so many ranks on so many cores, a thread each; 0 ranks: without torchrun.
 
         The same command again has nothing left to do: what that takes, starting, is no part of it. Raises
         Absent if a run fails.
@@ -81,29 +81,29 @@ class Runs:
             raise Absent(f"test.py by {under_what} does not run here: {wrong.splitlines()[-1]}")
         return time.monotonic() - begin
 
-    def pictures(self) -> dict[str, bytes]:
+    def images(self) -> dict[str, bytes]:
         """What the last run made."""
         made = (self.folder / "log" / self.names[-1] / "inpainted").iterdir()
         return {path.name: path.read_bytes() for path in made}
 
 
-def compare(runs: Runs, pictures: int, counts: Sequence[int], here: int) -> list[list[object]]:
+def compare(runs: Runs, images: int, counts: Sequence[int], here: int) -> list[list[object]]:
     """A row for one process without torchrun, and for each of these numbers of ranks: it, the cores (or GPUs)
-    it has of those here, the least seconds of two rounds, pictures a second, how much of the first row's rate
-    each core has, and whether the pictures are the first row's to the byte."""
-    runs.lay_out(pictures)
+    it has of those here, the least seconds of two rounds, images a second, how much of the first row's rate
+    each core has, and whether the images are the first row's to the byte."""
+    runs.lay_out(images)
     given = {ranks: min(max(ranks, 1), here) for ranks in (0, *counts)}
     made: dict[int, dict[str, bytes]] = {}
 
     def measure(ranks: int) -> float:
         seconds = runs.seconds(ranks, given[ranks])
-        made[ranks] = runs.pictures()
+        made[ranks] = runs.images()
         return seconds
 
     best = [taken.best for taken in in_turn([partial(measure, ranks) for ranks in given], rounds=2)]
     return [
         [
-            *(ranks or "no torchrun", cores, f"{seconds:.1f}", f"{pictures / seconds:.2f}"),
+            *(ranks or "no torchrun", cores, f"{seconds:.1f}", f"{images / seconds:.2f}"),
             *(f"{best[0] / seconds / cores:.0%}", "yes" if made[ranks] == made[0] else "no"),
         ]
         for (ranks, cores), seconds in zip(given.items(), best, strict=True)

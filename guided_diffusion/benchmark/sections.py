@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 
-from guided_diffusion import assembly, hardware
+from guided_diffusion import build
 from guided_diffusion.benchmark import ranks as several
-from guided_diffusion.benchmark.contest import Absent, Contender, Times, contenders, in_turn
 from guided_diffusion.benchmark.curves import draw_curves
-from guided_diffusion.config import ModelConfig
-from guided_diffusion.scheduler import PAPER, count_evaluations, get_schedule_jump
+from guided_diffusion.benchmark.harness import Absent, Contender, Times, contenders, in_turn
+from guided_diffusion.config.schema import ModelConfig
+from guided_diffusion.runtime import hardware
+from guided_diffusion.scheduler import PAPER, count_nfe, get_schedule_jump
 
 REFERENCE = ModelConfig(
     image_size=64,
@@ -42,7 +43,7 @@ THEIRS, OURS, DIFFUSERS = "RePaint's code", "ours", "diffusers"
 @dataclass(frozen=True)
 class Bench:
     """What the sections share. folder: a temporary one; repaint: that of RePaint's code, or None; tell: hears
-    in one line of what is left out; plot: a picture to be drawn of `linear`, or None."""
+    in one line of what is left out; plot: an image to be drawn of `linear`, or None."""
 
     model: ModelConfig
     large: ModelConfig
@@ -100,7 +101,7 @@ class Bench:
 def write_weights(model: ModelConfig, path: Path, dtype: torch.dtype) -> None:
     """Random weights of a network, none of its layers silent."""
     with torch.device("meta"):
-        shapes = {key: value.shape for key, value in assembly.build_network(model).state_dict().items()}
+        shapes = {key: value.shape for key, value in build.build_network(model).state_dict().items()}
     generator, state = torch.Generator().manual_seed(0), {}
     for key, shape in shapes.items():
         draws = torch.randn(shape, generator=generator)
@@ -142,7 +143,7 @@ def network(bench: Bench) -> Iterator[str]:
 def large(bench: Bench) -> Iterator[str]:
     """One evaluation of RePaint's CelebA-HQ network, in two rounds."""
     side, calls = bench.large.image_size, CALLS if bench.on_gpu else 1
-    flops = assembly.flops_per_evaluation(bench.large, (1, 3, side, side))
+    flops = build.flops_per_evaluation(bench.large, (1, 3, side, side))
     with ExitStack() as stack:
         found = contenders(stack, bench.all(THEIRS, large=True), bench.tell)
         times = in_turn([evaluation(each, 1, side, calls) for each in found], rounds=2)
@@ -155,25 +156,25 @@ def large(bench: Bench) -> Iterator[str]:
     yield table(["one evaluation", "s, least", "GFLOP/s", "times as fast", "by minima"], rows)
     yield f"\nA matrix product in {bench.precision} reaches {product:.0f} GFLOP/s."
     if grown:
-        evaluations, _ = count_evaluations(get_schedule_jump(**PAPER))
+        nfe, _ = count_nfe(get_schedule_jump(**PAPER))
         costs = [
-            [batch, f"{each * batch:.3g}", f"{flops / each / 1e9:.0f}", f"{each * evaluations:.1f}"]
+            [batch, f"{each * batch:.3g}", f"{flops / each / 1e9:.0f}", f"{each * nfe:.1f}"]
             for batch, each in grown
         ]
-        head = ["pictures at once", "s of an evaluation", "GFLOP/s"]
-        yield f"\n{found[-1].name}, {evaluations} evaluations by the paper's schedule:\n"
-        yield table([*head, "s of a picture by the paper's schedule"], costs)
+        head = ["images at once", "s of an evaluation", "GFLOP/s"]
+        yield f"\n{found[-1].name}, {nfe} evaluations by the paper's schedule:\n"
+        yield table([*head, "s of an image by the paper's schedule"], costs)
 
 
 def batches(contender: Contender, side: int, tell: Callable[[str], None]) -> Iterator[tuple[int, float]]:
-    """1, 4, 16, ... pictures at once, and the seconds of an evaluation for each picture, as long as memory
-    holds them and four times as many take a picture less time."""
+    """1, 4, 16, ... images at once, and the seconds of an evaluation for each image, as long as memory
+    holds them and four times as many take an image less time."""
     batch, before = 1, float("inf")
     while True:
         try:
             [taken] = in_turn([evaluation(contender, batch, side)], rounds=2)
         except Absent as error:
-            tell(f"{batch} pictures at once: {error}")
+            tell(f"{batch} images at once: {error}")
             return
         yield batch, taken.best / batch
         if taken.best / batch > 0.97 * before:
@@ -230,7 +231,7 @@ def diffusers(bench: Bench) -> Iterator[str]:
     with ExitStack() as stack:
         found = contenders(stack, bench.all(DIFFUSERS, THEIRS), bench.tell)
         times = in_turn([evaluation(each, batch, side) for each in found], bench.rounds)
-        same = assembly.flops_per_evaluation(bench.model, (batch, 3, side, side))
+        same = build.flops_per_evaluation(bench.model, (batch, 3, side, side))
         work = [
             each.ask("flops", batch=batch, side=side)["flops"] if each.name == DIFFUSERS else same
             for each in found
@@ -247,12 +248,12 @@ def diffusers(bench: Bench) -> Iterator[str]:
 
 
 def linear(bench: Bench) -> Iterator[str]:
-    """What a walk costs as its evaluations, pictures and pixels grow."""
+    """What a walk costs as its evaluations, images and pixels grow."""
     side = bench.model.image_size
     shorter = {"jump_length": 1, "jump_n_sample": 1}
     curves: dict[str, list[tuple[int, dict[str, Any]]]] = {
         "evaluations": [(n, {"schedule": {"t_T": n, **shorter}}) for n in (5, 10, 20, 40)],
-        "pictures at once": [(n, {"batch": n}) for n in (1, 2, 4, 8)],
+        "images at once": [(n, {"batch": n}) for n in (1, 2, 4, 8)],
         "pixels": [((n * side // 2) ** 2, {"side": n * side // 2}) for n in (2, 3, 4, 6)],
     }
     usual = {"batch": 1, "side": side, "schedule": {"t_T": 5, **shorter}}
@@ -304,7 +305,7 @@ def roofline(bench: Bench) -> Iterator[str]:
     for precision in dict.fromkeys(["fp32", bench.precision]):
         with Contender(OURS, bench.options("ours", precision, compile=True)) as ours:
             for batch in bench.batches:
-                flops = assembly.flops_per_evaluation(bench.model, (batch, 3, side, side))
+                flops = build.flops_per_evaluation(bench.model, (batch, 3, side, side))
                 product = partial(flop, ours, precision)
                 ceiling, taken = in_turn([product, evaluation(ours, batch, side)], bench.rounds)
                 best, reached = 1e-9 / ceiling.best, flops / taken.best / 1e9
@@ -318,13 +319,13 @@ def flop(contender: Contender, precision: str) -> float:
 
 
 def ranks(bench: Bench) -> Iterator[str]:
-    """A folder of pictures by test.py: one process, and ranks under torchrun that share it, a thread each."""
+    """A folder of images by test.py: one process, and ranks under torchrun that share it, a thread each."""
     here = torch.cuda.device_count() if bench.on_gpu else len(os.sched_getaffinity(0))
     counts = [each for each in (1, 2, 4) if each <= here or not bench.on_gpu]
     weights, device = bench.options("ours")["weights"], torch.device(bench.device).type
     runs = several.Runs(bench.folder, bench.model, weights, device)
     rows = several.compare(runs, PICTURES, counts, here)
-    head = ["ranks", "GPUs" if bench.on_gpu else "cores", "s, least", "pictures/s"]
+    head = ["ranks", "GPUs" if bench.on_gpu else "cores", "s, least", "images/s"]
     yield table([*head, "of one process's, for each", "its bytes"], rows)
 
 

@@ -48,7 +48,7 @@ def noisy(batch: int, side: int, device: str) -> Tensor:
 
 
 def masked(batch: int, side: int, device: str) -> tuple[Tensor, Tensor]:
-    """Pictures (B, 3, S, S) and a mask (B, 1, S, S) whose hole, 0, is a box in the middle."""
+    """Images (B, 3, S, S) and a mask (B, 1, S, S) whose hole, 0, is a box in the middle."""
     keep = torch.ones(batch, 1, side, side, device=device)
     keep[:, :, side // 4 : 3 * side // 4, side // 4 : 3 * side // 4] = 0
     return noisy(batch, side, device).clamp(-1, 1), keep
@@ -59,7 +59,7 @@ class Counted:
 
     def __init__(self, call: Callable[..., Any], now: Callable[[], float], device: str) -> None:
         self.call, self.now, self.device = call, now, device
-        self.evaluations, self.seconds = 0, 0.0
+        self.nfe, self.seconds = 0, 0.0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self._wait()
@@ -67,7 +67,7 @@ class Counted:
         out = self.call(*args, **kwargs)
         self._wait()
         self.seconds += self.now() - begin
-        self.evaluations += 1
+        self.nfe += 1
         return out
 
     def _wait(self) -> None:
@@ -79,31 +79,32 @@ class Ours:
     """This project, set up as `test.py` sets it up."""
 
     def __init__(self, options: Options) -> None:
-        from guided_diffusion import assembly, checkpoints, compilation, distributed, hardware
-        from guided_diffusion.config import ModelConfig
+        from guided_diffusion import build, checkpoints
+        from guided_diffusion.config.schema import ModelConfig
+        from guided_diffusion.runtime import distributed, graphs, hardware
 
         hardware.keep_memory()
         self.device, model = torch.device(options.device), ModelConfig(**options.model)
         distributed.make_current(self.device)
         hardware.round_products(options.precision)
         with torch.device("meta"):
-            empty = assembly.build_network(model)
+            empty = build.build_network(model)
         loaded = checkpoints.load(empty, options.weights, model.image_size, as_stored=True)
-        placed = assembly.place(loaded, self.device, options.precision, model.image_size)
-        self.network = self.call = compilation.quickened(placed, options.compile)
+        placed = build.place(loaded, self.device, options.precision, model.image_size)
+        self.network = self.call = graphs.quickened(placed, options.compile)
 
     def evaluate(self, x: Tensor, t: Tensor) -> Tensor:
         return self.call(x, t[:1])  # as a Denoiser asks: one time for all
 
     def walk(self, y: Tensor, keep: Tensor, schedule: Mapping[str, Any], counted: Counted) -> Walk:
-        from guided_diffusion import assembly
-        from guided_diffusion.config import ProcessConfig
+        from guided_diffusion import build
+        from guided_diffusion.config.schema import ProcessConfig
         from guided_diffusion.denoiser import Denoiser
         from guided_diffusion.operators import Mask
         from guided_diffusion.samplers import Noise, Problem, RePaint, walk
         from guided_diffusion.scheduler import JumpSchedule
 
-        process, times = assembly.build_process(ProcessConfig(timestep_respacing=str(schedule["t_T"])))
+        process, times = build.build_process(ProcessConfig(timestep_respacing=str(schedule["t_T"])))
         denoise = Denoiser(counted, process, times.to(self.device))  # type: ignore[arg-type]  # no Module
         generators = [torch.Generator(self.device).manual_seed(i) for i in range(len(y))]
         problem = Problem(y, Mask(keep), denoise, process, Noise(generators, y.shape[1:]))
@@ -223,7 +224,7 @@ class Server:
         return {
             "seconds": self.now() - begin,
             "inside": counted.seconds,
-            "evaluations": counted.evaluations,
+            "evaluations": counted.nfe,
         }
 
     def flops(self, batch: int, side: int) -> dict[str, Any]:
@@ -234,7 +235,7 @@ class Server:
         return {"flops": counter.get_total_flops()}
 
     def product(self, precision: str) -> dict[str, Any]:
-        from guided_diffusion.assembly import matrix_rate
+        from guided_diffusion.build import matrix_rate
 
         return {"rate": matrix_rate(torch.device(self.device), precision, now=self.now)}
 

@@ -20,14 +20,14 @@ from guided_diffusion.denoiser import Denoise
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.operators import Nothing, Operator, replace_range
 
-AHEAD = 1 << 18  # numbers that a GPU draws at once for a picture
+AHEAD = 1 << 18  # numbers that a GPU draws at once for an image
 
 
 class Noise:
-    """Standard normal draws, one generator per picture, so that a picture's draws ignore its batch.
+    """Standard normal draws, one generator per image, so that an image's draws ignore its batch.
 
-    generators: one per picture, all on the device on which the noise is wanted. shape: (C, H, W) of one
-    picture.
+    generators: one per image, all on the device on which the noise is wanted. shape: (C, H, W) of one
+    image.
     """
 
     def __init__(self, generators: Sequence[torch.Generator], shape: Sequence[int]) -> None:
@@ -43,17 +43,17 @@ class Noise:
         steps = draws_at_once(device, self.shape)
         while True:
             drawn = torch.empty(len(self.generators), steps, *self.shape, device=device)
-            for picture, generator in zip(drawn, self.generators, strict=True):
-                picture.normal_(generator=generator)
+            for image, generator in zip(drawn, self.generators, strict=True):
+                image.normal_(generator=generator)
             for step in drawn.unbind(1):
                 yield step.contiguous()
 
 
 def draws_at_once(device: torch.device, shape: Sequence[int]) -> int:
-    """How many times (C, H, W) numbers are drawn for a picture at once.
+    """How many times (C, H, W) numbers are drawn for an image at once.
 
-    On a GPU a draw is a launch for each picture, which for many small pictures outweighs the network. A
-    picture's numbers hang on this one, so it must not depend on the batch.
+    On a GPU a draw is a launch for each image, which for many small images outweighs the network. An
+    image's numbers hang on this one, so it must not depend on the batch.
     """
     return max(1, AHEAD // math.prod(shape)) if device.type == "cuda" else 1
 
@@ -68,7 +68,7 @@ class DrawNoise(Protocol):
 class Problem:
     """All that a sampler may see.
 
-    y: the observation, in picture space (unobserved parts are ignored); operator: what was observed;
+    y: the observation, in image space (unobserved parts are ignored); operator: what was observed;
     denoise: (x_t, t) -> Prediction; process: the respaced process; noise: fresh draws shaped like x.
     With the operator Nothing, y says no more than the shape.
     """

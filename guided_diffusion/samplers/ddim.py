@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from guided_diffusion.construct import Share
+from guided_diffusion.config.builder import Share
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.samplers.base import Problem, Step, inject, renoise
 

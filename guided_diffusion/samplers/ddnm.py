@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from guided_diffusion.construct import Share
+from guided_diffusion.config.builder import Share
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.operators import replace_range
 from guided_diffusion.samplers.base import Problem, Step, renoise

@@ -1,4 +1,4 @@
-"""ILVR: the low frequencies of every step are those of a reference picture, the rest is the prior's. No mask.
+"""ILVR: the low frequencies of every step are those of a reference image, the rest is the prior's. No mask.
 
 Paper: Choi et al. 2021, "ILVR" (arXiv 2108.02938), algorithm 1 and section 3.3.
 Where we differ: the low-pass is the mean over blocks (the paper's is bicubic, down and up again), so that it
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from guided_diffusion.construct import Count, Index
+from guided_diffusion.config.builder import Count, Index
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.operators import LowPass, replace_range
 from guided_diffusion.samplers.base import Problem, Step, renoise

@@ -1,7 +1,7 @@
-"""Intermediate-conditional sampling: noise the whole picture to t_start and denoise it from there. No mask.
+"""Intermediate-conditional sampling: noise the whole image to t_start and denoise it from there. No mask.
 
 Paper: Meng et al. 2021, "SDEdit" (arXiv 2108.01073), algorithm 1; used on shadows by the project
-shadow-diffusion. Where we differ from the latter: the picture is noised to the very step from which
+shadow-diffusion. Where we differ from the latter: the image is noised to the very step from which
 denoising starts.
 """
 
@@ -18,7 +18,7 @@ from guided_diffusion.samplers.base import Problem, Step, renoise
 
 @dataclass(frozen=True)
 class Intermediate:
-    """t_start: index of the respaced process at which the picture enters; larger keeps less of it."""
+    """t_start: index of the respaced process at which the image enters; larger keeps less of it."""
 
     t_start: int
 

@@ -1,4 +1,4 @@
-"""Refine: a shadow was divided out of a picture; the prior takes out the noise lifted with the light.
+"""Refine: a shadow was divided out of an image; the prior takes out the noise lifted with the light.
 
 Papers: Meng et al. 2021, "SDEdit" (arXiv 2108.01073), for the start; Guo et al. 2023, "ShadowDiffusion"
 (arXiv 2212.04711), for the data consistency in linear light; Song et al. 2021, "DDIM" (arXiv 2010.02502),
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from guided_diffusion.construct import Count, NonNegative, Share
+from guided_diffusion.config.builder import Count, NonNegative, Share
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.operators import Shade
 from guided_diffusion.samplers.base import Problem, Step, renoise
@@ -23,7 +23,7 @@ from guided_diffusion.samplers.base import Problem, Step, renoise
 class Refine:
     """Needs the operator Shade; a classifier is not heard.
 
-    t_start: share of the process at which the relit picture enters. steps: evaluations of the network, at
+    t_start: share of the process at which the relit image enters. steps: evaluations of the network, at
     most. doubt: variance of a predicted x0's light, as a multiple of (1 - alpha_bar) / alpha_bar; larger
     keeps to the observation. eta: DDIM's.
     """

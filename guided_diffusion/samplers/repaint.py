@@ -15,7 +15,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from guided_diffusion.construct import Index, Share
+from guided_diffusion.config.builder import Index, Share
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.operators import replace_range
 from guided_diffusion.samplers.base import Problem, Step, inject, renoise
@@ -28,9 +28,9 @@ class RePaint:
 
     With ddpm and ddim the known part of x_t has noise that is drawn afresh before each evaluation; with ding,
     DDIM's step of eta 1, the noise that the network has just predicted there. That tells it at every step by
-    how much it missed the picture, and takes fewer evaluations than drawing does (docs/reports/presets.md).
+    how much it missed the image, and takes fewer evaluations than drawing does (docs/reports/presets.md).
 
-    inpa_inj_sched_prev: replace the known part of each x_t; without it nothing holds the picture.
+    inpa_inj_sched_prev: replace the known part of each x_t; without it nothing holds the image.
     inpa_inj_time_shift: a jump from t to t + 1 adds the noise of step t + this; jumps are merged only with 1.
     """
 

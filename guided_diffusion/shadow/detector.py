@@ -1,7 +1,7 @@
-"""A small U-Net that sees a picture and tells for each pixel how likely it lies in a shadow.
+"""A small U-Net that sees an image and tells for each pixel how likely it lies in a shadow.
 
 Architecture: our `UNetModel` behind a pixel-unshuffle (Shi et al. 2016, arXiv 1609.05158), without time.
-Where it differs: it is told the logarithm of linear light beside the picture, where a shadow is a shift.
+Where it differs: it is told the logarithm of linear light beside the image, where a shadow is a shift.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BLOCK = 4
 
 
 class Detector(nn.Module):
-    """Pictures (B, 3, H, W), sRGB in [0, 1] -> logits (B, 1, H, W), > 0 = shadow.
+    """Images (B, 3, H, W), sRGB in [0, 1] -> logits (B, 1, H, W), > 0 = shadow.
 
     H and W are multiples of MULTIPLE; it was trained with SIDE for both.
     """
@@ -36,7 +36,7 @@ class Detector(nn.Module):
         )
         self.unet = UNetModel(spec, _BLOCK**2)
 
-    def forward(self, picture: Tensor) -> Tensor:
-        log = log_light(to_linear(picture))  # (B, 3, H, W) in [-6.2, 0]
-        x = F.pixel_unshuffle(torch.cat([2 * picture - 1, (log + 2) / 2], 1), _BLOCK)  # (B, 96, H/4, W/4)
+    def forward(self, image: Tensor) -> Tensor:
+        log = log_light(to_linear(image))  # (B, 3, H, W) in [-6.2, 0]
+        x = F.pixel_unshuffle(torch.cat([2 * image - 1, (log + 2) / 2], 1), _BLOCK)  # (B, 96, H/4, W/4)
         return F.pixel_shuffle(self.unet(x, torch.zeros(len(x), device=x.device)), _BLOCK)

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from guided_diffusion.shadow.edge_pairs import edge_pairs
 from guided_diffusion.shadow.light import blur
-from guided_diffusion.shadow.pairs import edge_pairs
 from guided_diffusion.shadow.relight import signed_distance
 
 SMALLEST = 60  # pixels of a region that is worth looking at

@@ -1,8 +1,8 @@
-"""ShadowField: how much light a shadow takes at each place, and the picture with that light given back.
+"""ShadowField: how much light a shadow takes at each place, and the image with that light given back.
 
 Image formation, in linear light and per channel (Guo et al. 2013; SP+M, Le & Samaras 2019; in logarithms):
 y = x (1 - alpha + alpha exp(-F)), where alpha is the matte and F the log gain. In full shadow
-F = B + k (log y - mu), B smooth over the picture: k is the slope that a camera's tone curve and ambient
+F = B + k (log y - mu), B smooth over the image: k is the slope that a camera's tone curve and ambient
 light leave.
 """
 
@@ -42,7 +42,7 @@ class ShadowField:
         return ((self.offset + slope * (lit - pivot)) / (1 + slope)).clamp_min(0)
 
     def transmission(self, light: Tensor, matte: Tensor) -> Tensor:
-        """T in (0, 1], (3, H, W): the share of light that arrives, for a picture and its matte (H, W).
+        """T in (0, 1], (3, H, W): the share of light that arrives, for an image and its matte (H, W).
 
         F belongs to the pixel's light without the shadow, light / T, which holds F itself.
         """
@@ -58,11 +58,11 @@ class ShadowField:
         return 1 - matte * (1 - torch.exp(-gain))
 
     def grey(self) -> ShadowField:
-        """The channels' mean, one channel that stands for any number: it keeps a grey picture grey."""
+        """The channels' mean, one channel that stands for any number: it keeps a grey image grey."""
         parts = (self.offset, self.slope, self.pivot)
         return ShadowField(*(part.mean(dim=0, keepdim=True) for part in parts))
 
     def resized(self, size: tuple[int, int]) -> ShadowField:
-        """The same field over a picture of another size (height, width)."""
+        """The same field over an image of another size (height, width)."""
         offset = F.interpolate(self.offset[None], size=size, mode="bilinear", align_corners=False)[0]
         return ShadowField(offset, self.slope, self.pivot)

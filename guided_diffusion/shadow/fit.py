@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from guided_diffusion.shadow.edge_pairs import Pairs, edge_pairs, spread_out
 from guided_diffusion.shadow.field import STEEPEST, ShadowField
 from guided_diffusion.shadow.light import local_mean
-from guided_diffusion.shadow.pairs import Pairs, edge_pairs, spread_out
 from guided_diffusion.shadow.palette import AXES, Palette
 
 GAP = 3.0  # pixels on either side of the edge that may be penumbra: neither umbra nor lit
@@ -67,7 +67,7 @@ def grid_weights(place: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def fit_field(seen: Observed, size: tuple[int, int]) -> ShadowField:
-    """The field over a picture of `size` = (height, width). Needs umbra pixels; without pairs it starts
+    """The field over an image of `size` = (height, width). Needs umbra pixels; without pairs it starts
     from the priors' gain."""
     pivot = seen.umbra.mean(dim=0)
     b = _starts(seen)
@@ -137,7 +137,7 @@ def _distance_from_priors(b: Tensor, k: Tensor, u: Tensor) -> Tensor:
 
 
 def _spread(offset: Tensor, size: tuple[int, int]) -> Tensor:
-    """Node values (GRID, GRID, 3) over the picture, (3, H, W): on a coarse lattice, then bicubic."""
+    """Node values (GRID, GRID, 3) over the image, (3, H, W): on a coarse lattice, then bicubic."""
     lattice = tuple(max(2, side // 8) for side in size)
     rows, columns = ((torch.arange(n) + 0.5) * side / n - 0.5 for n, side in zip(lattice, size, strict=True))
     weights = grid_weights(torch.cartesian_prod(rows, columns), size)

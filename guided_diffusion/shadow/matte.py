@@ -2,7 +2,7 @@
 
 Across an edge the matte is alpha = Phi((d - shift) / width): d the distance to the mask's edge, positive
 inside, Phi the normal distribution function (a blurred step), so a mask may lie a few pixels off. Width and
-shift are chosen where the relit picture has the least edge left near the mask's edge, as a whole and then
+shift are chosen where the relit image has the least edge left near the mask's edge, as a whole and then
 around each place, since penumbrae widen with the distance to what casts the shadow. Half of what the mean
 profile across the edge then still shows is taken out of the matte itself, whatever its shape.
 """
@@ -24,7 +24,7 @@ SHIFTS = torch.arange(-4.0, 5.0)  # pixels
 _STRONGEST = 0.25  # log light per pixel; a stronger edge is the ground's own
 _POOL = 4  # pixels; the costs are averaged over squares of this side
 _AROUND = 7.0  # pixels: standard deviation of "around each place"
-_LOYALTY = 0.005  # cost of a factor e in width, or two pixels of shift, away from the whole picture's choice
+_LOYALTY = 0.005  # cost of a factor e in width, or two pixels of shift, away from the whole image's choice
 _SHARPNESS = 200.0  # of the soft minimum
 _RING = 4.0, 14.0  # pixels from the edge where the ground's own level is taken
 _ALONG = 8.0  # pixels: standard deviation of the means along the edge
@@ -46,13 +46,13 @@ class Edge:
         return (torch.special.ndtr((distance - self.shift) / self.width) + self.correction).clamp(0, 1)
 
     def resized(self, size: tuple[int, int], scale: float) -> Edge:
-        """The same edge over a picture of another size, `scale` times as large."""
+        """The same edge over an image of another size, `scale` times as large."""
         planes = torch.stack([scale * self.width, scale * self.shift, self.correction])
         return Edge(*F.interpolate(planes[None], size=size, mode="bilinear", align_corners=False)[0])
 
 
 def fit_edge(light: Tensor, distance: Tensor, field: ShadowField) -> Edge:
-    """The penumbra of the picture `light` (3, H, W), linear, whose umbra `field` describes."""
+    """The penumbra of the image `light` (3, H, W), linear, whose umbra `field` describes."""
     band = (distance.abs() <= BAND).float()
     weight = F.avg_pool2d(band[None, None], _POOL, ceil_mode=True)[0, 0]
     cost = _costs(light, distance, field, band) / weight.clamp_min(1e-6)  # (W, S, h, w)

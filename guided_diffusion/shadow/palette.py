@@ -1,4 +1,4 @@
-"""Palette: which colours the lit part of a picture has. What leaves a shadow should look like them.
+"""Palette: which colours the lit part of an image has. What leaves a shadow should look like them.
 
 The density of logarithmic colour, weighted towards the shadow's surroundings and flattened, since a colour's
 area there says little about its area in the shadow. A relit region is scored by the mean log density of its

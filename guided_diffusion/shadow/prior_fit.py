@@ -1,4 +1,4 @@
-"""Correct a fitted shadow field so that the relit picture is likelier under a diffusion prior.
+"""Correct a fitted shadow field so that the relit image is likelier under a diffusion prior.
 
 Paper: Mardani et al. 2023, "RED-diff" (arXiv 2305.04391): descend <sg[z - x0_hat(z_t)], z>, without a
 backward pass through the network. Where we differ: the unknowns are a few smooth changes of log gain, not
@@ -22,11 +22,11 @@ from guided_diffusion.shadow.field import ShadowField
 from guided_diffusion.shadow.light import log_light, to_srgb
 from guided_diffusion.shadow.palette import AXES
 
-EVALUATIONS = 40  # of the network
+NFE = 40  # of the network
 GRID = 4
-ROUNDS = EVALUATIONS // 2  # each takes two: a noise and its opposite
+ROUNDS = NFE // 2  # each takes two: a noise and its opposite
 _WEIGHT = 3_300.0  # of the prior, against the start
-_SMALLEST = 0.2  # share of the picture: a smaller shadow tells less of its light
+_SMALLEST = 0.2  # share of the image: a smaller shadow tells less of its light
 _SPREAD = torch.tensor([0.045, 0.04, 0.04])  # of a change of the whole, along AXES
 _GRID_SPREAD = torch.tensor([0.10, 0.03, 0.03])  # of the grid's, along AXES
 _LATEST, _EARLIEST = 0.1, 0.5  # share of the process
@@ -37,7 +37,7 @@ _MARGIN = 0.1  # matte above which a pixel is listened to
 
 @dataclass(frozen=True)
 class Small:
-    """The picture as the network sees it: light and gain (3, h, w) linear and log, matte (h, w); grid
+    """The image as the network sees it: light and gain (3, h, w) linear and log, matte (h, w); grid
     (GRID^2, h, w): the weights of the nodes, each with mean 0 in the shadow."""
 
     light: Tensor
@@ -46,7 +46,7 @@ class Small:
     grid: Tensor
 
     def seen(self, change: Tensor) -> Tensor:
-        """The relit picture in model space (3, h, w); change (1 + GRID^2, 3) along AXES, in deviations."""
+        """The relit image in model space (3, h, w); change (1 + GRID^2, 3) along AXES, in deviations."""
         gain = (self.gain + spread(change, self.grid)).clamp_min(0)
         return 2 * to_srgb(self.light / (1 - self.matte * (1 - torch.exp(-gain)))) - 1
 
@@ -62,7 +62,7 @@ def fit_under_prior(
 ) -> ShadowField:
     """The field, corrected: its offset changes by at most some percent of light.
 
-    light (3, H, W) linear, matte (H, W); size: (height, width) that the network sees of the whole picture.
+    light (3, H, W) linear, matte (H, W); size: (height, width) that the network sees of the whole image.
     generator lies on the network's device.
     """
     lit = light / field.transmission(light, matte)
@@ -100,7 +100,7 @@ def residual(
 
 
 def shrink(light: Tensor, gain: Tensor, matte: Tensor, size: tuple[int, int]) -> Small:
-    """light, gain (3, H, W) and matte (H, W) averaged over the pixels of a smaller picture."""
+    """light, gain (3, H, W) and matte (H, W) averaged over the pixels of a smaller image."""
     planes = torch.cat([light, gain, matte[None]])
     small = F.interpolate(planes[None], size=size, mode="area")[0]
     return Small(small[:3], small[3:6], small[6], node_weights(small[6], size))

@@ -1,4 +1,4 @@
-"""Refine the pixels of a relit picture: what was noise in the dark is louder noise in the light.
+"""Refine the pixels of a relit image: what was noise in the dark is louder noise in the light.
 
 A pixel's light is known up to sigma / T, sigma the deviation of the input's noise, T the transmission: next
 to nothing is in doubt in a light shadow, much in a deep one; and in the penumbra the matte itself is. The
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from guided_diffusion.denoiser import Denoise
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.inpainting.tiled_denoiser import Tiled
 from guided_diffusion.operators import Shade
 from guided_diffusion.samplers import Noise, Problem, Refine, walk
-from guided_diffusion.scheduler import count_evaluations
+from guided_diffusion.scheduler import count_nfe
 from guided_diffusion.shadow.light import to_linear, to_srgb
-from guided_diffusion.tiles import Tiled
 
 SAMPLER = Refine(t_start=0.2, steps=10, doubt=0.1, eta=1.0)
 _MATTE = 0.1  # deviation of the matte where it is 1/2
@@ -33,7 +33,7 @@ def refine(
     process: GaussianDiffusion,
     generator: torch.Generator,
 ) -> Tensor:
-    """The picture without its shadow, sRGB (3, H, W) in [0, 1]; arbitrary where the matte is 0.
+    """The image without its shadow, sRGB (3, H, W) in [0, 1]; arbitrary where the matte is 0.
 
     srgb (3, H, W): the input; through (3, H, W): its transmission T in (0, 1]; matte (H, W); noise: standard
     deviation of the input's, in levels of 255; side: of the windows. generator lies on the network's device.
@@ -52,7 +52,7 @@ def refine(
 
 def passes(process: GaussianDiffusion) -> int:
     """Evaluations of the network, each over all windows."""
-    return count_evaluations(SAMPLER.times(process))[0]
+    return count_nfe(SAMPLER.times(process))[0]
 
 
 def light_variance(srgb: Tensor, noise: float) -> Tensor:

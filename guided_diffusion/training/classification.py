@@ -1,4 +1,4 @@
-"""What the scene classifier learns from, procedural pictures cropped and lit anew, and its loss."""
+"""What the scene classifier learns from, procedural images cropped and lit anew, and its loss."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from guided_diffusion.scene_classifier import CELL
-from guided_diffusion.scenery.layouts import KINDS
+from guided_diffusion.evaluation.feature_network import CELL
+from guided_diffusion.scenes.layouts import KINDS
 from guided_diffusion.shadow.light import to_linear, to_srgb
 from guided_diffusion.training.detection import Draws
 
 
 def lessons(planes: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Pictures (B, 3, S, S), sRGB in [0, 1], and how much of each cell every kind covers, as `shares`.
+    """Images (B, 3, S, S), sRGB in [0, 1], and how much of each cell every kind covers, as `shares`.
 
-    planes: uint8 (B, 4, S, S): the picture, and what each pixel shows (layouts.KINDS, else NO_KIND); on the
-    generator's device. Pictures are mirrored, cropped to 0.7 of the side and more, exposed and balanced anew.
+    planes: uint8 (B, 4, S, S): the image, and what each pixel shows (layouts.KINDS, else NO_KIND); on the
+    generator's device. Images are mirrored, cropped to 0.7 of the side and more, exposed and balanced anew.
     """
     draws = Draws(len(planes), generator)
     size = draws.uniform(0.7, 1)
@@ -43,12 +43,12 @@ def shares(kinds: Tensor) -> Tensor:
 def classification_loss(logits: Tensor, covered: Tensor) -> tuple[Tensor, Tensor]:
     """(cross-entropy per pixel that is of some kind (B,), 1 where the largest kind is missed (B,)).
 
-    logits, covered: (B, len(KINDS), h, w). The largest kind is that of the whole picture.
+    logits, covered: (B, len(KINDS), h, w). The largest kind is that of the whole image.
     """
     entropy = -(covered * F.log_softmax(logits, 1)).sum((1, 2, 3)) / covered.sum((1, 2, 3)).clamp_min(1)
     return entropy, (largest(logits) != covered.sum((2, 3)).argmax(1)).float()
 
 
 def largest(logits: Tensor) -> Tensor:
-    """The kind that is thought to cover most of each picture, (B,)."""
+    """The kind that is thought to cover most of each image, (B,)."""
     return torch.softmax(logits, 1).sum((2, 3)).argmax(1)

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from guided_diffusion.images import contact_sheet
-from guided_diffusion.scene_classifier import SceneClassifier
-from guided_diffusion.scenery.layouts import KINDS
-from guided_diffusion.scenes import render_labelled, scene_rng
+from guided_diffusion.evaluation.feature_network import SceneClassifier
+from guided_diffusion.images.formats import contact_sheet
+from guided_diffusion.scenes.layouts import KINDS
+from guided_diffusion.scenes.render import render_labelled, scene_rng
 from guided_diffusion.training.classification import classification_loss, largest, lessons, shares
-from guided_diffusion.training.labelled_trainer import LabelledTrainer
+from guided_diffusion.training.supervised import LabelledTrainer
 
-_GRID = 8  # pictures
+_GRID = 8  # images
 
 
 class ClassifierTrainer(LabelledTrainer):
@@ -35,17 +35,17 @@ class ClassifierTrainer(LabelledTrainer):
 
     @torch.no_grad()
     def grid(self) -> np.ndarray:
-        """Pictures it does not train on, what they show, what is found, a grey per kind: uint8 (H, W, 3)."""
+        """Images it does not train on, what they show, what is found, a grey per kind: uint8 (H, W, 3)."""
         size = self.config.model.image_size
         rows, labels = [], []
         for index in range(_GRID):
-            picture, kinds = render_labelled(scene_rng(self.config.seed + 1, index), size)
-            x = torch.from_numpy(picture).to(self.device).permute(2, 0, 1)[None].float() / 255
+            image, kinds = render_labelled(scene_rng(self.config.seed + 1, index), size)
+            x = torch.from_numpy(image).to(self.device).permute(2, 0, 1)[None].float() / 255
             logits = self.ema(x)
             truth = int(shares(torch.from_numpy(kinds)[None]).sum((2, 3)).argmax())
-            rows.append([picture, _grey(kinds), _grey(logits[0].argmax(0).byte().cpu().numpy())])
+            rows.append([image, _grey(kinds), _grey(logits[0].argmax(0).byte().cpu().numpy())])
             labels.append(f"{KINDS[truth]}, taken for {KINDS[int(largest(logits))]}")
-        return contact_sheet(rows, ["picture", "shown", "found"], labels, max(size, 128))
+        return contact_sheet(rows, ["image", "shown", "found"], labels, max(size, 128))
 
 
 def _grey(kinds: np.ndarray) -> np.ndarray:

@@ -8,22 +8,22 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from guided_diffusion import scene_classifier
-from guided_diffusion.config import ModelConfig, ProcessConfig
-from guided_diffusion.config_file import merge, parse_override, read_yaml
-from guided_diffusion.construct import (
+from guided_diffusion.config.builder import (
     AtLeast,
     CommaList,
-    ConfigError,
     Count,
     Index,
     NonNegative,
     construct,
     unknown_key,
 )
+from guided_diffusion.config.schema import ModelConfig, ProcessConfig
+from guided_diffusion.config.yaml_files import merge, parse_override, read_yaml
+from guided_diffusion.errors import ConfigError
+from guided_diffusion.evaluation import feature_network
 from guided_diffusion.losses import LossWeighting
 from guided_diffusion.shadow import detector
-from guided_diffusion.training.known import SMALLEST
+from guided_diffusion.training.clean_pixels import SMALLEST
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class TrainConfig:
     """One training run.
 
     task: a prior to paint with, the network that detects shadows, or the one that tells materials.
-    data_dir: 'scenes' is the endless procedural stream, anything else a folder of pictures. scales: a
-    procedural picture is a window of a frame so many times its size, each as often as it is listed. out:
+    data_dir: 'scenes' is the endless procedural stream, anything else a folder of images. scales: a
+    procedural image is a window of a frame so many times its size, each as often as it is listed. out:
     state, weights, losses and samples; default runs/<name>. start_from: weights to begin with; else they are
-    drawn. microbatch: pictures per backward pass, 0 = batch_size (the batch of one rank).
+    drawn. microbatch: images per backward pass, 0 = batch_size (the batch of one rank).
     lr_anneal_steps: the step at which the learning rate, falling linearly, is zero; 0 = it stays.
     loss_weighting: of the simple loss over times, see losses.time_weights. loss_factors: the loss also counts
     errors of means over squares of so many pixels, see losses.coarse_error. sample_interval: steps between
@@ -129,7 +129,7 @@ class TrainConfig:
             )
         if self.data_dir != "scenes" and self.scales != "1":
             raise ConfigError(
-                f"scales {self.scales!r}: only procedural pictures come in scales; use random_crop for "
+                f"scales {self.scales!r}: only procedural images come in scales; use random_crop for "
                 f"the folder {self.data_dir}"
             )
 
@@ -140,7 +140,7 @@ class TrainConfig:
 
     @property
     def factors(self) -> tuple[int, ...]:
-        """`scales` as numbers: sides of a frame in sides of a picture."""
+        """`scales` as numbers: sides of a frame in sides of an image."""
         return tuple(int(part) for part in self.scales.split(","))
 
     @property
@@ -154,8 +154,8 @@ _HOME = {
     **{f.name: group for group, cls in _GROUPS.items() for f in fields(cls)},
 }
 
-# Task -> what only scenes know, and what the sides of a picture must be multiples of.
-_TRUTHS = {"detect": ("mattes", detector.MULTIPLE), "classify": ("materials", scene_classifier.CELL)}
+# Task -> what only scenes know, and what the sides of an image must be multiples of.
+_TRUTHS = {"detect": ("mattes", detector.MULTIPLE), "classify": ("materials", feature_network.CELL)}
 _PRIOR_ONLY = {"scales", "random_crop", "random_flip", "schedule_sampler", "loss_weighting", "loss_factors"}
 _OTHERS = {key for key, group in _HOME.items() if not group} - _PRIOR_ONLY | {"image_size"}
 

@@ -1,4 +1,4 @@
-"""Pictures for training: which ones, in which order, in batches, and what happens to broken files."""
+"""Images for training: which ones, in which order, in batches, and what happens to broken files."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from guided_diffusion import distributed
-from guided_diffusion.datasets import DatasetError, LabelledStream, PictureFolder, TripletStream
-from guided_diffusion.files import path_kind
-from guided_diffusion.images import PictureError
+from guided_diffusion.errors import DatasetError, ImageError
+from guided_diffusion.images.files import path_kind
+from guided_diffusion.runtime import distributed
 from guided_diffusion.training.config import TrainConfig
+from guided_diffusion.training.datasets import ImageFolder, LabelledStream, TripletStream
 from guided_diffusion.training.scene_windows import SceneWindows
 
-Source: TypeAlias = "SceneWindows | TripletStream | LabelledStream | PictureFolder"
+Source: TypeAlias = "SceneWindows | TripletStream | LabelledStream | ImageFolder"
 Item: TypeAlias = tuple[Tensor, tuple[str, ...]]
 Batch: TypeAlias = tuple[Tensor, list[str]]
 
-_TRIES = 100  # broken pictures in a row after which something else is wrong
+_TRIES = 100  # broken images in a row after which something else is wrong
 
 
 class EndlessOrder(Sampler[int]):
-    """Indices from picture number `start` on, for one rank: 0, 1, 2 …, or all of `size` anew each epoch.
+    """Indices from image number `start` on, for one rank: 0, 1, 2 …, or all of `size` anew each epoch.
 
     size None means an endless source. Rank r of n takes every n-th index from r on. In epoch e a folder's
-    picture p has the index e * size + p, so that its crop differs from the last epoch's.
+    image p has the index e * size + p, so that its crop differs from the last epoch's.
     """
 
     def __init__(self, size: int | None, start: int, seed: int) -> None:
@@ -50,9 +50,9 @@ class EndlessOrder(Sampler[int]):
 
 
 class Readable(Dataset[Item]):
-    """The pictures of a source, the next one in the place of one that cannot be read.
+    """The images of a source, the next one in the place of one that cannot be read.
 
-    An item is a picture and what was wrong with those it stands for, one line each. It raises PictureError
+    An item is an image and what was wrong with those it stands for, one line each. It raises ImageError
     when none of the next hundred can be read.
     """
 
@@ -64,16 +64,16 @@ class Readable(Dataset[Item]):
         while True:
             try:
                 return self.source[index + len(faults)], tuple(faults)
-            except PictureError as error:
+            except ImageError as error:
                 faults.append(str(error))
                 if len(faults) == _TRIES:
-                    raise PictureError(
+                    raise ImageError(
                         f"{error}; nor could the {_TRIES - 1} before it; mend data_dir"
                     ) from None
 
 
 def open_source(config: TrainConfig) -> Source:
-    """The scenes or the folder that `data_dir` names. Raises DatasetError if there are no pictures."""
+    """The scenes or the folder that `data_dir` names. Raises DatasetError if there are no images."""
     size = config.model.image_size
     if config.data_dir == "scenes":
         if config.task == "detect":
@@ -83,16 +83,16 @@ def open_source(config: TrainConfig) -> Source:
         return SceneWindows(size, config.seed, config.factors)
     if path_kind(config.data_dir) != "folder":
         raise DatasetError(
-            f"data_dir: {config.data_dir} is not a folder; name a folder of pictures, or 'scenes' for the "
+            f"data_dir: {config.data_dir} is not a folder; name a folder of images, or 'scenes' for the "
             "procedural ones"
         )
-    return PictureFolder(config.data_dir, size, config.random_crop, config.random_flip, config.seed)
+    return ImageFolder(config.data_dir, size, config.random_crop, config.random_flip, config.seed)
 
 
 def open_batches(source: Source, config: TrainConfig, start: int) -> Iterator[Batch]:
-    """Endless batches for this rank, from picture number `start` on: what `source` gives, batch_size of them,
-    and what was wrong with pictures that had to be replaced."""
-    size = len(source) if isinstance(source, PictureFolder) else None
+    """Endless batches for this rank, from image number `start` on: what `source` gives, batch_size of them,
+    and what was wrong with images that had to be replaced."""
+    size = len(source) if isinstance(source, ImageFolder) else None
     loader: DataLoader[Any] = DataLoader(
         Readable(source),
         batch_size=config.batch_size,
@@ -106,7 +106,7 @@ def open_batches(source: Source, config: TrainConfig, start: int) -> Iterator[Ba
 
 
 def _collate(items: Sequence[Item]) -> Batch:
-    return torch.stack([picture for picture, _ in items]), [fault for _, faults in items for fault in faults]
+    return torch.stack([image for image, _ in items]), [fault for _, faults in items for fault in faults]
 
 
 def _start_worker(_worker: int) -> None:

@@ -1,6 +1,6 @@
 """What the shadow detector learns from: procedural triplets, made harder; and its loss.
 
-Half of the pictures are without shadow, so that it learns to say "none". Both halves get dark materials with
+Half of the images are without shadow, so that it learns to say "none". Both halves get dark materials with
 sharp outlines, uneven light, and cameras of all kinds. Loss: cross-entropy plus Dice (Milletari et al. 2016,
 arXiv 1606.04797).
 """
@@ -40,9 +40,9 @@ class Draws:
 
 
 def examples(triplets: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Pictures (B, 3, S, S), sRGB in [0, 1], and their shadows (B, 1, S, S), 1 = shadow.
+    """Images (B, 3, S, S), sRGB in [0, 1], and their shadows (B, 1, S, S), 1 = shadow.
 
-    triplets: uint8 (B, 7, S, S): the picture with shadow, without, and the matte; on the generator's device.
+    triplets: uint8 (B, 7, S, S): the image with shadow, without, and the matte; on the generator's device.
     """
     draws = Draws(len(triplets), generator)
     moved = _moved(triplets.float() / 255, draws)
@@ -60,7 +60,7 @@ def _moved(planes: Tensor, draws: Draws) -> Tensor:
     quarter = torch.floor(draws.uniform(0, 4)) * (math.pi / 2) + draws.normal(0.1)
     size, aspect = torch.exp(draws.uniform(-0.6, 0.3)), torch.exp(draws.normal(0.12))
     cos, sin = torch.cos(quarter), torch.sin(quarter)
-    centre = draws.uniform(-1, 1, 2) * (1 - size).clamp_min(0)  # a crop lies anywhere in the picture
+    centre = draws.uniform(-1, 1, 2) * (1 - size).clamp_min(0)  # a crop lies anywhere in the image
     rows = [torch.cat([cos * size * aspect * flip, -sin * size, centre[:, :1]], 3)]
     rows.append(torch.cat([sin * size * aspect * flip, cos * size, centre[:, 1:]], 3))
     grid = F.affine_grid(torch.cat(rows, 2)[:, 0], list(planes.shape), align_corners=False)
@@ -74,13 +74,13 @@ def _of_lamps(shadow: Tensor, free: Tensor, matte: Tensor, draws: Draws) -> Tens
 
 
 def _warm(draws: Draws, share: float, most: float) -> Tensor:
-    """Log factors (B, 3, 1, 1): less green and still less blue in this share of the pictures."""
+    """Log factors (B, 3, 1, 1): less green and still less blue in this share of the images."""
     blue = draws.chance(share) * draws.uniform(0, most)
     return torch.cat([0 * blue, -0.5 * blue, -blue], 1)
 
 
 def _with_materials(shadow: Tensor, free: Tensor, matte: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Another picture's ground in the outline of yet another's shadow, or paint: no shadow, though dark.
+    """Another image's ground in the outline of yet another's shadow, or paint: no shadow, though dark.
 
     shadow, free (B, 3, S, S) in linear light, matte (B, 1, S, S). Paint is redder than light from the sky.
     """
@@ -111,10 +111,10 @@ def _photographed(light: Tensor, draws: Draws) -> Tensor:
     light = light * torch.exp(draws.normal(0.25) + draws.normal(0.1, 3) + _warm(draws, 0.2, 1.2))
     grey = draws.chance(0.05)
     light = grey * light.mean(1, keepdim=True) + (1 - grey) * light
-    picture = to_srgb(light) ** torch.exp(draws.normal(0.12))
+    image = to_srgb(light) ** torch.exp(draws.normal(0.12))
     device = draws.generator.device
-    noise = torch.randn(picture.shape, generator=draws.generator, device=device) * draws.uniform(0, 0.02)
-    return (picture + noise).clamp(0, 1)
+    noise = torch.randn(image.shape, generator=draws.generator, device=device) * draws.uniform(0, 0.02)
+    return (image + noise).clamp(0, 1)
 
 
 def detection_loss(logits: Tensor, shadow: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from guided_diffusion.images import contact_sheet
-from guided_diffusion.scenes import render, scene_rng
+from guided_diffusion.images.formats import contact_sheet
+from guided_diffusion.scenes.render import render, scene_rng
 from guided_diffusion.shadow.detector import Detector
 from guided_diffusion.training.detection import detection_loss, examples
-from guided_diffusion.training.labelled_trainer import LabelledTrainer
+from guided_diffusion.training.supervised import LabelledTrainer
 
-_GRID = 8  # pictures
+_GRID = 8  # images
 
 
 class DetectorTrainer(LabelledTrainer):
@@ -41,7 +41,7 @@ class DetectorTrainer(LabelledTrainer):
         return contact_sheet(rows, ["shadow", "matte", "found", "free", "found"], None, max(size, 128))
 
     @torch.no_grad()
-    def _found(self, picture: np.ndarray) -> np.ndarray:
+    def _found(self, image: np.ndarray) -> np.ndarray:
         """uint8 (H, W): 255 = surely shadow."""
-        x = torch.from_numpy(picture).to(self.device).permute(2, 0, 1)[None].float() / 255
+        x = torch.from_numpy(image).to(self.device).permute(2, 0, 1)[None].float() / 255
         return (255 * torch.sigmoid(self.ema(x))).round().byte()[0, 0].cpu().numpy()

@@ -1,4 +1,4 @@
-"""How well a denoiser finds the noise in pictures it never saw, by time, and its bound on their likelihood.
+"""How well a denoiser finds the noise in images it never saw, by time, and its bound on their likelihood.
 
 Papers: Ho et al. 2020 (arXiv 2006.11239; simple loss), Nichol & Dhariwal 2021 (arXiv 2102.09672; bound in
 bits/dim). Where we differ: times are stratified, finely where there is little noise: there the bound lies.
@@ -22,10 +22,10 @@ _FINE, _COARSE = 6, 3  # strata of the first third of the times, beside t = 0, a
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Losses of N pictures, one time from each of K strata: simple, bound (N, K); widths (K,) in times.
+    """Losses of N images, one time from each of K strata: simple, bound (N, K); widths (K,) in times.
 
     simple: mean squared error of eps. bound: the term of the time drawn, in bits/dim. prior: (N,), what is
-    left of the picture in x_T, in bits/dim. third: (K,), from 0 for strata of the least noisy times to 2.
+    left of the image in x_T, in bits/dim. third: (K,), from 0 for strata of the least noisy times to 2.
     """
 
     simple: np.ndarray
@@ -66,36 +66,36 @@ def strata(times: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @torch.no_grad()
-def measure(denoiser: Denoiser, pictures: Iterable[Tensor], seed: int = 0) -> HeldOut:
-    """Losses of `denoiser`, which predicts eps and does not clip, on pictures (C, H, W) in [-1, 1].
+def measure(denoiser: Denoiser, images: Iterable[Tensor], seed: int = 0) -> HeldOut:
+    """Losses of `denoiser`, which predicts eps and does not clip, on images (C, H, W) in [-1, 1].
 
-    The times and noises of picture i are drawn from (seed, i) alone: the same for all denoisers of one
-    process, so that differences are of pairs. Raises ValueError without pictures.
+    The times and noises of image i are drawn from (seed, i) alone: the same for all denoisers of one
+    process, so that differences are of pairs. Raises ValueError without images.
     """
     edges, third = strata(denoiser.process.num_timesteps)
-    told = [_one(denoiser, picture, edges, [seed, i]) for i, picture in enumerate(pictures)]
+    told = [_one(denoiser, image, edges, [seed, i]) for i, image in enumerate(images)]
     if not told:
-        raise ValueError("there are no pictures to measure on; give at least one")
+        raise ValueError("there are no images to measure on; give at least one")
     simple, bound, prior = (np.stack(parts) for parts in zip(*told, strict=True))
     return HeldOut(simple, bound, np.diff(edges), third, prior)
 
 
 def _one(
-    denoiser: Denoiser, picture: Tensor, edges: np.ndarray, seed: Sequence[int]
+    denoiser: Denoiser, image: Tensor, edges: np.ndarray, seed: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray, float]:
     rng = np.random.default_rng(seed)
     t = torch.from_numpy(rng.integers(edges[:-1], edges[1:]))
-    noise = torch.from_numpy(rng.standard_normal((len(t), *picture.shape), dtype=np.float32))
+    noise = torch.from_numpy(rng.standard_normal((len(t), *image.shape), dtype=np.float32))
     device = denoiser.timesteps.device
-    x0 = picture.expand(noise.shape).to(device)
+    x0 = image.expand(noise.shape).to(device)
     losses = denoiser.loss(x0, t.to(device), noise.to(device))
     simple, bound = (part.double().cpu().numpy() for part in losses[:2])
-    return simple, bound, prior_bits(denoiser.process, picture)
+    return simple, bound, prior_bits(denoiser.process, image)
 
 
-def prior_bits(process: GaussianDiffusion, picture: Tensor) -> float:
-    """KL of q(x_T | x_0) from N(0, 1), bits/dim: what the picture still tells when the walk begins."""
+def prior_bits(process: GaussianDiffusion, image: Tensor) -> float:
+    """KL of q(x_T | x_0) from N(0, 1), bits/dim: what the image still tells when the walk begins."""
     kept = torch.tensor(process.alpha_bar(process.num_timesteps - 1), dtype=torch.float64)
     zero = torch.zeros((), dtype=torch.float64)
-    kl = normal_kl(kept.sqrt() * picture[None].double(), (1 - kept).log(), zero, zero)
+    kl = normal_kl(kept.sqrt() * image[None].double(), (1 - kept).log(), zero, zero)
     return nats_to_bits(mean_flat(kl)).item()

@@ -7,25 +7,25 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from guided_diffusion.files import write_bytes
+from guided_diffusion.images.files import write_bytes
 
 
 def columns(parts: Sequence[str]) -> list[str]:
     """Of the CSV of a loss of these parts."""
-    return ["step", "pictures", "loss", *parts, "grad_norm", "lr", "seconds", "pictures_per_second"]
+    return ["step", "images", "loss", *parts, "grad_norm", "lr", "seconds", "pictures_per_second"]
 
 
 class LossLog:
     """One row per report. Opened at a restored step, it forgets the rows after it: they will come again.
 
-    parts: of the loss. pictures: seen so far, over all ranks. seconds: of training up to the last row,
+    parts: of the loss. images: seen so far, over all ranks. seconds: of training up to the last row,
     earlier runs included.
     """
 
     def __init__(self, path: Path, step: int, parts: Sequence[str]) -> None:
         self.path, self.columns = path, columns(parts)
         rows = _rows_until(path, step)
-        self.pictures = int(rows[-1]["pictures"]) if rows else 0
+        self.images = int(rows[-1]["images"]) if rows else 0
         self.seconds = float(rows[-1]["seconds"]) if rows else 0.0
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, self.columns)
@@ -33,17 +33,17 @@ class LossLog:
         writer.writerows(rows)
         write_bytes(path, text.getvalue().encode())
 
-    def add(self, step: int, pictures: int, seconds: float, means: Mapping[str, float]) -> float:
-        """Append the means of the losses since the last row; returns pictures per second since then.
+    def add(self, step: int, images: int, seconds: float, means: Mapping[str, float]) -> float:
+        """Append the means of the losses since the last row; returns images per second since then.
 
-        pictures: since the last row, over all ranks; seconds: of training in all.
+        images: since the last row, over all ranks; seconds: of training in all.
         """
-        rate = pictures / max(seconds - self.seconds, 1e-9)
-        self.pictures, self.seconds = self.pictures + pictures, seconds
+        rate = images / max(seconds - self.seconds, 1e-9)
+        self.images, self.seconds = self.images + images, seconds
         measured = {**means, "seconds": seconds, "pictures_per_second": rate}
         row = {key: f"{value:.8g}" for key, value in measured.items()}
         with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.columns).writerow({"step": step, "pictures": self.pictures, **row})
+            csv.DictWriter(file, self.columns).writerow({"step": step, "images": self.images, **row})
         return rate
 
 

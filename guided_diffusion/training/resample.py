@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guided_diffusion import distributed
+from guided_diffusion.runtime import distributed
 
 
 class UniformSampler:

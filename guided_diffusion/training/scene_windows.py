@@ -1,4 +1,4 @@
-"""Windows of procedural frames at several scales: one network learns whole pictures and parts of them."""
+"""Windows of procedural frames at several scales: one network learns whole images and parts of them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch.utils.data import Dataset
 
-from guided_diffusion.datasets import SceneStream
-from guided_diffusion.scenes import scene_rng
+from guided_diffusion.scenes.render import scene_rng
+from guided_diffusion.training.datasets import SceneStream
 
 
 class SceneWindows(Dataset[torch.Tensor]):
-    """Endless pictures, float32 (3, S, S) in [-1, 1]: item `i` is a window of scene `i` of `seed`.
+    """Endless images, float32 (3, S, S) in [-1, 1]: item `i` is a window of scene `i` of `seed`.
 
     The scene is rendered at S times one of `scales`, each equally often, and the window lies anywhere in it;
     at scale 1 it is the whole. Both depend on (seed, i) alone. The frame is rendered whole, since exposure is

@@ -22,24 +22,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from guided_diffusion import distributed, hardware
-from guided_diffusion.assembly import build_network, build_process, place
-from guided_diffusion.checkpoints import CheckpointError, State, infer_config, load
-from guided_diffusion.construct import ConfigError
+from guided_diffusion.build import build_network, build_process, place
+from guided_diffusion.checkpoints import State, infer_config, load
 from guided_diffusion.denoiser import Denoiser
-from guided_diffusion.files import write_bytes
+from guided_diffusion.errors import CheckpointError, ConfigError, TrainingError
+from guided_diffusion.images.files import write_bytes
 from guided_diffusion.losses import time_weights
+from guided_diffusion.runtime import distributed, hardware
 from guided_diffusion.training import resample
+from guided_diffusion.training.clean_pixels import draw_known
 from guided_diffusion.training.config import TrainConfig
-from guided_diffusion.training.figures import Row, count_flops
-from guided_diffusion.training.known import draw_known
+from guided_diffusion.training.run_cost import Row, count_flops
 
 Losses: TypeAlias = "Callable[[slice], tuple[Tensor, Tensor, Tensor]]"
 """Piece of the batch -> (what is minimised, its two parts), each (B,)."""
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; one line for the user."""
 
 
 class Trainer:
@@ -197,7 +193,7 @@ class Trainer:
         return rate * (1 - self.step / config.lr_anneal_steps) if config.lr_anneal_steps else rate
 
     def train_step(self, model: nn.Module, x0: Tensor) -> None:
-        """One optimiser step on pictures x0 (B, 3, H, W) in [-1, 1].
+        """One optimiser step on images x0 (B, 3, H, W) in [-1, 1].
 
         model: the network, or the network wrapped for several ranks, each of which brings its own x0.
         """
@@ -237,7 +233,7 @@ class Trainer:
         noise: Tensor,
         known: Tensor | None = None,
     ) -> Tensor:
-        """Add to the gradients those of the mean weighted loss, `microbatch` pictures at a time.
+        """Add to the gradients those of the mean weighted loss, `microbatch` images at a time.
 
         Returns the losses (B,) without `weights`. The arguments are those of Denoiser.loss; all but its bound
         are weighted over times, in what is minimised and not in what is reported of it.

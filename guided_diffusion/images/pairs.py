@@ -1,0 +1,118 @@
+"""Images paired with their masks by name."""
+
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from guided_diffusion.errors import DatasetError
+from guided_diffusion.images.files import is_remote, join_path, path_kind
+from guided_diffusion.images.formats import EXTENSIONS, list_images
+from guided_diffusion.runtime.seeds import Draws
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image to work on: its name (relative POSIX path without extension) and its files.
+
+    draws: None = those of the config's seed and this name.
+    """
+
+    name: str
+    gt: str | None
+    mask: str | None
+    draws: Draws | None = None
+
+
+def find_pairs(
+    gt_path: str | None, mask_path: str | None, offset: int = 0, max_len: int | None = None
+) -> list[Pair]:
+    """Images with their masks, sorted by name, then `max_len` of them from the `offset`-th on.
+
+    Each path is a file or a folder (searched with its sub-folders), local or remote. Names are matched
+    without extension; a mask that is one file serves all images; no mask path gives pairs without mask.
+    Raises DatasetError when a path is missing or empty, when two images share a name, when images and
+    masks do not match one to one, or when nothing is left between `offset` and `max_len`.
+    """
+    gts = images_by_stem(gt_path, "data.gt_path")
+    if mask_path is None:
+        pairs = [Pair(name, path, None) for name, path in gts.values()]
+    elif _kind(mask_path, "data.mask_path") == "file":
+        pairs = [Pair(name, path, mask_path) for name, path in gts.values()]
+    else:
+        masks = images_by_stem(mask_path, "data.mask_path")
+        _check_match(gts, masks, spare_masks=path_kind(str(gt_path)) == "file")
+        pairs = [Pair(name, path, masks[key][1]) for key, (name, path) in gts.items()]
+    return _between(sorted(pairs, key=lambda pair: pair.name), offset, max_len)
+
+
+def _kind(path: str, key: str) -> str:
+    try:
+        kind = path_kind(path)
+    except Exception as error:  # remote only: no network, no credentials, an address blobfile does not know
+        raise DatasetError(f"{key}: {path} cannot be reached: {' '.join(str(error).split())}") from error
+    if kind == "missing":
+        raise DatasetError(f"{key}: {path} does not exist; mend the path or put the images there")
+    return kind
+
+
+def images_by_stem(path: str | None, key: str) -> dict[str, tuple[str, str]]:
+    """Key -> (name, path), for the file or all images of the folder at `path`.
+
+    The name is the relative POSIX path without extension, the key its normal form, by which names of several
+    folders are matched. Raises DatasetError, calling the path by its setting `key`, when it is missing or
+    has no images, and when two images share a name.
+    """
+    if path is None:
+        raise DatasetError(f"{key} is not set; name an image or a folder of images")
+    if _kind(path, key) == "file":
+        file = str(path).rstrip("/").rsplit("/", 1)[-1] if is_remote(path) else Path(path).name
+        return {_key(file): (_stem(file), str(path))}
+    names = list_images(path)
+    if not names:
+        raise DatasetError(f"{key}: no images ({' '.join(EXTENSIONS)}) in {path}")
+    found: dict[str, str] = {}
+    for name in names:
+        other = found.setdefault(_key(name), name)
+        if other != name:
+            raise DatasetError(f"{key}: {other} and {name} in {path} share one name; keep only one of them")
+    return {stem: (_stem(name), join_path(path, name)) for stem, name in found.items()}
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).with_suffix("").as_posix()
+
+
+def _key(name: str) -> str:
+    # macOS writes accents as separate code points; the same name from elsewhere must still match.
+    return unicodedata.normalize("NFC", _stem(name))
+
+
+def _check_match(
+    gts: dict[str, tuple[str, str]], masks: dict[str, tuple[str, str]], spare_masks: bool
+) -> None:
+    lone_gts = [name for key, (name, _) in gts.items() if key not in masks]
+    lone_masks = [] if spare_masks else [name for key, (name, _) in masks.items() if key not in gts]
+    faults = [
+        f"{len(names)} of {total} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for names, total, what in (
+            (lone_gts, len(gts), "images have no mask"),
+            (lone_masks, len(masks), "masks have no image"),
+        )
+        if names
+    ]
+    if faults:
+        raise DatasetError(
+            f"data.gt_path and data.mask_path do not match: {'; '.join(faults)}; "
+            "name each mask as its image, or give one mask file for all"
+        )
+
+
+def _between(pairs: list[Pair], offset: int, max_len: int | None) -> list[Pair]:
+    stop = len(pairs) if max_len is None else max(offset, 0) + max_len
+    chosen = pairs[max(offset, 0) : max(stop, 0)]
+    if not chosen or offset < 0:
+        raise DatasetError(
+            f"offset {offset} and max_len {max_len} leave none of {len(pairs)} images; "
+            f"offset is 0..{len(pairs) - 1}, max_len at least 1"
+        )
+    return chosen

@@ -1,0 +1,1 @@
+"""From an image with holes to its inpainted image: crop windows, batches, compositing."""

@@ -1,0 +1,1 @@
+"""Results and where they are written: the log folder, its overview and run.json."""

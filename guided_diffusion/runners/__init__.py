@@ -1,0 +1,1 @@
+"""Ways to share the images of one run among processes and machines."""

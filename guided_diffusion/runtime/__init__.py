@@ -1,0 +1,1 @@
+"""The machine: devices, memory, ranks, threads, random seeds."""

@@ -1,1 +1,0 @@
-"""What scenes are made of: textures, patterns, materials, layouts, cast shadows and the camera."""

@@ -1,0 +1,125 @@
+"""The judge on a tiny model: its files, its verdicts, its errors."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from guided_diffusion import judge
+from guided_diffusion.errors import ConfigError
+from guided_diffusion.evaluation import feature_network
+from guided_diffusion.evaluation.cases import draw_places
+from guided_diffusion.evaluation.prior_report import COLUMNS
+from guided_diffusion.images.formats import read_image
+from tests.conftest import image
+
+Project = Callable[..., Path]
+STEPS = 12
+
+
+def run(conf: Path, *arguments: str) -> int:
+    fixed = ["--n", "3", "--steps", str(STEPS), "--out", "t.md", "--sheet", "s.png", "--csv", "t.csv"]
+    return judge.main(["--conf_path", str(conf), *fixed, *arguments])
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_every_method_gets_a_row_a_picture_and_its_scores(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = ["nearest", "membrane", "repaint-1", "repaint-2", "ddpm", "ddim", "ddnm"]
+    assert run(project(), "--batch", "2", "--methods", ",".join(methods)) == 0
+    text = Path("t.md").read_text()
+    assert capsys.readouterr().out.strip() == text.strip()
+    rows = [cells(line) for line in text.splitlines() if line.startswith("|")]
+    assert [row[0] for row in rows[2:]] == [*methods, "the truth"]
+    assert {len(row) for row in rows} == {len(COLUMNS) + 4}
+    nfe = {row[0]: row[-2] for row in rows[2:]}
+    assert (nfe["nearest"], nfe["ddim"]) == ("0", str(STEPS))
+    assert nfe["repaint-2"] == str(STEPS + 10)
+    assert rows[-1][1] == "0.0 [0.0, 0.0]"  # the truth matches itself
+    assert rows[0][-3] == "scene-feature KID x1000" and rows[-1][-3] == "0.00 [0.00, 0.00]"
+    assert all(float(row[-3].split()[0]) != 0 for row in rows[2:-1])
+    with open("t.csv", newline="") as file:
+        told = list(csv.DictReader(file))
+    assert len(told) == 3 * (len(methods) + 1)
+    lab = [float(row["lab"]) for row in told if row["method"] == "membrane"]
+    assert cells(text.split("| membrane |")[1])[0].startswith(f"{np.mean(lab):.1f} ")
+    assert read_image("s.png").shape[1] > 5 * 2 * 16  # masked, nearest, membrane, repaint-1, truth
+    assert text.count("ring mismatch of repaint-2 lower than") == 3
+
+
+def test_known_bytes_stay_and_batches_do_not_matter(project: Project) -> None:
+    conf = project()
+    places = draw_places(3, 16, "thick", 1000)
+    images = []
+    for batch in ("1", "3"):
+        options = judge.parse(
+            ["--conf_path", str(conf), "--steps", "4", "--methods", "ddim", "--batch", batch]
+        )
+        filled = judge.answer("ddim", places, judge.open_engines(options)["ddim"]).images
+        assert all(np.array_equal(x[p.keep], p.truth[p.keep]) for x, p in zip(filled, places, strict=True))
+        assert all((x[~p.keep] != p.truth[~p.keep]).any() for x, p in zip(filled, places, strict=True))
+        images.append(np.stack(filled).astype(int))
+    assert np.abs(images[0] - images[1]).max() <= 1
+
+
+def test_photographs_and_several_masks(project: Project) -> None:
+    Path("free").mkdir()
+    for i in range(2):
+        Image.fromarray(image(i, 24, 40)).save(f"free/{i}-1.png")
+    given = ["--images", "free", "--masks", "thick,nn2", "--methods", "membrane,ddim"]
+    assert run(project(), *given) == 0
+    text = Path("t.md").read_text()
+    assert "3 windows of the photographs in free, 16x16, seed 1000." in text
+    assert text.index("## Masks `thick`") < text.index("## Masks `nn2`")
+    assert text.count("| the truth |") == 2
+    assert text.count("two random halves of the truth: too few scenes to tell.") == 2
+    with open("t.csv", newline="") as file:
+        told = list(csv.DictReader(file))
+    assert [row["scene"] for row in told[:3]] == ["0", "1", "0"]
+    assert {row["mask"] for row in told} == {"thick", "nn2"}
+
+
+def test_td_paint_is_judged_and_told_if_the_weights_do_not_know_it(project: Project) -> None:
+    assert run(project(), "--methods", "td_paint") == 0
+    text = Path("t.md").read_text()
+    assert cells(next(line for line in text.splitlines() if "| td_paint |" in line))[-2] == str(STEPS)
+    assert "td_paint: these weights were not trained for it" in text
+    assert run(project(), "--methods", "td_paint", "--set", "per_pixel_time=true") == 0
+    assert "not trained" not in Path("t.md").read_text()
+
+
+@pytest.mark.parametrize("method", ["repaint", "repaint-0", "ddim-3", "telea", ""])
+def test_an_unknown_method_is_named(
+    method: str, project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(project(), "--methods", method) == 2
+    assert f"method {method!r} is unknown" in capsys.readouterr().err
+    with pytest.raises(ConfigError):
+        judge.overrides_of(method, 10)
+
+
+def test_settings_that_cannot_work_are_one_line(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(project(), "--steps", "8", "--methods", "repaint-2") == 2
+    assert "jump_length 10 leaves no room" in capsys.readouterr().err
+    assert run(project(), "--images", "gone", "--methods", "nearest") == 2
+    assert "--images: gone does not exist" in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feature_network, "WEIGHTS", Path("none.pt"))
+        assert run(project(), "--methods", "nearest") == 2
+    assert "error: the scene-feature KID needs none.pt, which is not there" in capsys.readouterr().err
+    assert run(project(), "--set", "model_path=gone.pt", "--methods", "ddim") == 2
+    assert "gone.pt" in capsys.readouterr().err
+    for wrong in (["--seed", "0"], ["--n", "0"], ["--batch", "0"], ["--masks", "thick,round"]):
+        with pytest.raises(SystemExit):
+            run(project(), *wrong)
+    told = capsys.readouterr().err
+    assert "belong to training" in told and "--masks 'round' is unknown" in told

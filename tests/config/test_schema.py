@@ -1,0 +1,339 @@
+"""YAML to Config: ours, RePaint's and its descendants', every kind of mistake, and the fingerprint."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from guided_diffusion.config.builder import construct
+from guided_diffusion.config.resolutions import attention_downsamples, channel_mults
+from guided_diffusion.config.schema import (
+    ClassifierConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    PathsConfig,
+    ProcessConfig,
+    fingerprint,
+    from_mapping,
+    load,
+    to_mapping,
+)
+from guided_diffusion.scheduler import JumpSchedule, count_nfe
+from tests.conftest import refusal
+
+CONFS = Path(__file__).resolve().parents[2] / "confs"
+KEYS = {
+    "schedule_jump_params": JumpSchedule,
+    **{"inpa_inj_sched_prev": bool, "inpa_inj_time_shift": int, "clip_denoised": bool},
+    **{"eta": float, "rule": str, "t_start": int, "down_n": int},
+}
+MINIMAL = {"name": "x", "model_path": "m.pt"}
+MASKS = ("thin", "thick", "nn2", "ev2li", "genhalf", "ex64")
+OUR_NAMES = {"face_example", "shadow", *(f"test_{d}_{m}" for d in ("c256", "inet256", "p256") for m in MASKS)}
+
+
+def repaint_yaml(name="test_c256_thin", **changes):
+    """A YAML with the keys that RePaint's own have (facts of their contents, not a copy)."""
+    loader = {key: True for key in ("mask_loader", "deterministic", "return_dict", "return_dataloader")}
+    loader |= {key: False for key in ("class_cond", "random_crop", "random_flip", "drop_last")}
+    folders = {"srs": "inpainted", "lrs": "gt_masked", "gts": "gt", "gt_keep_masks": "gt_keep_mask"}
+    dataset = {
+        **loader,
+        **{"gt_path": "./gts", "mask_path": "./masks", "image_size": 256, "batch_size": 4, "max_len": 100},
+        "ds_conf": {"name": "random_thin_256"},
+        "paths": {key: f"./log/{name}/{folder}" for key, folder in folders.items()},
+    }
+    return {
+        **{"attention_resolutions": "32,16,8", "class_cond": False, "diffusion_steps": 1000},
+        **{"learn_sigma": True, "noise_schedule": "linear", "num_channels": 256, "num_head_channels": 64},
+        **{"num_heads": 4, "num_res_blocks": 2, "resblock_updown": True, "use_fp16": False},
+        **{"use_scale_shift_norm": True, "classifier_scale": 4.0, "lr_kernel_n_std": 2, "num_samples": 100},
+        **{"show_progress": True, "timestep_respacing": "250", "use_kl": False, "predict_xstart": False},
+        **{"rescale_timesteps": False, "rescale_learned_sigmas": False, "classifier_use_fp16": False},
+        **{"classifier_width": 128, "classifier_depth": 2, "classifier_pool": "attention"},
+        **{"classifier_attention_resolutions": "32,16,8", "classifier_use_scale_shift_norm": True},
+        **{"classifier_resblock_updown": True, "num_heads_upsample": -1, "channel_mult": "", "dropout": 0.0},
+        **{"use_checkpoint": False, "use_new_attention_order": False, "clip_denoised": True},
+        **{"use_ddim": False, "image_size": 256, "model_path": "/cluster/ema.pt", "name": name},
+        **{"inpa_inj_sched_prev": True, "n_jobs": 25, "print_estimated_vars": True, "latex_name": "RePaint"},
+        **{"method_name": "Repaint", "inpa_inj_sched_prev_cumnoise": False},
+        "schedule_jump_params": {"t_T": 250, "n_sample": 1, "jump_length": 10, "jump_n_sample": 10},
+        "data": {"eval": {"lama_c256_thin_n100_test": dataset}},
+        **changes,
+    }
+
+
+# RePaint's YAMLs
+
+
+def test_a_repaint_yaml_loads_unchanged(write):
+    config = load(write("r.yml", repaint_yaml()), (), KEYS)
+    assert config.model == ModelConfig()
+    assert config.process == ProcessConfig()
+    assert config.data == DataConfig("./gts", "./masks", batch_size=4, max_len=100)
+    assert config.folders == from_mapping({**MINIMAL, "name": "test_c256_thin"}).folders
+    assert config.paths.srs == "./log/test_c256_thin/inpainted"
+    assert config.model_path == "/cluster/ema.pt"
+    assert config.precision == "auto"
+    assert "rule" not in config.options
+    times = construct(JumpSchedule, config.options["schedule_jump_params"]).times(config.process.num_steps)
+    assert count_nfe(times) == (2410, 2160)
+
+
+def test_keys_that_nothing_reads_are_named_in_one_warning(write):
+    (warning,) = load(write("r.yml", repaint_yaml()), (), KEYS).warnings
+    for key in (
+        "num_samples",
+        "n_jobs",
+        "latex_name",
+        "data.mask_loader",
+        "data.ds_conf",
+        "classifier_scale",
+    ):
+        assert key in warning
+    assert "\n" not in warning
+
+
+def test_the_imagenet_yamls_ask_for_half_precision_and_a_classifier(write):
+    changes = {"class_cond": True, "use_fp16": True, "classifier_scale": 1, "classifier_path": "c.pt"}
+    config = load(write("r.yml", repaint_yaml(**changes)), (), KEYS)
+    assert (config.precision, config.model.class_cond) == ("fp16", True)
+    assert config.classifier == ClassifierConfig("c.pt", 1.0)
+    assert "classifier_scale" not in config.warnings[0]
+
+
+def test_the_yaml_of_shadow_diffusion(write):
+    changes = {
+        **{"attention_resolutions": "16,8", "diffusion_steps": 400, "num_channels": 128},
+        **{"num_head_channels": -1, "resblock_updown": False, "timestep_respacing": ""},
+        **{"rescale_timesteps": True, "rescale_learned_sigmas": True},
+    }
+    config = load(write("r.yml", repaint_yaml(**changes)), (), KEYS)
+    assert config.process.num_steps == 400
+    assert config.process.rescale_timesteps
+    assert config.model.attention_downsamples == (16, 32)
+
+
+def test_precision_stated_beats_use_fp16():
+    assert from_mapping({**MINIMAL, "use_fp16": True, "precision": "fp32"}).precision == "fp32"
+
+
+def test_use_ddim_becomes_the_rule_of_repaint():
+    assert from_mapping({**MINIMAL, "use_ddim": True}).options == {"rule": "ddim"}
+    assert from_mapping({**MINIMAL, "use_ddim": True, "rule": "ddpm"}, KEYS).options == {"rule": "ddpm"}
+    plain = from_mapping({**MINIMAL, "use_ddim": True, "method": "ddim"})
+    assert plain.options == {}
+    assert "use_ddim" in plain.warnings[0]
+
+
+@pytest.mark.parametrize("names", [(), ("a", "b")])
+def test_data_eval_holds_exactly_one_dataset(names):
+    message = refusal(from_mapping, {**MINIMAL, "data": {"eval": {name: {} for name in names}}})
+    assert f"holds {len(names)} datasets ({', '.join(names)})" in message
+    assert "give each its own YAML" in message
+
+
+# our own YAMLs
+
+
+def test_the_names_of_our_yamls():
+    assert {path.stem for path in CONFS.glob("*.yml")} >= OUR_NAMES
+
+
+@pytest.mark.parametrize("path", sorted(CONFS.glob("*.yml")), ids=lambda path: path.stem)
+def test_our_yamls_load_without_a_warning(path):
+    config = load(path, (), KEYS)
+    assert config.warnings == ()
+    assert config.name == path.stem
+    assert config.options.keys() <= KEYS.keys()
+
+
+@pytest.mark.parametrize(("preset", "evaluations"), [("draft", 45), ("fast", 280), ("paper", 2410)])
+def test_the_presets_cost_what_they_say(preset, nfe, write):
+    path = CONFS / "presets" / f"{preset}.yml"
+    config = load(write("p.yml", {**MINIMAL, "include": str(path)}), (), KEYS)
+    times = construct(JumpSchedule, config.options["schedule_jump_params"]).times(config.process.num_steps)
+    assert count_nfe(times)[0] == nfe
+    assert f"{nfe} network evaluations" in path.read_text()
+
+
+@pytest.mark.parametrize("path", sorted(CONFS.glob("models/*.yml")), ids=lambda path: path.stem)
+def test_the_model_files_are_whole(path, write):
+    config = load(write("m.yml", {"name": "x", "include": str(path)}))
+    assert config.warnings == ()
+    assert config.model_path.startswith("./data/pretrained/")
+
+
+# mistakes
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schedule_jump_parms": {}}, "unknown key 'schedule_jump_parms'"),
+        ({"schedule_jump_parms": {}}, "the nearest known key is 'schedule_jump_params'"),
+        ({"gt_path": "x"}, "the nearest known key is 'data.gt_path'"),
+        ({"start_resampling": 3}, "the nearest known key is 'schedule_jump_params.start_resampling'"),
+        ({"data": {"gt_pth": "x"}}, "the nearest known key is 'data.gt_path'"),
+        ({1: 2}, "unknown key '1'"),
+        ({"num_channels": "256"}, "num_channels: '256' is not an integer"),
+        ({"class_cond": 1}, "class_cond: 1 is not true or false"),
+        ({"batch_size": 1}, "the nearest known key is 'data.batch_size'"),
+        ({"data": {"batch_size": 0}}, "data.batch_size: 0 is not an integer of at least 1"),
+        ({"data": None}, "data: None is not a mapping"),
+        ({"data": {"paths": 3}}, "data.paths: 3 is not a mapping"),
+        ({"data": {"eval": {"a": 3}}}, "data.eval.a: 3 is not a mapping"),
+        ({"method": "magic"}, "method: 'magic' is not one of 'repaint', 'ddpm'"),
+        ({"noise_schedule": "cosin"}, "noise_schedule: 'cosin' is not one of 'linear', 'cosine'"),
+        ({"device": "gpu"}, "device 'gpu' is none of auto, cpu, cuda and cuda:N"),
+        ({"image_size": 96}, "channel_mult has no default for image_size 96; set it, e.g. '1,2,2,4'"),
+        ({"image_size": 100, "channel_mult": "1,1,1,1"}, "image_size 100 cannot be halved 3 times"),
+        ({"channel_mult": "1,x"}, "channel_mult '1,x' is not a list of positive numbers"),
+        ({"attention_resolutions": "0"}, "attention_resolutions '0' is not a list of positive numbers"),
+        ({"timestep_respacing": "many"}, "timestep_respacing 'many' is none of"),
+        ({"timestep_respacing": 1001}, "timestep_respacing '1001' asks for 1001 steps; diffusion_steps 1000"),
+        ({"timestep_respacing": "0"}, "asks for 0 steps"),
+        ({"use_fp16": "yes"}, "use_fp16: 'yes' is not true or false"),
+        ({"name": ""}, "name is empty"),
+        ({"name": "../elsewhere"}, "leads out of log/"),
+    ],
+)
+def test_mistakes(change, message, write):
+    path = write("m.yml", {**MINIMAL, **change})
+    said = refusal(load, path, (), KEYS)
+    assert message in said
+    assert str(path) in said
+
+
+@pytest.mark.parametrize("key", MINIMAL)
+def test_required_keys(key):
+    mapping = {k: v for k, v in MINIMAL.items() if k != key}
+    assert refusal(from_mapping, mapping).startswith(f"{key} is missing")
+
+
+# derived values
+
+
+@pytest.mark.parametrize(
+    ("size", "mults"),
+    [(512, (0.5, 1, 1, 2, 2, 4, 4)), (256, (1, 1, 2, 2, 4, 4)), (128, (1, 1, 2, 3, 4)), (64, (1, 2, 3, 4))],
+)
+def test_channel_multipliers(size, mults):
+    assert channel_mults("", size) == mults
+    assert channel_mults("1, 2", size) == (1, 2)
+
+
+def test_attention_is_given_in_pixels_and_used_as_a_factor():
+    assert attention_downsamples("32,16,8", 256) == (8, 16, 32)
+    assert attention_downsamples("", 256) == ()
+
+
+@pytest.mark.parametrize(
+    ("respacing", "steps"),
+    [("250", 250), (250, 250), ([10, 15, 25], 50), ("10,15,25", 50), ("ddim50", 50), ("", 1000)],
+)
+def test_number_of_respaced_steps(respacing, steps):
+    assert construct(ProcessConfig, {"timestep_respacing": respacing}).num_steps == steps
+
+
+def test_folders_of_the_results():
+    config = from_mapping({**MINIMAL, "paths": {"lrs": "elsewhere"}})
+    names = ("inpainted", "gt_masked", "gt", "gt_keep_mask", "shadow_free", "shadow_matte", "shadow_field")
+    expected = PathsConfig(*("elsewhere" if name == "gt_masked" else f"./log/x/{name}" for name in names))
+    assert config.folders == expected
+
+
+# round trip and fingerprint
+
+text = st.text(min_size=1)
+maybe_text = st.none() | text
+configs = st.builds(
+    Config,
+    name=st.text(st.characters(exclude_characters="/."), min_size=1),  # "/" and ".." lead out of log/
+    model_path=text,
+    method=st.sampled_from(["repaint", "ddpm", "ddim", "ddnm", "intermediate", "ilvr"]),
+    seed=st.integers(),
+    device=st.sampled_from(["auto", "cpu", "cuda", "cuda:3"]),
+    precision=st.sampled_from(["auto", "fp32", "tf32", "bf16", "fp16"]),
+    compile=st.sampled_from(["auto", True, False]),
+    paste_known=st.booleans(),
+    generate=st.integers(0),
+    cond_y=st.none() | st.integers(0),
+    model=st.builds(
+        ModelConfig,
+        image_size=st.sampled_from([64, 128, 256, 512]),
+        num_channels=st.integers(1),
+        attention_resolutions=st.sampled_from(["", "16", "32,16,8"]),
+        channel_mult=st.sampled_from(["", "1,2", "0.5,1,1"]),
+        dropout=st.floats(0, 1),
+        learn_sigma=st.booleans(),
+        per_pixel_time=st.booleans(),
+    ),
+    process=st.builds(
+        ProcessConfig,
+        noise_schedule=st.sampled_from(["linear", "cosine"]),
+        timestep_respacing=st.sampled_from(["", "250", "10,15,25", "ddim50"]),
+        rescale_timesteps=st.booleans(),
+    ),
+    classifier=st.builds(ClassifierConfig, maybe_text, st.floats(-10, 10)),
+    data=st.builds(
+        DataConfig, maybe_text, maybe_text, st.integers(1), st.none() | st.integers(1), st.integers(0)
+    ),
+    paths=st.builds(PathsConfig, maybe_text, maybe_text, maybe_text, maybe_text),
+    options=st.fixed_dictionaries(
+        {}, optional={"eta": st.floats(0, 1), "schedule_jump_params": st.just({"t_T": 3}), "rule": text}
+    ),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(configs)
+def test_round_trip_by_way_of_json(config):
+    assert from_mapping(json.loads(json.dumps(to_mapping(config))), KEYS) == config
+
+
+PICTURE_CHANGES = [
+    {"seed": 1},
+    {"clip_denoised": False},
+    {"method": "ddnm"},
+    {"paste_known": False},
+    {"cond_y": 3},
+    {"model": ModelConfig(image_size=64)},
+    {"process": ProcessConfig(timestep_respacing="100")},
+    {"classifier": ClassifierConfig(classifier_scale=2.0)},
+    {"options": {"eta": 0.5}},
+]
+OTHER_CHANGES = {
+    **{"name": "y", "model_path": "other.pt", "device": "cpu", "show_progress": False, "generate": 4},
+    **{
+        "compile": True,
+        "precision": "bf16",
+        "retired": ("num_samples",),
+        "model": ModelConfig(per_pixel_time=True),
+    },
+    **{"data": DataConfig("a", "b", 4, 10, 2), "paths": PathsConfig("a")},
+}
+
+
+def test_the_fingerprint_follows_what_changes_the_pictures():
+    base = from_mapping(MINIMAL)
+    prints = [fingerprint(replace(base, **change), {}) for change in PICTURE_CHANGES]
+    prints += [fingerprint(base, {}), fingerprint(base, {"gt": "abc"})]
+    assert len(set(prints)) == len(PICTURE_CHANGES) + 2
+    assert all(len(bytes.fromhex(value)) == 32 for value in prints)
+
+
+@pytest.mark.parametrize("key", OTHER_CHANGES)
+def test_the_fingerprint_ignores_places_and_amounts(key):
+    base = from_mapping(MINIMAL)
+    assert fingerprint(replace(base, **{key: OTHER_CHANGES[key]}), {}) == fingerprint(base, {})
+
+
+def test_the_fingerprint_does_not_depend_on_how_the_yaml_was_written():
+    one = from_mapping({**MINIMAL, "eta": 1, "rule": "ddim", "timestep_respacing": [10, 20]}, KEYS)
+    two = from_mapping({"timestep_respacing": "10,20", "rule": "ddim", "eta": 1, **MINIMAL}, KEYS)
+    assert fingerprint(one, {"a": 1, "b": 2}) == fingerprint(two, {"b": 2, "a": 1})

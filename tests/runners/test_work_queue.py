@@ -1,0 +1,272 @@
+"""The board that ranks share, and runs under torchrun: the same images as one process makes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guided_diffusion.output.log_folder import LogFolder
+from guided_diffusion.runners import work_queue
+from guided_diffusion.runners.work_queue import Board
+from tests.conftest import NFE, Outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+Cli = Callable[..., Outcome]
+Project = Callable[..., Path]
+
+
+def shared(store: dist.Store, total: int, ranks: int) -> list[Board]:
+    """Boards of several ranks on one store."""
+    return [Board(total, store, rank, ranks) for rank in range(ranks)]
+
+
+def test_each_picture_is_taken_once_and_a_quick_rank_takes_more() -> None:
+    one, other = (each.take() for each in shared(dist.HashStore(), 7, 2))
+    taken = [next(one), next(other), next(one), next(one), next(one)]
+    assert taken + [*one] + [*other] == list(range(7))
+
+
+def test_the_leader_hears_every_report_once_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    leader, other = shared(dist.HashStore(), 4, 2)
+    assert list(leader.news()) == []
+    mine, others = leader.take(), other.take()
+    other.post(next(others), {"name": "ä"})
+    leader.post(next(mine), ["b"])
+    assert list(leader.news()) == [{"name": "ä"}, ["b"]]
+    assert list(leader.news()) == []
+    slow = next(others)
+    other.post(next(others), "quick")
+    assert list(leader.news()) == ["quick"] and list(mine) == []
+    monkeypatch.setattr(
+        work_queue.time, "sleep", lambda _seconds: waited.append(1) or other.post(slow, "slow")
+    )
+    waited: list[int] = []
+    assert list(leader.rest()) == ["slow"] and len(waited) == 1
+
+
+@pytest.mark.parametrize(("total", "ranks", "share"), [(10, 1, None), (10, 2, 3), (1, 4, 1), (100, 4, 13)])
+def test_half_of_what_each_rank_would_get_may_be_taken_together(
+    monkeypatch: pytest.MonkeyPatch, total: int, ranks: int, share: int | None
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
+    assert shared(monkeypatch, total, ranks)[0].share == share
+
+
+def test_nothing_to_do_is_done_at_once() -> None:
+    empty = Board(0, dist.HashStore())
+    assert list(empty.take()) == list(empty.news()) == list(empty.rest()) == []
+
+
+@given(st.data())
+def test_whoever_is_started_anew_every_picture_is_told(data: st.DataObject) -> None:
+    """Rounds of any number of ranks, all of which end somewhere; then one of which none does."""
+    total, store = data.draw(st.integers(0, 12)), dist.HashStore()
+    done: list[int] = []
+    for last in [*[False] * data.draw(st.integers(0, 3)), True]:
+        boards = shared(store, total, data.draw(st.integers(1, 4)))
+        working = [each.take() for each in boards]
+        in_hand: set[int] = set()
+        while working and (last or data.draw(st.booleans())):
+            number = next(taking := data.draw(st.sampled_from(working)), None)
+            if number is None:
+                working.remove(taking)
+                continue
+            assert number not in in_hand and number not in done, "one rank at a time, until it is told"
+            in_hand.add(number)
+            if last or data.draw(st.booleans()):
+                done.append(number)
+                boards[0].post(number, number)
+    assert list(boards[0].news()) == sorted(done) == list(range(total))
+
+
+@pytest.fixture
+def ranked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Call it to have this process be a rank of two, on a store of its own."""
+
+    def set_rank(rank: int, **more: str) -> None:
+        place = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+        for name, value in {**place, **more}.items():
+            monkeypatch.setenv(name, value)
+        store = dist.HashStore()
+        monkeypatch.setattr(dist, "rendezvous", lambda _url: iter([(store, rank, 2)]))
+
+    return set_rank
+
+
+def test_a_rank_that_does_not_lead_tells_why_it_ends_and_no_more(
+    project: Project, cli: Cli, ranked: Callable[..., None]
+) -> None:
+    conf = project()
+    ranked(1)
+    outcome = cli("--conf_path", conf)
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    assert len(list(Path("log/run/inpainted").iterdir())) == 3
+    outcome = cli("--conf_path", conf, "--set", "model_path=none.pt")
+    assert outcome.code == 2 and outcome.out == ""
+    [line] = outcome.err.splitlines()
+    assert line.startswith("rank 1: error: ") and "none.pt" in line
+
+
+@pytest.mark.parametrize(("restarts", "code"), [("0", 1), ("2", 0)])
+def test_torchrun_does_not_start_anew_for_a_picture_that_cannot_be_read(
+    project: Project, cli: Cli, ranked: Callable[..., None], restarts: str, code: int
+) -> None:
+    conf = project()
+    Path("gts/p1.png").write_bytes(b"no image")
+    ranked(0, TORCHELASTIC_MAX_RESTARTS=restarts)
+    outcome = cli("--conf_path", conf)
+    assert outcome.code == code and "error: p1 failed: " in outcome.err and "2 of 3 images in" in outcome.out
+
+
+def test_a_rank_without_an_address_and_ranks_with_ray_are_refused(
+    project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch, ranked: Callable[..., None]
+) -> None:
+    conf = project()
+    ranked(0)
+    outcome = cli("--conf_path", conf, "--set", "ray=auto")
+    told = "error: ray: auto shares the images by itself; start one process, without torchrun\n"
+    assert (outcome.code, outcome.err) == (2, told)
+    monkeypatch.delenv("MASTER_ADDR")
+    outcome = cli("--conf_path", conf)
+    assert outcome.code == 2 and len(outcome.err.splitlines()) == 1
+    assert "MASTER_ADDR not; start with torchrun" in outcome.err
+
+
+def test_the_leader_hears_of_others_while_it_is_at_a_picture(
+    project: Project, cli: Cli, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another rank's report comes up after this one's first evaluation, of the only image it has."""
+    conf, shared = project(count=2), Board(2, dist.HashStore(), 0, 2)
+    shared.store.set("taker 1", "1")
+    other = {"name": "p1", "level": 20, "line": "p1: by another", "counts": {}, "image": {}, "shown": None}
+    steps: list[int] = []
+
+    def step(_display: object, progress: Any) -> None:
+        steps.append(progress.step)
+        if progress.step == 1:
+            shared.post(1, other)
+
+    heard: list[int] = []
+    accept = LogFolder.accept
+    monkeypatch.setattr(command.Display, "step", step)
+    monkeypatch.setattr(LogFolder, "accept", lambda *told: heard.append(len(steps)) or accept(*told))
+    monkeypatch.setattr(command.board, "join", lambda _total: shared)
+    monkeypatch.setattr(command, "HEARING_SECONDS", 0.0)
+    assert cli("--conf_path", conf).code == 0
+    assert len(heard) == 2 and heard[0] < NFE == heard[1], "p1, then its own"
+
+
+def launch(*arguments: object) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def ended(*runs: subprocess.Popen[str]) -> list[subprocess.CompletedProcess[str]]:
+    try:
+        told = [run.communicate(timeout=240) for run in runs]
+    finally:
+        for run in runs:
+            run.terminate()  # one that hangs; torchrun ends its ranks too
+    return [subprocess.CompletedProcess(r.args, r.returncode, *t) for r, t in zip(runs, told, strict=True)]
+
+
+def torchrun(conf: Path, ranks: int, *more: str) -> subprocess.CompletedProcess[str]:
+    program = [ROOT / "test.py", "--conf_path", conf, *more]
+    return ended(launch("--standalone", f"--nproc_per_node={ranks}", *program))[0]
+
+
+def images(folder: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path("log", folder, "inpainted").iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_the_ranks_make_the_bytes_of_one_and_tell_of_all(
+    project: Project, cli: Callable[..., object], ranks: int
+) -> None:
+    conf = project(count=5)
+    done = torchrun(conf, ranks, "--set", "name=two")
+    assert done.returncode == 0, done.stderr
+    cli("--conf_path", conf, "--set", "name=one")
+    assert images("two") == images("one") and len(images("two")) == 5
+    told = json.loads(Path("log/two/run.json").read_text())["images"]
+    assert sorted(told) == [f"p{i}" for i in range(5)] and all(each["evaluations"] for each in told.values())
+    assert Path("log/two/overview.png").is_file() and "5 of 5 images" in done.stdout
+    assert done.stdout.count("p3: 10 evaluations") == 1, "one voice"
+    again = torchrun(conf, ranks, "--set", "name=two")
+    assert "5 of 5 images were finished before" in again.stdout
+
+
+KILLER = """
+import os, pathlib, signal, sys, time
+sys.path.insert(0, os.environ["PYTHONPATH"])
+from guided_diffusion.unet import UNetModel
+forward, count, killed = UNetModel.forward, 0, pathlib.Path(__file__).with_name("killed")
+def dying(*arguments):
+    global count
+    count += 1
+    while os.environ["RANK"] == "0" and not killed.exists():
+        time.sleep(0.02)  # the other may begin late
+    if os.environ["RANK"] == "1" and count > 12 and not killed.exists():
+        killed.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return forward(*arguments)
+UNetModel.forward = dying
+import runpy
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_a_killed_rank_s_pictures_are_taken_over(
+    project: Project, cli: Callable[..., object], tmp_path: Path, restarts: int
+) -> None:
+    """By the ranks that torchrun starts anew, or by the next run of the same command."""
+    conf = project(count=6)
+    killer = tmp_path / "killer.py"
+    killer.write_text(KILLER)
+    agent = ["--standalone", "--nproc_per_node=2", f"--max-restarts={restarts}"]
+    [first] = ended(launch(*agent, killer, ROOT / "test.py", "--conf_path", conf, "--set", "name=two"))
+    assert (first.returncode == 0) == bool(restarts), first.stderr
+    if not restarts:
+        assert len(images("two")) < 6
+        assert torchrun(conf, 2, "--set", "name=two").returncode == 0
+    cli("--conf_path", conf, "--set", "name=one")
+    assert images("two") == images("one") and len(images("two")) == 6
+
+
+@pytest.mark.slow
+def test_a_rank_killed_on_one_of_two_machines(
+    project: Project, cli: Callable[..., object], tmp_path: Path
+) -> None:
+    """Each machine's torchrun counts restarts for itself: one says 1, the other 0."""
+    conf = project(count=6)
+    killer = tmp_path / "killer.py"
+    killer.write_text(KILLER)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    agent = ["--nnodes=2", "--nproc_per_node=1", "--max-restarts=1", "--rdzv-backend=c10d", "--rdzv-id=board"]
+    program = [killer, ROOT / "test.py", "--conf_path", conf, "--set", "name=two"]
+    runs = [launch(*agent, f"--rdzv-endpoint=localhost:{port}", *program) for _ in range(2)]
+    done = ended(*runs)
+    assert [each.returncode for each in done] == [0, 0], done[0].stderr + done[1].stderr
+    assert sum("SIGKILL" in each.stderr or "-9" in each.stderr for each in done) == 1, "of one machine"
+    cli("--conf_path", conf, "--set", "name=one")
+    assert images("two") == images("one") and len(images("two")) == 6

@@ -1,0 +1,119 @@
+"""The loop asks nothing of the device: no transfer and no waiting per step, whatever the sampler.
+
+The walk runs on the meta device, where a value that is read (`.item()`, `if tensor:`) raises; copies between
+devices are counted by a dispatch mode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from guided_diffusion import build
+from guided_diffusion.config.schema import ModelConfig, ProcessConfig
+from guided_diffusion.denoiser import Denoiser
+from guided_diffusion.inpainting.coarse_guidance import Sketched
+from guided_diffusion.inpainting.tiled_denoiser import Tiled
+from guided_diffusion.operators import Mask
+from guided_diffusion.samplers import (
+    DDIM,
+    DDNM,
+    DDPM,
+    ILVR,
+    Intermediate,
+    Problem,
+    RePaint,
+    Sampler,
+    TDPaint,
+    walk,
+)
+from guided_diffusion.scheduler import JumpSchedule
+from tests.conftest import MODEL
+
+
+class CountTransfers(TorchDispatchMode):
+    """Counts tensors that come from outside the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transfers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        inputs = [a for a in args if isinstance(a, Tensor)]
+        if isinstance(out, Tensor) and any(a.device != out.device and a.ndim for a in inputs):
+            self.transfers += 1
+        return out
+
+
+SAMPLERS = [
+    RePaint(JumpSchedule(jump_length=2, jump_n_sample=2)),
+    RePaint(JumpSchedule(jump_length=2, jump_n_sample=2), rule="ddim", eta=0.5),
+    RePaint(rule="ding"),
+    DDPM(),
+    DDIM(),
+    DDNM(),
+    Intermediate(t_start=3),
+    ILVR(down_n=3),
+    TDPaint(),
+]
+
+
+def problem_of(side: int) -> Problem:
+    """Two images on the meta device."""
+    with torch.device("meta"):
+        network = build.build_network(ModelConfig(**MODEL)).eval()
+        y, keep = torch.zeros(2, 3, side, side), torch.ones(2, 1, side, side)
+    process, times = build.build_process(ProcessConfig(timestep_respacing="6"))
+    denoise = Denoiser(network, process, times.to("meta"))
+    return Problem(y, Mask(keep), denoise, process, lambda: torch.empty_like(y))
+
+
+def uploads_nothing(sampler: Sampler, problem: Problem) -> None:
+    with CountTransfers() as counter:
+        steps = list(walk(sampler, problem))
+    assert steps[-1].x.device.type == "meta"
+    assert counter.transfers == 0
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: f"{type(s).__name__}-{getattr(s, 'rule', '')}")
+def test_the_loop_neither_waits_nor_uploads(sampler: Sampler) -> None:
+    uploads_nothing(sampler, problem_of(16))
+
+
+@pytest.mark.parametrize("sampler", [SAMPLERS[0], TDPaint()], ids=lambda s: type(s).__name__)
+def test_overlapping_windows_neither_wait_nor_upload_and_are_laid_out_once(
+    sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, where, done = problem_of(32), torch.ones(32, 32, dtype=torch.bool), list[str]()
+
+    def corners(tiled: Tiled, height: int, width: int) -> list[tuple[int, int]]:
+        done.append("corners")
+        return told(tiled, height, width)
+
+    told = Tiled.corners
+    monkeypatch.setattr(Tiled, "corners", corners)
+    tiled = Tiled(problem.denoise, 16, 8, where)
+    shown = torch.ones(1, 1, 32, 32, device="meta")
+    sketched = Sketched(tiled, problem.process, torch.zeros_like(problem.y), shown, (4, 4), 2)
+    smoothed = sketched._smooth
+
+    def smooth(plane: Tensor) -> Tensor:
+        if plane is shown:
+            done.append("where")
+        return smoothed(plane)
+
+    vars(sketched)["_smooth"] = smooth
+    uploads_nothing(sampler, replace(problem, denoise=sketched))
+    assert sorted(done) == ["corners", "where"]
+
+
+def test_the_counter_sees_an_upload() -> None:
+    with CountTransfers() as counter:
+        torch.zeros(3).to("meta")
+    assert counter.transfers == 1

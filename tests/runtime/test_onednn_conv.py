@@ -1,0 +1,82 @@
+"""packing: what the network says stays; what is packed says it of each image, whatever its batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from guided_diffusion.build import build_network, place
+from guided_diffusion.runtime.graphs import traced
+from guided_diffusion.runtime.hardware import has_bf16
+from guided_diffusion.runtime.onednn_conv import PackedConv2d, packed
+from tests.helpers import stored
+
+CPU = torch.device("cpu")
+SHAPE = [1, 3, 8, 8]
+TIME = torch.tensor([700])
+WIDE = replace(stored.TINY, image_size=32, num_channels=64, channel_mult="1,1,2", attention_resolutions="8")
+
+
+def network(precision: str, gradients: bool) -> nn.Module:
+    torch.manual_seed(0)
+    built = build_network(WIDE).eval().requires_grad_(False)
+    for parameter in built.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)  # some are born as zero
+    return place(built, CPU, precision, None if gradients else WIDE.image_size)
+
+
+def images(count: int = 5) -> Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 1e-2)])
+def test_a_packed_network_says_what_it_said(precision: str, tolerance: float) -> None:
+    plain, quick, x = network(precision, True), network(precision, False), images()
+    with torch.no_grad():
+        before, after = plain(x, TIME), quick(x, TIME)
+    assert not any(type(layer) is nn.Conv2d for layer in quick.modules())
+    assert (after - before).norm() <= tolerance * before.norm()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_picture_s_bits_do_not_depend_on_its_batch(precision: str) -> None:
+    """Torch's own convolutions and its products with a single row take other kernels for small batches."""
+    quick, x = network(precision, False), images()
+    with torch.no_grad():
+        together = quick(x, TIME)
+        for size in (1, 2, 3):
+            apart = torch.cat([quick(part, TIME) for part in x.split(size)])
+            assert torch.equal(apart, together)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_one_layer_is_that_convolution(stride: int) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(5, 7, 3, stride=stride, padding=1, bias=stride == 1)
+    x = torch.randn(2, 5, 9, 12).to(memory_format=torch.channels_last)
+    quick = packed(layer, list(x.shape))
+    assert isinstance(quick, PackedConv2d)
+    with torch.no_grad():
+        assert torch.allclose(quick(x), layer(x), atol=1e-5)
+        assert torch.equal(traced(quick, (x,))(x), quick(x))
+    assert sum(p.numel() for p in quick.parameters()) == sum(p.numel() for p in layer.parameters())
+
+
+def test_what_cannot_be_packed_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    double = nn.Conv2d(3, 3, 1, dtype=torch.float64)
+    elsewhere = nn.Conv2d(3, 3, 1, device="meta")
+    for left in (double, elsewhere):
+        assert packed(left, SHAPE) is left
+    monkeypatch.setattr(torch.ops, "mkldnn", object())  # a torch without it
+    plain = nn.Conv2d(3, 3, 1)
+    assert packed(plain, SHAPE) is plain
+
+
+@pytest.mark.skipif(not has_bf16(CPU), reason="bfloat16 is emulated here")
+def test_half_precision_s_bits_are_those_of_the_plain_network() -> None:
+    x = images()
+    with torch.no_grad():
+        assert torch.equal(network("bf16", True)(x, TIME), network("bf16", False)(x, TIME))

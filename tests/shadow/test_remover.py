@@ -1,0 +1,190 @@
+"""Method relight: what the engine promises of both outputs, whatever lifts the shadow (here a stand-in)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from guided_diffusion.engine import Engine, load_config
+from guided_diffusion.output.results import Progress, Result
+from tests.conftest import NFE, Negative, Outcome, image, keep_mask
+from tests.conftest import RELIT_KEEP as KEEP
+
+Cli = Callable[..., Outcome]
+Project = Callable[..., Path]
+FREE, INPAINTED = Path("log/run/shadow_free"), Path("log/run/inpainted")
+
+
+def results(conf: Path, *overrides: str) -> dict[str, Result]:
+    return {result.name: result for result in Engine(load_config(conf, overrides))()}
+
+
+def pixels(path: Path | str) -> np.ndarray:
+    with Image.open(path) as pil_image:
+        return np.array(pil_image)
+
+
+def told() -> dict[str, Any]:
+    return json.loads(Path("log/run/run.json").read_text())
+
+
+def test_beyond_the_shadow_s_reach_both_outputs_are_the_input(shaded: Project, cli: Cli) -> None:
+    outcome = cli("--conf_path", shaded())
+    assert (outcome.code, outcome.err) == (0, "")
+    for i in range(3):
+        for folder in (FREE, INPAINTED):
+            made = pixels(folder / f"p{i}.png")
+            assert np.array_equal(made[KEEP], image(i)[KEEP])
+            assert (made[~KEEP] != image(i)[~KEEP]).mean() > 0.8
+
+
+def test_the_log_folder_holds_all_that_the_issue_names(shaded: Project, cli: Cli) -> None:
+    cli("--conf_path", shaded(1))
+    names = {
+        *("inpainted", "shadow_free", "gt_masked", "gt_keep_mask", "gt", "shadow_matte", "shadow_field"),
+        *("overview.png", "run.json", "run.log"),
+    }
+    assert {path.name for path in Path("log/run").iterdir()} == names
+    assert np.array_equal(pixels("log/run/gt_keep_mask/p0.png") == 255, KEEP)
+    assert np.array_equal(pixels("log/run/gt_masked/p0.png"), image(0) * KEEP[..., None])
+    matte, field = pixels("log/run/shadow_matte/p0.png"), pixels("log/run/shadow_field/p0.png")
+    assert np.array_equal(matte, np.where(keep_mask(), 0, 102).astype(np.uint8))  # 0.4 of 255
+    assert field.shape == (16, 16, 3) and (field == 51).all()
+
+
+def test_folders_can_be_elsewhere(shaded: Project, cli: Cli) -> None:
+    paths = {"shadow_frees": "a", "shadow_mattes": "b/c", "shadow_fields": "d", "srs": "e"}
+    cli("--conf_path", shaded(1, paths=paths))
+    assert all(Path(folder, "p0.png").exists() for folder in paths.values())
+
+
+def test_the_stand_in_gets_what_the_interface_says(shaded: Project, negative: Negative) -> None:
+    conf = shaded(1)
+    results(conf)
+    results(conf, "relight.prior=diffusion")
+    [(given, shadow, settings, nothing, _), (*_, prior, _)] = negative.calls
+    assert np.array_equal(given, image(0)) and given.dtype == np.uint8
+    assert shadow.dtype == bool and np.array_equal(shadow, ~keep_mask())
+    assert settings == load_config(conf).relight and nothing is None
+    assert prior.process.num_timesteps == 6 and isinstance(prior.generator, torch.Generator)
+    assert (prior.side, prior.multiple) == (16, 2)
+
+
+def test_draws_follow_seed_and_name_alone(shaded: Project) -> None:
+    conf = shaded(4, relight={"prior": "diffusion"})
+    one, four = results(conf), results(conf, "data.batch_size=4")
+    alone, other = results(conf, "data.offset=2", "data.max_len=1"), results(conf, "seed=1")
+
+    def free(found: dict[str, Result], name: str) -> np.ndarray:
+        lifted = found[name].lifted
+        assert lifted is not None and lifted.free is not None
+        return lifted.free
+
+    for name in one:
+        assert np.array_equal(free(one, name), free(four, name))
+    assert np.array_equal(free(alone, "p2"), free(one, "p2"))
+    assert not np.array_equal(free(other, "p2"), free(one, "p2"))
+
+
+@pytest.mark.parametrize("output", ["inpainted", "shadow_free"])
+def test_outputs_choose_what_is_made(shaded: Project, cli: Cli, negative: Negative, output: str) -> None:
+    conf = shaded(1, outputs=output)
+    assert cli("--conf_path", conf).code == 0
+    both = {"inpainted", "shadow_free"}
+    assert {path.name for path in Path("log/run").iterdir()} & both == {output}
+    assert len(negative.calls) == (output == "shadow_free")
+    assert told()["evaluations"] == (NFE if output == "inpainted" else 0)
+    assert set(told()["images"]["p0"]) & both == ({output} if output == "shadow_free" else set())
+
+
+def test_without_prior_and_painting_no_checkpoint_is_needed(shaded: Project, cli: Cli) -> None:
+    conf = shaded(1, outputs=["shadow_free"], model_path="absent.pt")
+    plan = cli("--conf_path", conf, "--dry_run")
+    assert plan.code == 0 and "missing" not in plan.out
+    assert "0 network evaluations an image (0 for shadow_free)" in plan.out
+    assert cli("--conf_path", conf).code == 0
+    assert "missing: absent.pt" in cli("--conf_path", conf, "--set", "outputs=inpainted", "--dry_run").out
+    for key, cost in (("relight.prior=diffusion", 40), ("relight.refine=true", 1)):
+        assert f"{cost} network evaluations" in cli("--conf_path", conf, "--set", key, "--dry_run").out
+        assert "absent.pt" in cli("--conf_path", conf, "--set", key).err
+
+
+def test_a_prior_gets_the_denoiser_and_its_cost_is_told(shaded: Project, negative: Negative) -> None:
+    conf = shaded(1, outputs=["shadow_free"], relight={"prior": "diffusion"})
+    events = list(Engine(load_config(conf)).stream())
+    assert events[0] == Progress(("p0",), 3, 3)
+    assert isinstance(events[1], Result) and events[1].lifted is not None
+    assert events[1].lifted.nfe == 3 and negative.calls[0][3] is not None
+
+
+def test_run_json_tells_of_both_parts(shaded: Project, cli: Cli) -> None:
+    cli("--conf_path", shaded(1, relight={"prior": "diffusion"}))
+    entry = told()["images"]["p0"]
+    assert entry["inpainted"]["evaluations"] == NFE and entry["shadow_free"]["evaluations"] == 3
+    assert entry["evaluations"] == told()["evaluations"] == NFE + 3
+    seconds = entry["inpainted"]["seconds"] + entry["shadow_free"]["seconds"]
+    assert entry["seconds"] == pytest.approx(seconds, abs=0.0011) and entry["inpainted"]["seconds"] > 0
+    assert told()["config"]["relight"]["prior"] == "diffusion"
+    assert told()["config"]["outputs"] == ["inpainted", "shadow_free"]
+
+
+def test_the_plan_tells_both_costs(shaded: Project, cli: Cli) -> None:
+    out = cli("--conf_path", shaded(), "--dry_run").out
+    assert f"({NFE} for inpainted + 0 for shadow_free), about" in out
+
+
+# resuming: each output by its own key
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_a_second_run_computes_nothing(shaded: Project, cli: Cli, negative: Negative) -> None:
+    conf = shaded()
+    cli("--conf_path", conf)
+    before = told(), stamps(FREE), stamps(INPAINTED), len(negative.calls)
+    outcome = cli("--conf_path", conf)
+    assert "3 of 3 images were finished before" in outcome.out
+    assert (told(), stamps(FREE), stamps(INPAINTED), len(negative.calls)) == before
+
+
+def test_what_is_asked_for_later_is_added(shaded: Project, cli: Cli, negative: Negative) -> None:
+    conf = shaded(2)
+    cli("--conf_path", conf, "--set", "outputs=shadow_free")
+    before = stamps(FREE)
+    assert "were finished before" not in cli("--conf_path", conf).out
+    assert stamps(FREE) == before and len(negative.calls) == 2 and len(stamps(INPAINTED)) == 2
+    entry = told()["images"]["p1"]
+    assert entry["shadow_free"] == {"note": "finished in an earlier run"}
+    assert entry["evaluations"] == NFE
+    assert "2 of 2 images were finished before" in cli("--conf_path", conf).out
+
+
+def test_keys_of_one_part_do_not_undo_the_other(shaded: Project, cli: Cli, negative: Negative) -> None:
+    conf = shaded(1)
+    cli("--conf_path", conf)
+    lifted, painted = stamps(FREE), stamps(INPAINTED)
+    cli("--conf_path", conf, "--set", "schedule_jump_params.jump_n_sample=3")
+    assert stamps(FREE) == lifted and stamps(INPAINTED) != painted and len(negative.calls) == 1
+    painted = stamps(INPAINTED)
+    cli("--conf_path", conf, "--set", "schedule_jump_params.jump_n_sample=3", "relight.prior=diffusion")
+    assert stamps(FREE) != lifted and stamps(INPAINTED) == painted
+
+
+@pytest.mark.parametrize("lost", ["shadow_matte", "shadow_field", "shadow_free"])
+def test_a_lost_file_is_made_again(shaded: Project, cli: Cli, negative: Negative, lost: str) -> None:
+    conf = shaded(1)
+    cli("--conf_path", conf)
+    painted = stamps(INPAINTED)
+    Path(f"log/run/{lost}/p0.png").unlink()
+    cli("--conf_path", conf)
+    assert Path(f"log/run/{lost}/p0.png").exists() and len(negative.calls) == 2
+    assert stamps(INPAINTED) == painted
