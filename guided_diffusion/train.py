@@ -121,7 +121,7 @@ def _warn_once(faults: list[str], warned: set[str]) -> None:
 
 
 def _any_rank_wants_stop(stop: Callable[[], bool], step: int) -> bool:
-    """Whether to stop now. All ranks get the same answer; a rank that stopped alone would hang the others."""
+    """True if the run is to stop now; the same on all ranks, since one that stopped alone would hang the rest."""
     if distributed.world_size() == 1:
         return stop()
     return step % _STOP_INTERVAL == 0 and distributed.any_rank(stop())

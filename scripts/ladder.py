@@ -85,7 +85,7 @@ class Variant:
 
     @property
     def request(self) -> dict[str, object]:
-        """What was asked for; a plan is valid only for the same request."""
+        """Options that a plan depends on; it is valid only for the same ones."""
         words = [*self.common, *self.overrides.split()]
         return {"conf_path": self.conf_path, "words": words, "minutes": self.minutes}
 

@@ -29,7 +29,7 @@ from guided_diffusion.training.clean_pixels import SMALLEST
 
 @dataclass(frozen=True)
 class TaskRules:
-    """What a training task asks of its configuration."""
+    """Requirements of a training task on its configuration."""
 
     ground_truth: str = ""
     """Ground truth that only procedural images have; empty = none, the task is a prior."""
@@ -204,7 +204,7 @@ class TrainConfig:
 
     @property
     def folder(self) -> Path:
-        """Where all files of the run are."""
+        """Folder with all files of the run."""
         return Path(self.out or f"runs/{self.name}")
 
 

@@ -25,11 +25,13 @@ class RandomBatch:
         self.batch, self.generator = batch, generator
 
     def uniform(self, low: float, high: float, width: int = 1) -> Tensor:
+        """Uniform in [low, high)."""
         device = self.generator.device
         drawn = torch.rand(self.batch, width, 1, 1, generator=self.generator, device=device)
         return low + (high - low) * drawn
 
     def normal(self, deviation: float, width: int = 1) -> Tensor:
+        """Normal with mean 0 and this standard deviation."""
         device = self.generator.device
         drawn = torch.randn(self.batch, width, 1, 1, generator=self.generator, device=device)
         return deviation * drawn

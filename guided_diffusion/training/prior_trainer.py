@@ -34,7 +34,7 @@ _GRID_STEPS = 50  # sampling steps of a grid
 
 
 class PriorTrainer(Trainer):
-    """Training run of a diffusion prior. A batch is images (B, 3, S, S) in model space, in [-1, 1]."""
+    """Training run of a diffusion prior. A batch is encoded images (B, 3, S, S); pixels are in [-1, 1]."""
 
     loss_names: ClassVar[tuple[str, str]] = ("simple", "bound")
 
@@ -61,7 +61,7 @@ class PriorTrainer(Trainer):
             raise ConfigError(f"these settings describe no network: {error}") from None
 
     def example_inputs(self) -> tuple[Tensor, ...]:
-        size, side = self.config.batch_size, self.config.image_size
+        size, side = self.config.batch_size, self.config.model.image_size
         per_pixel = self.config.model.per_pixel_time
         times = torch.zeros(size, 1, side, side) if per_pixel else torch.zeros(size)
         return torch.empty(size, 3, side, side), times
@@ -146,11 +146,11 @@ class PriorTrainer(Trainer):
 
     def grid(self, rows: int = 4) -> np.ndarray:
         """rows x rows DDPM samples of the averaged network, always from the same noise: uint8 (H, W, 3)."""
-        size = self.config.image_size
+        side = self.config.model.image_size
         generators = [torch.Generator(self.device).manual_seed(i) for i in range(rows * rows)]
-        images = list(self._sample(Noise(generators, (3, size, size))))
+        images = list(self._sample(Noise(generators, (3, side, side))))
         cells = [images[i * rows : (i + 1) * rows] for i in range(rows)]
-        return contact_sheet(cells, [], None, max(size, 128))
+        return contact_sheet(cells, [], None, max(self.config.image_size, 128))
 
     def _sample(self, noise: Noise) -> np.ndarray:
         """Plain generation with the averaged network: uint8 (B, H, W, 3)."""

@@ -89,7 +89,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def grid(self) -> np.ndarray:
-        """A picture of what the averaged network does now: uint8 (H, W, 3)."""
+        """An image that shows how well the averaged network works by now: uint8 (H, W, 3)."""
 
     @abstractmethod
     def sampler_state(self) -> dict[str, Tensor]:

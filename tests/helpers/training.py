@@ -57,12 +57,12 @@ def write_yaml(folder: Path, base: Mapping[str, object] = TINY, **keys: object) 
     return path
 
 
-def tiny_config(folder: Path, base: Mapping[str, object] = TINY, **keys: object) -> TrainConfig:
+def tiny_config(folder: Path, base: Mapping[str, object] = TINY, **keys: Any) -> TrainConfig:
     """The config of a tiny run; `base` is TINY, DETECT or CLASSIFY."""
     return load_train(write_yaml(folder, base, **keys))
 
 
-def tiny_trainer(folder: Path, **keys: object) -> PriorTrainer:
+def tiny_trainer(folder: Path, **keys: Any) -> PriorTrainer:
     """The trainer of a tiny prior."""
     return PriorTrainer(tiny_config(folder, **keys), CPU, CODEC)
 

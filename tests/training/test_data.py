@@ -1,3 +1,6 @@
+"""Training data of a prior: order, batches, unreadable files, windows, codec."""
+
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -12,9 +15,10 @@ from guided_diffusion.images.formats import write_image
 from guided_diffusion.runtime import distributed
 from guided_diffusion.training.data import EndlessOrder, SkipUnreadable, open_batches, open_source
 from guided_diffusion.training.datasets import ImageFolder
+from guided_diffusion.training.prior_trainer import PriorTrainer
 from guided_diffusion.training.scene_windows import SceneWindows
 from tests.conftest import image
-from tests.helpers.training import CODEC, encoded_scene, tiny_config
+from tests.helpers.training import CODEC, CPU, encoded_scene, tiny_config
 
 
 def indices(size: int | None, start: int, count: int, rank: int = 0, ranks: int = 1) -> list[int]:
@@ -141,6 +145,32 @@ def test_open_batches_uses_scales_and_resumes(tmp_path: Path) -> None:
     later = next(open_batches(source, config, 4))[0]
     assert torch.equal(whole[2], later)
     assert torch.equal(torch.cat(whole), torch.stack([windows[i] for i in range(6)]))
+
+
+class InvertedCodec:
+    """PixelCodec with the sign of its space reversed."""
+
+    def encode(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        return -CODEC.encode(images)
+
+    def decode(self, x: torch.Tensor) -> np.ndarray:
+        return CODEC.decode(-x)
+
+
+@pytest.mark.parametrize("data_dir", ["scenes", "folder"])
+def test_open_source_encodes_with_given_codec(tmp_path: Path, data_dir: str) -> None:
+    if data_dir == "folder":
+        data_dir = str(folder(tmp_path / "p", 3))
+    config = tiny_config(tmp_path, data_dir=data_dir)
+    pixels, inverted = open_source(config, CODEC), open_source(config, InvertedCodec())
+    assert all(torch.equal(inverted[i], -pixels[i]) for i in range(3))
+
+
+def test_prior_grid_decodes_with_given_codec(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    plain, inverted = (PriorTrainer(config, CPU, codec).grid(rows=1) for codec in (CODEC, InvertedCodec()))
+    cell = (slice(9, 9 + 128), slice(9, 9 + 128))
+    assert np.abs(plain[cell].astype(int) + inverted[cell] - 255).max() <= 1
 
 
 @pytest.mark.parametrize("kind", ["missing", "file", "empty"])
