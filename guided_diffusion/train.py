@@ -37,7 +37,8 @@ from guided_diffusion.errors import (
 from guided_diffusion.images.files import write_bytes
 from guided_diffusion.images.formats import write_image
 from guided_diffusion.runtime import distributed
-from guided_diffusion.runtime.hardware import keep_memory, share_cores
+from guided_diffusion.runtime.device import split_cores_among_ranks
+from guided_diffusion.runtime.memory import tune_malloc
 from guided_diffusion.training.config import TrainConfig, load_train
 from guided_diffusion.training.data import open_batches
 from guided_diffusion.training.loss_log import LossLog
@@ -121,7 +122,7 @@ def _warn_once(faults: list[str], warned: set[str]) -> None:
 
 
 def _any_rank_wants_stop(stop: Callable[[], bool], step: int) -> bool:
-    """True if the run is to stop now; the same on all ranks, since one that stopped alone would hang the rest."""
+    """True if the run is to stop now; the same on all ranks, since one that stops alone hangs the rest."""
     if distributed.world_size() == 1:
         return stop()
     return step % _STOP_INTERVAL == 0 and distributed.any_rank(stop())
@@ -230,8 +231,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = _parse(arguments)
-    keep_memory()
-    share_cores()
+    tune_malloc()
+    split_cores_among_ranks()
     stop = StopSignal(options.minutes)
     try:
         distributed.check_launch()
@@ -256,7 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _fail(message: str, code: int) -> int:
     # An error of a loader's worker arrives with its traceback; the message is at the end.
     line = f"error: {message.rpartition('ImageError: ')[2].strip()}"
-    print(distributed.signed(line), file=sys.stderr)
+    print(distributed.with_rank_prefix(line), file=sys.stderr)
     return code
 
 

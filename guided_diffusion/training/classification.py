@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from guided_diffusion.evaluation.feature_network import CELL
+from guided_diffusion.images.colour import to_linear, to_srgb
 from guided_diffusion.scenes.layouts import KINDS
-from guided_diffusion.shadow.light import to_linear, to_srgb
 from guided_diffusion.training.detection import RandomBatch
 
 

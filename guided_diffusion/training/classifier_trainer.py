@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from guided_diffusion.codec import Codec
 from guided_diffusion.evaluation.feature_network import SceneClassifier
-from guided_diffusion.images.formats import contact_sheet
+from guided_diffusion.images.contact_sheet import contact_sheet
 from guided_diffusion.scenes.layouts import KINDS
 from guided_diffusion.scenes.render import render_labelled, scene_rng
 from guided_diffusion.training import classification

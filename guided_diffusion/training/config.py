@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from guided_diffusion.config.builder import (
     AtLeast,
@@ -15,8 +14,9 @@ from guided_diffusion.config.builder import (
     Count,
     Index,
     NonNegative,
-    construct,
-    unknown_key,
+    check_keys,
+    flat_keys,
+    load_flat,
 )
 from guided_diffusion.config.schema import ModelConfig, ProcessConfig
 from guided_diffusion.config.yaml_files import merge, parse_override, read_yaml
@@ -141,8 +141,6 @@ class TrainConfig:
             )
         if self.model.class_cond:
             raise ConfigError("class_cond: training knows no labels; leave it out")
-        if self.process.use_kl:
-            raise ConfigError("use_kl: training is on the simple loss plus the bound; leave it out")
         self._check_task(TASK_RULES[self.task])
         self._check_loss()
         self._check_scales()
@@ -208,14 +206,10 @@ class TrainConfig:
         return Path(self.out or f"runs/{self.name}")
 
 
-_GROUPS = {"model": ModelConfig, "process": ProcessConfig}
-_HOME = {
-    **{f.name: group for group, cls in _GROUPS.items() for f in fields(cls)},
-    **{f.name: "" for f in fields(TrainConfig) if f.name not in _GROUPS},
-}
-
+_GROUPS: dict[str, type] = {"model": ModelConfig, "process": ProcessConfig}
+_KEYS = flat_keys(TrainConfig, _GROUPS)
 _PRIOR_KEYS = {"scales", "random_crop", "random_flip", "schedule_sampler", "loss_weighting", "loss_factors"}
-_PRIOR_KEYS |= {key for key, group in _HOME.items() if group}  # no other task takes these
+_PRIOR_KEYS |= {*_KEYS} - {f.name for f in fields(TrainConfig)}  # no other task takes these
 
 
 def load_train(path: str | Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -225,16 +219,12 @@ def load_train(path: str | Path | None, overrides: Sequence[str] = ()) -> TrainC
     mapping, where = read_yaml(path), f"{path} with --set" if overrides else str(path)
     for override in overrides:
         mapping = merge(mapping, parse_override(override))
-    groups: defaultdict[str, dict[str, Any]] = defaultdict(dict)
-    for key, value in mapping.items():
-        if key not in _HOME:
-            raise unknown_key(key, list(_HOME), where)
-        groups[_HOME[key]][key] = value
-    groups["process"].setdefault("timestep_respacing", "")
+    if mapping.pop("use_kl", False):
+        raise ConfigError("use_kl: training is on the simple loss plus the bound; leave it out")
+    check_keys(mapping, _KEYS, where=where)
     task = str(mapping.get("task", "prior"))
     if task not in TASK_RULES or TASK_RULES[task].is_prior:
-        groups["model"].update({key: groups[""][key] for key in ("image_size",) if key in groups[""]})
-    elif spare := sorted(set(mapping) & _PRIOR_KEYS):
+        return load_flat(TrainConfig, {"timestep_respacing": "", **mapping}, where, flat=_GROUPS)
+    if spare := sorted(set(mapping) & _PRIOR_KEYS):
         raise ConfigError(f"{spare[0]} in {where} has no place in task: {task}; leave it out")
-    parts: dict[str, Any] = {group: construct(cls, groups[group], where) for group, cls in _GROUPS.items()}
-    return construct(TrainConfig, {**groups[""], **parts}, where)
+    return load_flat(TrainConfig, mapping, where, flat={})

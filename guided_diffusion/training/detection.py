@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from guided_diffusion.shadow.light import to_linear, to_srgb
+from guided_diffusion.images.colour import to_linear, to_srgb
 
 _SMOOTH = 30.0  # pixels added to both areas of Dice, so that a few pixels of shadow do not rule the loss
 

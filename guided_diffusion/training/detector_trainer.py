@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import Dataset
 
 from guided_diffusion.codec import Codec
-from guided_diffusion.images.formats import contact_sheet
+from guided_diffusion.images.contact_sheet import contact_sheet
 from guided_diffusion.scenes.render import render, scene_rng
 from guided_diffusion.shadow.detector import Detector
 from guided_diffusion.training import detection

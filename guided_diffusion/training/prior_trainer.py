@@ -18,11 +18,11 @@ from guided_diffusion.build import build_network, build_process
 from guided_diffusion.codec import Codec
 from guided_diffusion.denoiser import Denoiser
 from guided_diffusion.errors import ConfigError
-from guided_diffusion.images.formats import contact_sheet
+from guided_diffusion.images.contact_sheet import contact_sheet
 from guided_diffusion.losses import time_weights
-from guided_diffusion.operators import Nothing
+from guided_diffusion.operators import NoObservation
 from guided_diffusion.runtime import distributed
-from guided_diffusion.samplers.base import Noise, Problem, walk
+from guided_diffusion.samplers.base import Noise, Problem, sample
 from guided_diffusion.samplers.ddpm import DDPM
 from guided_diffusion.training import resample
 from guided_diffusion.training.clean_pixels import draw_clean_masks
@@ -166,6 +166,6 @@ class PriorTrainer(Trainer):
             autocast=self.autocast,
         )
         y, x = torch.zeros(1, device=self.device), torch.zeros(0)
-        for step in walk(DDPM(), Problem(y, Nothing(), denoise, process, noise)):
+        for step in sample(DDPM(), Problem(y, NoObservation(), denoise, process, noise)):
             x = step.x
         return self.codec.decode(x)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from guided_diffusion.build import matrix_rate
+from guided_diffusion.runtime.device import matrix_rate
 
 CostRow: TypeAlias = "dict[str, str | int | float]"
 """Cost of one run of the command: an entry of `slices` in cost.json and in the state."""

@@ -23,12 +23,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
-from guided_diffusion.build import place
 from guided_diffusion.checkpoints import State, infer_config, load
 from guided_diffusion.codec import Codec
 from guided_diffusion.errors import CheckpointError, TrainingError
 from guided_diffusion.images.files import write_bytes
-from guided_diffusion.runtime import distributed, hardware
+from guided_diffusion.runtime import distributed
+from guided_diffusion.runtime.cpu_kernels import use_faster_layers
+from guided_diffusion.runtime.device import has_bf16
+from guided_diffusion.runtime.inference import place_network
 from guided_diffusion.training.config import TrainConfig
 from guided_diffusion.training.run_cost import CostRow, count_flops, current_row
 
@@ -56,8 +58,8 @@ class Trainer(ABC):
         """codec: converts between uint8 images and the space that the network works in."""
         self.config, self.device, self.codec = config, device, codec
         torch.manual_seed(config.seed)
-        self.network = place(self.build(), device, "fp32")
-        self.ema = self.build().to(device).requires_grad_(False).eval()
+        self.network = place_network(self.build(), device, "fp32")
+        self.ema = use_faster_layers(self.build().to(device)).requires_grad_(False).eval()
         self.ema.load_state_dict(self.network.state_dict())
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay
@@ -65,7 +67,7 @@ class Trainer(ABC):
         self.step, self.steps_in_totals = 0, 0
         self.cost_rows: list[CostRow] = []
         self.totals = torch.zeros(4, device=device)
-        self.precision = "bf16" if config.bf16 and hardware.has_bf16(device) else "fp32"
+        self.precision = "bf16" if config.bf16 and has_bf16(device) else "fp32"
         self._begin = time.monotonic()
 
     # what a subclass defines

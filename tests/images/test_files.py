@@ -113,6 +113,15 @@ def test_remote_paths_go_through_blobfile(tmp_path: Path, monkeypatch: pytest.Mo
         read_image("gs://bucket/b.png")
 
 
+def test_path_kind_raises_one_line_where_it_cannot_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    def isdir(path: str) -> bool:
+        raise RuntimeError("unknown\naddress")
+
+    monkeypatch.setitem(sys.modules, "blobfile", types.SimpleNamespace(isdir=isdir))
+    with pytest.raises(OSError, match="^unknown address$"):
+        path_kind("ftp://a/b")
+
+
 def test_blobfile_has_what_remote_paths_need() -> None:
     import blobfile
 

@@ -1,14 +1,12 @@
-"""Procedural scenes: determinism, the same scene at every size, the shadow identity, the folder layout."""
+"""Procedural scenes: determinism, the same scene at every size, the shadow identity."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from PIL import Image
 
-from guided_diffusion.scenes.materials import to_linear
+from guided_diffusion.images.colour import to_linear
+from guided_diffusion.scenes import render as rendering
 from guided_diffusion.scenes.render import render, render_free, scene_rng
 
 
@@ -70,7 +68,7 @@ def test_pictures_do_not_depend_on_how_many_points_are_drawn_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = [render_free(scene_rng(10, index), (40, 56)) for index in range(8)]
-    monkeypatch.setattr(render, "_CHUNK", 1000)
+    monkeypatch.setattr(rendering, "_CHUNK", 1000)
     for index, image in enumerate(whole):
         gap = np.abs(render_free(scene_rng(10, index), (40, 56)).astype(int) - image)
         assert gap.max() <= 1 and (gap > 0).mean() < 0.001, "sums may round, nothing else may change"
@@ -128,24 +126,3 @@ def test_pictures_vary_and_have_structure() -> None:
     contrast = images.mean(axis=3).std(axis=(1, 2))
     assert np.median(contrast) > 10
     assert (images > 250).mean() < 0.05 and (images < 5).mean() < 0.05
-
-
-def test_command_line_writes_the_istd_layout(tmp_path: Path) -> None:
-    render.main(["--out", str(tmp_path), "--n", "2", "--size", "32", "--seed", "9", "--split", "train"])
-    scene = render(scene_rng(9, 1), 32)
-    for folder, expected in (("A", scene.shadow), ("B", scene.mask * np.uint8(255)), ("C", scene.free)):
-        files = sorted((tmp_path / "train" / f"train_{folder}").iterdir())
-        assert [file.name for file in files] == ["0000.png", "0001.png"]
-        with Image.open(files[1]) as image:
-            assert np.array_equal(np.asarray(image), expected)
-    with Image.open(tmp_path / "train" / "train_matte" / "0001.png") as image:
-        assert np.abs(np.asarray(image) / 65535 - scene.matte).max() < 1e-5
-    with np.load(tmp_path / "train" / "train_truth" / "0001.npz") as truth:
-        assert np.array_equal(truth["matte"], scene.matte)
-        assert np.array_equal(truth["transmission"], scene.transmission)
-
-
-def test_command_line_refuses_bad_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        render.main(["--out", "x", "--n", "0"])
-    assert "need --n >= 1" in capsys.readouterr().err

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from guided_diffusion.denoiser import Prediction
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.images.colour import to_srgb
 from guided_diffusion.respace import get_named_beta_schedule
 from guided_diffusion.shadow.field import ShadowField
-from guided_diffusion.shadow.light import log_light, to_srgb
+from guided_diffusion.shadow.light import log_light
 from guided_diffusion.shadow.palette import AXES
 from guided_diffusion.shadow.prior_fit import (
     GRID,

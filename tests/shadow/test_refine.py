@@ -9,7 +9,7 @@ from torch import Tensor
 
 from guided_diffusion.denoiser import Prediction
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.shadow.light import to_linear, to_srgb
+from guided_diffusion.images.colour import to_linear, to_srgb
 from guided_diffusion.shadow.refine import light_variance, matte_variance, refine
 
 PROCESS = GaussianDiffusion(np.linspace(1e-3, 0.3, 50))

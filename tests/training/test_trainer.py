@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from guided_diffusion.errors import CheckpointError, ConfigError, TrainingError
-from guided_diffusion.runtime import distributed, hardware
+from guided_diffusion.runtime import distributed
 from guided_diffusion.training.prior_trainer import PriorTrainer
 from tests.helpers.training import CODEC, perturb_weights, random_images, tiny_trainer
 
@@ -131,7 +131,7 @@ def test_dropout_is_the_same_after_resume(tmp_path: Path) -> None:
 def test_bf16_is_used_where_asked_and_native(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool, asked: bool, used: str
 ) -> None:
-    monkeypatch.setattr(hardware, "has_bf16", lambda _device: native)
+    monkeypatch.setattr("guided_diffusion.training.trainer.has_bf16", lambda _device: native)
     run = tiny_trainer(tmp_path, bf16=asked)
     seen: set[torch.dtype] = set()
     for module in run.network.modules():
