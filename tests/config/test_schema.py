@@ -24,7 +24,7 @@ from guided_diffusion.config.schema import (
     to_mapping,
 )
 from guided_diffusion.scheduler import JumpSchedule, count_nfe
-from tests.conftest import refusal
+from tests.helpers.project import refusal
 
 CONFS = Path(__file__).resolve().parents[2] / "confs"
 KEYS = {

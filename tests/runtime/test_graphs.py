@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.runtime import device, distributed, graphs
 from guided_diffusion.runtime.graphs import CompiledNetwork, maybe_compile
 from guided_diffusion.runtime.inference import prepare_for_inference
-from tests.conftest import MODEL, NFE
+from tests.helpers.project import MODEL, NFE, Project
 from tests.helpers.results import inpainted
 
 SHAPES = [(1, 16, 16), (2, 16, 24)]
@@ -203,7 +203,7 @@ def test_heavy_networks_on_a_cpu_are_left_alone_unless_asked_for() -> None:
     assert maybe_compile(light, False) is light
 
 
-def test_a_run_gives_the_same_pictures_under_the_same_keys(project: Callable[..., Path]) -> None:
+def test_a_run_gives_the_same_pictures_under_the_same_keys(project: Project) -> None:
     """However early it is compiled: in the middle of a walk too."""
     conf = project(count=2)
     results = {}
@@ -267,7 +267,7 @@ def test_a_network_is_captured_on_the_device_where_it_is(monkeypatch: pytest.Mon
 
 
 def test_the_engine_makes_its_device_the_current_one(
-    project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen: list[torch.device] = []
     monkeypatch.setattr(distributed, "find_device", lambda _name: torch.device("cuda:1"))
