@@ -25,6 +25,7 @@ from guided_diffusion.config.schema import (
 )
 from guided_diffusion.scheduler import JumpSchedule, count_nfe
 from tests.helpers.project import refusal
+from tests.helpers.results import folders
 
 CONFS = Path(__file__).resolve().parents[2] / "confs"
 KEYS = {
@@ -81,7 +82,7 @@ def test_repaint_yaml_loads_unchanged(write):
     assert config.model == ModelConfig()
     assert config.process == ProcessConfig()
     assert config.data == DataConfig("./gts", "./masks", batch_size=4, max_len=100)
-    assert config.folders == from_mapping({**MINIMAL, "name": "test_c256_thin"}).folders
+    assert folders(config) == folders(from_mapping({**MINIMAL, "name": "test_c256_thin"}))
     assert config.paths.srs == "./log/test_c256_thin/inpainted"
     assert config.model_path == "/cluster/ema.pt"
     assert config.precision == "auto"
@@ -254,8 +255,9 @@ def test_number_of_respaced_steps(respacing, steps):
 def test_folders_fill_in_the_defaults():
     config = from_mapping({**MINIMAL, "paths": {"lrs": "elsewhere"}})
     names = ("inpainted", "gt_masked", "gt", "gt_keep_mask", "shadow_free", "shadow_matte", "shadow_field")
-    expected = PathsConfig(*("elsewhere" if name == "gt_masked" else f"./log/x/{name}" for name in names))
-    assert config.folders == expected
+    keys = ("srs", "lrs", "gts", "gt_keep_masks", "shadow_frees", "shadow_mattes", "shadow_fields")
+    expected = {key: f"./log/x/{name}" for key, name in zip(keys, names, strict=True)}
+    assert folders(config) == {**expected, "lrs": "elsewhere"}
 
 
 # round trip and fingerprint

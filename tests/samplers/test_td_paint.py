@@ -150,7 +150,7 @@ def test_a_run_keeps_known_bytes_at_one_evaluation_per_step(project: Project) ->
     for result in Engine(load_config(conf))():
         assert inpainted(result) is not None, result.error
         keep, truth = keep_mask(), image(int(result.name[1:]))
-        assert result.nfe == 4
+        assert result.outputs["inpainted"].nfe == 4
         assert np.array_equal(inpainted(result)[keep], truth[keep])  # by the method itself, nothing is pasted
         assert (inpainted(result)[~keep] != truth[~keep]).mean() > 0.5
 
@@ -172,5 +172,5 @@ def test_a_network_that_does_not_know_it_is_warned_of(project: Project) -> None:
 def test_a_classifier_is_refused(project: Project) -> None:
     conf = project(count=1, method="td_paint")
     with pytest.raises(ConfigError, match="set classifier_scale: 0"):
-        load_config(conf, ["classifier_path=c.pt"])
-    load_config(conf, ["classifier_path=c.pt", "classifier_scale=0"])
+        Engine(load_config(conf, ["classifier_path=c.pt"]))
+    Engine(load_config(conf, ["classifier_path=c.pt", "classifier_scale=0"]))
