@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import fields
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -29,19 +28,15 @@ from guided_diffusion.runtime.device import iterate_with_settings
 from guided_diffusion.runtime.seeds import ImageSeed
 from guided_diffusion.samplers import SAMPLERS
 from guided_diffusion.shadow.task import RemoveShadowTask
-from guided_diffusion.tasks import Events, IsDone, Parts, Task
+from guided_diffusion.tasks import Events, IsDone, Parts, Task, nbytes, result_or_error
 
 TASKS: dict[str, type[Task]] = {"inpaint": InpaintTask, "remove_shadow": RemoveShadowTask}
-SAMPLER_KEYS = {
-    field.name: get_type_hints(cls, include_extras=True)[field.name]
-    for cls in SAMPLERS.values()
-    for field in fields(cls)
-}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read the Config of a YAML; overrides are 'key.path=value'. Raises ConfigError."""
-    return schema.load(path, overrides, SAMPLER_KEYS, methods=SAMPLERS, tasks=TASKS)
+    outputs = {spec.name for task in TASKS.values() for spec in task.OUTPUTS}
+    return schema.load(path, overrides, build.SAMPLER_KEYS, methods=SAMPLERS, tasks=TASKS, outputs=outputs)
 
 
 class Engine:
@@ -153,8 +148,8 @@ class Engine:
         batch = self.batch_size if max_batch is None else min(self.batch_size, max_batch)
         depth = batch if max_batch is None else min(batch, max_batch // 2)
         prepare = partial(self._prepare, done or (lambda *_: False))
-        with closing(prefetch(prepare, chosen, depth, size_of=_nbytes)) as loaded:
-            prepared = (_result_or_error(pair, get) for pair, get in loaded)
+        with closing(prefetch(prepare, chosen, depth, size_of=nbytes)) as loaded:
+            prepared = (result_or_error(pair, get) for pair, get in loaded)
             yield from self._enter(self.task.run(prepared, batch))
 
     def _prepare(self, done: IsDone, pair: Pair) -> Any:
@@ -212,17 +207,3 @@ class Engine:
         triples = zip(names, images, keeps, strict=True)
         items = (runner.prepare_image(name, image, keep, self._seed(name)) for name, image, keep in triples)
         return self._enter(runner.run(items, self.batch_size))
-
-
-def _result_or_error(pair: Pair, get: Callable[[], Any]) -> Any:
-    """Return what was prepared, or a Result with the reason why it could not be."""
-    try:
-        return get()
-    except ImageError as error:
-        return Result(pair.name, error=str(error))
-
-
-def _nbytes(prepared: Any) -> int:
-    """Memory of a prepared image, about: twice the input, for its mask and its views."""
-    gt = (prepared if isinstance(prepared, Result) else prepared.result).gt
-    return 0 if gt is None else 2 * gt.nbytes
