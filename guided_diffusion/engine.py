@@ -70,8 +70,6 @@ class Engine:
         )
         self.task = self._build_task(config.task)
 
-    # assembling
-
     def _build_task(self, name: str, outputs: Sequence[str] | None = None) -> Task:
         cls = TASKS[name]
         names = [spec.name for spec in cls.OUTPUTS]
@@ -107,14 +105,9 @@ class Engine:
 
     def missing_files(self) -> list[str]:
         """List the images, masks and checkpoints that the config names and that are not there."""
-        data = self.config.data
-        masks = None if data.mask_path == inputs.AUTO else data.mask_path
-        images = (path for path in (*data.gt_paths, masks, data.shadow_free_path) if path)
         weights = [*(self.models.paths if self.task.uses_model else ()), *self.task.weights]
-        return [
-            *(path for path in images if inputs.kind(path) == "missing"),
-            *(path for path in weights if inputs.kind(path) != "file"),
-        ]
+        missing = (path for path in weights if inputs.kind(path) != "file")
+        return [*inputs.missing_inputs(self.config.data), *missing]
 
     def pairs(self) -> list[Pair]:
         """Find the images of the config, or name those to generate. Raises DatasetError, ConfigError."""
@@ -124,8 +117,6 @@ class Engine:
             mask_finders=[name for name, task in TASKS.items() if task.finds_masks],
             generators=[name for name, sampler in SAMPLERS.items() if sampler.generates],
         )
-
-    # running
 
     def __call__(self, pairs: Iterable[Pair] | None = None, done: IsDone | None = None) -> Iterator[Result]:
         """Yield the Results of `pairs` (default: those of the config) as they are finished; see `stream`."""
@@ -161,8 +152,6 @@ class Engine:
     def _enter(self, events: Events) -> Events:
         """Apply torch's device and precision while an event is computed, never while it is handed out."""
         return iterate_with_settings(partial(devices.compute_settings, self.device, self.precision), events)
-
-    # images in memory
 
     def inpaint(
         self, image: Image.Image, mask: Image.Image | None = None, name: str = "picture"

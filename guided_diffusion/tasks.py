@@ -17,6 +17,7 @@ from numpy import ndarray
 from guided_diffusion.codec import Codec
 from guided_diffusion.config.schema import Config
 from guided_diffusion.denoiser import Denoise
+from guided_diffusion.errors import ImageError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.images.pairs import Pair
 from guided_diffusion.output.results import OutputSpec, Progress, Result
