@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from guided_diffusion.build import flops_per_evaluation
 from guided_diffusion.errors import CheckpointError, ConfigError, DatasetError, DeviceError, TrainingError
-from guided_diffusion.evaluation.hole_metrics import bootstrap
+from guided_diffusion.evaluation.bootstrap import bootstrap
 from guided_diffusion.images.files import write_bytes
 from guided_diffusion.runtime import distributed
 from guided_diffusion.train import Stop, train

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from guided_diffusion.evaluation.hole_metrics import bootstrap
+from guided_diffusion.evaluation.bootstrap import bootstrap
 from guided_diffusion.evaluation.image_statistics import statistics
 from guided_diffusion.evaluation.shadow_datasets import scene_of
 from guided_diffusion.images.formats import list_images, read_image
