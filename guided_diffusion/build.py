@@ -15,13 +15,9 @@ from guided_diffusion.config.schema import ClassifierConfig, Config, ModelConfig
 from guided_diffusion.denoiser import network_times
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.nn import Upsample
 from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, space_timesteps
-from guided_diffusion.runtime.device import DTYPES
-from guided_diffusion.runtime.memory import release_mapped_pages
-from guided_diffusion.runtime.onednn_conv import prepack_conv
 from guided_diffusion.samplers import SAMPLERS, Sampler
-from guided_diffusion.unet import Encoder, EncoderUNetModel, ResBlock, UNetModel
+from guided_diffusion.unet import Encoder, EncoderUNetModel, UNetModel
 
 NUM_CLASSES = 1000  # ImageNet
 
@@ -49,53 +45,6 @@ def build_network(model: ModelConfig, channels: int = 3) -> UNetModel:
     classes = NUM_CLASSES if model.class_cond else None
     outputs = 2 * channels if model.learn_sigma else channels
     return UNetModel(spec, outputs, classes, model.num_heads_upsample)
-
-
-def place(network: nn.Module, device: torch.device, precision: str, side: int | None = None) -> nn.Module:
-    """The network as it runs there: its body in the precision's type, all else in float32, its convolutions
-    with channels last. side: the images' height and width where no gradients will be asked for: a CPU's
-    convolutions are then packed.
-
-    It is changed in place, layer by layer, and the file that a weight was mapped from is let go of, so that
-    no second copy of all is held.
-    """
-    narrow: set[int] = set()
-    shapes: dict[str, list[int]] = {}
-    if isinstance(network, UNetModel):
-        if DTYPES[precision].itemsize == 2:
-            narrow = {id(weight) for part in network.body for weight in part.parameters()}
-        if side is not None:
-            shapes = convolution_inputs(network, side)
-    for name in [name for name, _ in network.named_modules()]:
-        layer = network.get_submodule(name)
-        for weight in layer.parameters(recurse=False):
-            dtype = DTYPES[precision] if id(weight) in narrow else torch.float32
-            layout = torch.channels_last if weight.ndim == 4 else torch.preserve_format
-            stored = weight.data
-            weight.data = stored.to(device, dtype, memory_format=layout)
-            if weight.data_ptr() != stored.data_ptr():
-                release_mapped_pages(stored)
-        if name in shapes:
-            network.set_submodule(name, prepack_conv(layer, shapes[name]))
-    return network.to(device)
-
-
-def convolution_inputs(network: UNetModel, side: int) -> dict[str, list[int]]:
-    """Name -> shape (1, C, H, W) of what each of a U-Net's convolutions is given for an image of that side.
-
-    Told by the order of the layers. A pass of meta tensors would tell it too, but takes over a second and
-    80 MB, for what torch imports to have it.
-    """
-    shapes = {}
-    for name, layer in network.named_modules():
-        if isinstance(layer, nn.Conv2d):
-            shapes[name] = [1, layer.in_channels, side, side]
-            side //= layer.stride[0]
-        elif isinstance(layer, Upsample) or (isinstance(layer, ResBlock) and layer.resample == "up"):
-            side *= 2
-        elif isinstance(layer, ResBlock) and layer.resample == "down":
-            side //= 2
-    return shapes
 
 
 def build_classifier(config: ClassifierConfig, image_size: int, channel_mult: str = "") -> EncoderUNetModel:

@@ -1,4 +1,4 @@
-"""Fill the images of one YAML: `python test.py --conf_path confs/shadow.yml`.
+"""The command `penumbra`, also `python test.py`: run one YAML, or remove the shadows of images.
 
 Exit 0: every image is done; 1: some failed (each is named with its reason); 2: the configuration is wrong;
 130: stopped by Ctrl-C. Where torchrun would start the ranks anew, images that failed leave 0: they would
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from guided_diffusion import __version__
+from guided_diffusion.arguments import expand, parse, program
 from guided_diffusion.config.schema import to_mapping
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.errors import (
@@ -38,22 +39,6 @@ from guided_diffusion.runtime.device import split_cores_among_ranks
 from guided_diffusion.runtime.memory import tune_malloc
 
 log = logging.getLogger("penumbra")
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Fill the images of one YAML.")
-    parser.add_argument("--conf_path", help="the YAML, e.g. confs/shadow.yml")
-    parser.add_argument(
-        "--set",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="e.g. seed=1 data.max_len=2",
-    )
-    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N; overrides the YAML")
-    parser.add_argument("--dry_run", action="store_true", help="print the plan and what is missing, and stop")
-    return parser.parse_args(arguments)
 
 
 def execute(options: argparse.Namespace, command: str, logs: ExitStack) -> int:
@@ -100,7 +85,7 @@ def warn(engine: Engine) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    command = shlex.join(["python", "test.py", *(sys.argv[1:] if arguments is None else arguments)])
+    command = shlex.join([*program(), *(sys.argv[1:] if arguments is None else arguments)])
     log.setLevel(logging.DEBUG)
     tune_malloc()
     split_cores_among_ranks()
@@ -108,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         attach(ScreenHandler(), logs, logging.INFO if distributed.is_leader() else logging.ERROR)
         try:
             distributed.check_launch()
-            return execute(options, command, logs)
+            return execute(expand(options), command, logs)
         except (ConfigError, DatasetError, CheckpointError, LaunchError) as error:
             log.error(one_line(str(error)))
             return 2
@@ -121,3 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             log.error("stopped; finished images are kept, the same command goes on with the rest")
             return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

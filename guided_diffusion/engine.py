@@ -114,7 +114,7 @@ class Engine:
         """List the images, masks and checkpoints that the config names and that are not there."""
         data = self.config.data
         masks = None if data.mask_path == inputs.AUTO else data.mask_path
-        images = (path for path in (data.gt_path, masks, data.shadow_free_path) if path)
+        images = (path for path in (*data.gt_paths, masks, data.shadow_free_path) if path)
         weights = [*(self.models.paths if self.task.uses_model else ()), *self.task.weights]
         return [
             *(path for path in images if inputs.kind(path) == "missing"),

@@ -20,6 +20,7 @@ from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.guidance import GuidedDenoiser
 from guided_diffusion.runtime import graphs, memory
 from guided_diffusion.runtime.device import DTYPES
+from guided_diffusion.runtime.inference import convolution_inputs, place_network, prepare_for_inference
 from guided_diffusion.runtime.seeds import ImageSeed
 from guided_diffusion.unet import UNetModel
 
@@ -48,7 +49,8 @@ class Models:
     @property
     def paths(self) -> list[str]:
         """Paths of all weights."""
-        return [path for path in (self.config.model_path, self.classifier_path) if path]
+        paths = (self.config.model_path, self.classifier_path)
+        return [checkpoints.shipped_path(path) for path in paths if path]
 
     @property
     def single_shape(self) -> bool:
@@ -94,7 +96,7 @@ class Models:
         """Count the numbers that all convolutions take for an image of the model's size."""
         network, _ = self.build_on_meta()
         assert isinstance(network, UNetModel)
-        shapes = build.convolution_inputs(network, self.config.model.image_size)
+        shapes = convolution_inputs(network, self.config.model.image_size)
         return sum(map(math.prod, shapes.values()))
 
     @cached_property
@@ -102,7 +104,7 @@ class Models:
         """The diffusion model on its device."""
         empty, _ = self.build_on_meta()
         loaded = self._load(empty, self.config.model_path, as_stored=True)
-        placed = build.place(loaded, self.device, self.precision, self.config.model.image_size)
+        placed = prepare_for_inference(loaded, self.device, self.precision, self.config.model.image_size)
         return graphs.maybe_compile(placed, self.config.compile)
 
     @cached_property
@@ -111,7 +113,7 @@ class Models:
         _, empty = self.build_on_meta()
         if empty is None:
             return None
-        return build.place(self._load(empty, str(self.classifier_path)), self.device, "fp32")
+        return place_network(self._load(empty, str(self.classifier_path)), self.device, "fp32")
 
     def _load(self, empty: nn.Module, path: str, as_stored: bool = False) -> nn.Module:
         return checkpoints.load(empty, path, self.config.model.image_size, as_stored)

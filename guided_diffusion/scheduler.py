@@ -105,23 +105,23 @@ class JumpSchedule:
     """The YAML's schedule_jump_params."""
 
     t_T: int | None = None
-    """Steps of the schedule; null = all steps of the respaced process."""
+    """Steps of the schedule; `null` = all steps of the respaced process."""
     n_sample: int = 1
-    """Times that each single step is done."""
+    """Number of times that each single step is done."""
     jump_length: int = 1
     """Steps of a jump back up. A jump starts at every multiple of it."""
     jump_n_sample: int = 1
-    """Times that each stretch of jump_length steps is done; 1 = no jumps."""
+    """Number of times that each stretch of `jump_length` steps is done; 1 = no jumps."""
     jump2_length: int = 1
     """Steps of shorter jumps nested in the jumps above. They start over after each longer jump."""
     jump2_n_sample: int = 1
-    """Times that each stretch of jump2_length steps is done."""
+    """Number of times that each stretch of `jump2_length` steps is done."""
     jump3_length: int = 1
     """Steps of the shortest jumps, nested in both others."""
     jump3_n_sample: int = 1
-    """Times that each stretch of jump3_length steps is done."""
+    """Number of times that each stretch of `jump3_length` steps is done."""
     start_resampling: int | None = None
-    """Timestep above which nothing is repeated; null = no limit."""
+    """Timestep above which nothing is repeated; `null` = no limit."""
     merge_jumps: bool = False
     """Whether the noise of a whole jump is added at once. The distribution is the same, with fewer random
     draws than in the published code."""

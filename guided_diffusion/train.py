@@ -224,7 +224,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "goes on after a stop or a kill.",
         epilog="State, weights, loss.csv and sample grids go to runs/<name>. Exit 0: done, or the minutes "
         "are over; 1: failed on the way; 2: the configuration is wrong; 130: interrupted. The keys of the "
-        "YAML are in docs/training.md.",
+        "YAML are in docs/reference/training_keys.md.",
     )
     parser.add_argument("--conf_path", help="the YAML, e.g. confs/train/scenes64.yml")
     parser.add_argument(

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The table of docs/prior.md on size and weighting: variants of a prior, trained equally long.
+"""The table of docs/reports/prior.md on size and weighting: variants of a prior, trained equally long.
 
 OMP_NUM_THREADS=1 .venv/bin/python scripts/ladder.py --conf_path confs/train/scenes64.yml --minutes 9 \\
     --try num_channels=32 "num_channels=32 loss_weighting=min_snr" num_channels=64

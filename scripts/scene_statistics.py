@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The table of docs/scenes.md: procedural images beside photographs, by figures of the whole image.
+"""The table of docs/reports/scenes.md: procedural images beside photographs, by whole-image statistics.
 
 OMP_NUM_THREADS=1 .venv/bin/python scripts/scene_statistics.py --real DIR --n 200 --size 128
-OMP_NUM_THREADS=1 .venv/bin/python scripts/scene_statistics.py --real DIR --sheet docs/scenes_sheet.png
+OMP_NUM_THREADS=1 .venv/bin/python scripts/scene_statistics.py --sheet docs/reports/scenes_sheet.png
 
 DIR holds photographs without shadows. Of each, `--crops` squares at random places, half to all of its short
 side, are reduced to `size` by averaging: as a procedural image, which is the whole of a frame.

@@ -17,6 +17,7 @@ from guided_diffusion.images import inputs
 from guided_diffusion.output.results import Progress, Result
 from guided_diffusion.runtime.seeds import ImageSeed
 from tests.conftest import NFE, image, keep_mask
+from tests.helpers.results import inpainted
 
 Project = Callable[..., Path]
 
@@ -26,8 +27,8 @@ def results(conf: Path, *overrides: str) -> dict[str, Result]:
 
 
 def filled(result: Result) -> np.ndarray:
-    assert result.filled is not None, result.error
-    return result.filled
+    assert inpainted(result) is not None, result.error
+    return inpainted(result)
 
 
 def test_known_bytes_are_kept_and_the_hole_is_filled(project: Project) -> None:
@@ -96,7 +97,7 @@ def test_a_broken_picture_fails_alone(project: Project) -> None:
     found = results(conf, "data.batch_size=2")
     assert "p1.png" in found["p1"].error
     assert "16x16" in found["p2"].error and "16x20" in found["p2"].error
-    assert found["p0"].filled is not None
+    assert inpainted(found["p0"]) is not None
 
 
 def test_a_turned_jpeg_and_other_kinds_of_pictures(project: Project) -> None:
@@ -124,7 +125,7 @@ def test_a_hole_too_long_for_any_memory_fails_its_picture(project: Project) -> N
     Image.fromarray(np.zeros((2, 600), bool)).save("masks/thin.png")
     found = results(conf)
     assert "600x2 image is so long and thin" in found["thin"].error
-    assert found["p0"].filled is not None
+    assert inpainted(found["p0"]) is not None
 
 
 def test_progress_counts_every_evaluation(project: Project) -> None:

@@ -80,17 +80,21 @@ def load_flat(
     `construct`.
 
     Args:
-        mapping: The YAML's mapping. Keys that belong to no group are fields of `cls`.
+        mapping: The YAML's mapping. Keys that belong to no group are fields of `cls`. A key of several
+            classes goes to each.
         flat: Field of `cls` -> its dataclass, whose keys stand at the top level of the YAML.
         nested: Field of `cls` -> its dataclass, whose keys stand in a mapping under the field's name.
     """
-    rest, parts = dict(mapping), dict[str, Any]()
+    assert is_dataclass(cls)
+    groups: dict[str, Any] = {}
     for group, part in flat.items():
-        values = {f.name: rest.pop(f.name) for f in fields(part) if f.name in rest}
-        parts[group] = construct(part, values, where)
+        values = {f.name: mapping[f.name] for f in fields(part) if f.name in mapping}
+        groups[group] = construct(part, values, where)
     for group, part in nested.items():
-        parts[group] = construct(part, as_mapping(rest.pop(group, {}), where, group), where, group)
-    return construct(cls, {**rest, **parts}, where)
+        groups[group] = construct(part, as_mapping(mapping.get(group, {}), where, group), where, group)
+    own = {f.name for f in fields(cls)}
+    taken = {f.name for part in flat.values() for f in fields(part)} - own
+    return construct(cls, {**{k: v for k, v in mapping.items() if k not in taken}, **groups}, where)
 
 
 def flat_keys(

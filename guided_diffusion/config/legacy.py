@@ -26,11 +26,11 @@ class Flags:
     """Flags of guided-diffusion's and RePaint's code that another key replaces."""
 
     use_fp16: bool = False
-    """True = `precision: fp16`, unless `precision` is set."""
+    """`precision: fp16`, unless `precision` is set."""
     use_ddim: bool = False
-    """True = `rule: ddim` of method repaint, unless `rule` is set."""
+    """`rule: ddim` of method `repaint`, unless `rule` is set."""
     use_kl: bool = False
-    """Another training loss. It changes nothing when sampling."""
+    """Nothing: it chooses another training loss and does not affect sampling."""
 
 
 FLAGS = tuple(f.name for f in fields(Flags))

@@ -21,16 +21,16 @@ class ModelConfig:
     num_res_blocks: Count = 2
     """Residual blocks per resolution level."""
     num_heads: Count = 4
-    """Attention heads. Read only if num_head_channels is -1."""
+    """Attention heads. Read only if `num_head_channels` is -1."""
     num_heads_upsample: int = -1
-    """Attention heads in the upsampling half; -1 = num_heads."""
+    """Attention heads in the upsampling half; -1 = `num_heads`."""
     num_head_channels: int = 64
-    """Channels per attention head; -1 = the number of heads is num_heads."""
+    """Channels per attention head; -1 = `num_heads` heads."""
     attention_resolutions: CommaList = "32,16,8"
-    """Resolutions with self-attention, in pixels, such as '32,16,8'; '' = none."""
+    """Resolutions with self-attention, in pixels, such as `'32,16,8'`; `''` = none."""
     channel_mult: CommaList = ""
-    """Channels of each resolution level, as multiples of num_channels, such as '1,2,2,4'; '' =
-    guided-diffusion's table for image_size 64, 128, 256 and 512."""
+    """Channels of each resolution level, as multiples of `num_channels`, such as `'1,2,2,4'`; `''` =
+    guided-diffusion's table for `image_size` 64, 128, 256 and 512."""
     dropout: NonNegative = 0.0
     """Fraction of features dropped in residual blocks. Training only."""
     class_cond: bool = False
@@ -38,18 +38,18 @@ class ModelConfig:
     use_checkpoint: bool = False
     """Recompute features in the backward pass to save memory. Training only."""
     use_scale_shift_norm: bool = True
-    """Whether the timestep scales and shifts the normalised features; false = it is added to them."""
+    """Whether the timestep scales and shifts the normalised features; `false` = it is added to them."""
     resblock_updown: bool = True
-    """Whether residual blocks change the resolution; false = plain convolutions and pooling do."""
+    """Whether residual blocks change the resolution; `false` = convolutions do."""
     use_new_attention_order: bool = False
-    """Order of the attention channels: true = split into queries, keys and values before heads."""
+    """Order of the attention channels: `true` = split into queries, keys and values before heads."""
     learn_sigma: bool = True
     """Whether the network also predicts the variance: 6 output channels instead of 3."""
     norm_num_groups: Count = 32
     """Groups of channels that are normalised together. It must divide the channels of every level."""
     per_pixel_time: bool = False
     """Whether the network was, or is to be, trained on images with clean and noisy pixels side by side, each
-    with its own timestep. Method td_paint needs such a network."""
+    with its own timestep. Method `td_paint` needs such a network."""
 
     def __post_init__(self) -> None:
         # Parse both texts now, so that a mistake is reported before any work is done.
@@ -74,18 +74,19 @@ class ProcessConfig:
     diffusion_steps: Count = 1000
     """Timesteps that the network was trained with."""
     noise_schedule: Literal["linear", "cosine"] = "linear"
-    """Noise schedule of training. linear: Ho et al. 2020; cosine: Nichol and Dhariwal 2021."""
+    """Noise schedule of training. `linear`: Ho et al. 2020; `cosine`: Nichol and Dhariwal 2021."""
     timestep_respacing: CommaList = "250"
-    """Timesteps to sample with: a number, a number per section ('10,15,25'), DDIM's spacing ('ddim50'), or ''
-    = all diffusion_steps."""
+    """Timesteps to sample with: a number, a number per section (`'10,15,25'`), DDIM's spacing (`'ddim50'`),
+    or `''` = all `diffusion_steps`."""
     predict_xstart: bool = False
-    """Whether the network predicts the clean image; false = it predicts the noise."""
+    """Whether the network predicts the clean image; `false` = it predicts the noise."""
     rescale_timesteps: bool = False
-    """Whether the network is given times from 0 to 1000, whatever diffusion_steps is."""
+    """Whether the network is given times from 0 to 1000, whatever `diffusion_steps` is."""
     rescale_learned_sigmas: bool = False
-    """Whether the variational bound is weighted by diffusion_steps / 1000; false = by 1. Training only."""
+    """Whether the variational bound is weighted by `diffusion_steps` / 1000; `false` = by 1. Training
+    only."""
     sigma_small: bool = False
-    """Variance of a step without learn_sigma: true = the posterior's; false = beta."""
+    """Variance of a step without `learn_sigma`: `true` = the posterior's; `false` = beta."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_steps <= self.diffusion_steps:
@@ -107,10 +108,10 @@ class ProcessConfig:
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """Classifier guidance (Dhariwal and Nichol 2021). There is none without classifier_path."""
+    """Classifier guidance (Dhariwal and Nichol 2021). There is none without `classifier_path`."""
 
     classifier_path: str | None = None
-    """Checkpoint of the classifier: file or remote address; null = no guidance."""
+    """Checkpoint of the classifier: file or remote address; `null` = no guidance."""
     classifier_scale: float = 1.0
     """Strength of the guidance; 0 = none."""
     classifier_width: Count = 128
@@ -120,8 +121,8 @@ class ClassifierConfig:
     classifier_attention_resolutions: CommaList = "32,16,8"
     """Resolutions with self-attention in the classifier, in pixels."""
     classifier_use_scale_shift_norm: bool = True
-    """As use_scale_shift_norm, for the classifier."""
+    """As `use_scale_shift_norm`, for the classifier."""
     classifier_resblock_updown: bool = True
-    """As resblock_updown, for the classifier."""
+    """As `resblock_updown`, for the classifier."""
     classifier_pool: Literal["adaptive", "attention", "spatial", "spatial_v2"] = "attention"
-    """How the classifier pools its features. attention takes images of image_size only."""
+    """How the classifier pools its features. `attention` takes images of `image_size` only."""

@@ -41,49 +41,49 @@ class Config:
     """All settings of a run."""
 
     name: str
-    """Name of the run. Results go to log/<name>/."""
+    """Name of the run. Results go to `log/<name>/`."""
     model_path: str
     """Checkpoint of the diffusion model: file or remote address."""
     task: str = "inpaint"
-    """What is made of each image. inpaint: fill the hole (or generate images, see `generate`); remove_shadow:
-    remove the shadow and keep what is beneath it."""
+    """What is made of each image. `inpaint`: inpaint its hole, or generate images (see `generate`);
+    `remove_shadow`: remove its shadow and keep what is beneath it."""
     method: str = "repaint"
     """The sampler; see [Samplers](#samplers)."""
     outputs: tuple[str, ...] = ("inpainted", "shadow_free")
-    """Results that task remove_shadow makes. inpainted: the sampler inpaints the shadow; shadow_free: the
-    shadow is removed and the texture beneath it kept."""
+    """Results that task `remove_shadow` makes. `inpainted`: the sampler inpaints the shadow; `shadow_free`:
+    the shadow is removed and the texture beneath it is kept. A single word is a list of one."""
     seed: int = 0
     """Seed of all randomness. Each image draws its own noise from the seed and its file name."""
     seeds: Count = 1
-    """Variants of each image: with seeds seed, seed + 1, ... If more than 1, `_seed<seed>` is appended to
-    names."""
+    """Number of variants of each image, with the seeds `seed`, `seed` + 1, ... With more than 1,
+    `_seed<seed>` is appended to the image's name."""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N. auto = a GPU if there is one."""
+    """`auto`, `cpu`, `cuda` or `cuda:N`. `auto` = a GPU if there is one."""
     ray: str | None = None
-    """Address of a Ray cluster that shares the work; auto = the cluster of this machine, local = start one
-    here, null = none. Needs the extra `ray`."""
+    """Address of a Ray cluster that shares the work. `auto` = the cluster of this machine; `local` =
+    start one here; `null` = none. Needs the extra `ray`."""
     precision: Precision = "auto"
-    """Number format of the network. auto = bf16 where the device has it natively, else fp16 on a GPU and fp32
-    on a CPU. tf32: float32 with TF32 matrix products on an NVIDIA GPU."""
+    """Number format of the network. `auto` = `bf16` where the device has it natively, else `fp16` on a
+    GPU and `fp32` on a CPU. `tf32`: float32 with TF32 matrix products on an NVIDIA GPU."""
     compile: Compile = "auto"
-    """Whether to compile the network. auto: once it pays; true: at the first call; false: never. Results do
-    not change."""
+    """Whether to compile the network. `auto`: once it pays; `true`: at the first call; `false`: never.
+    Results do not change."""
     paste_known: bool = True
     """Whether known pixels of the result are exactly those of the input."""
     windows: Windows = "holes"
-    """Crop windows in which the model sees an image. holes: around each hole; overlap: overlapping windows at
-    full resolution for large holes; whole: a single window with the whole image."""
+    """Crop windows in which the model sees an image. `holes`: around each hole; `overlap`: overlapping
+    windows at full resolution for large holes; `whole`: a single window with the whole image."""
     clip_denoised: bool = True
     """Whether each predicted clean image is clipped to [-1, 1]."""
     generate: Index = 0
-    """Number of images to generate when there is no data.gt_path. Takes method ddpm or ddim."""
+    """Number of images to generate when there is no `data.gt_path`. Needs method `ddpm` or `ddim`."""
     cond_y: Index | None = None
-    """Class to generate, 0 to 999, for networks with class_cond and for classifier guidance; null = a random
-    class per image."""
+    """Class to generate, 0 to 999, for networks with `class_cond` and for classifier guidance; `null` = a
+    random class per image."""
     show_progress: bool = True
     """Whether to show progress bars."""
     save_npz: bool = False
-    """Whether to save the results in samples.npz as well, as guided-diffusion does."""
+    """Whether to save the results in `samples.npz` as well, as guided-diffusion does."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Architecture of the network."""
     process: ProcessConfig = field(default_factory=ProcessConfig)
@@ -118,15 +118,7 @@ class Config:
     @property
     def log_dir(self) -> str:
         """Folder of the run: log/<name>."""
-        return f"./log/{self.name}"
-
-    @property
-    def folders(self) -> PathsConfig:
-        """`paths` with the defaults filled in."""
-        names = {key: key.removesuffix("s") for key in vars(self.paths)}
-        names |= {"srs": "inpainted", "lrs": "gt_masked"}
-        given = {key: folder for key, folder in vars(self.paths).items() if folder}
-        return PathsConfig(**{key: f"{self.log_dir}/{folder}" for key, folder in names.items()} | given)
+        return self.paths.log or f"./log/{self.name}"
 
     @property
     def warnings(self) -> tuple[str, ...]:

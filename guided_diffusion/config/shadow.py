@@ -11,9 +11,9 @@ class RelightConfig:
     """Settings of shadow removal. They affect the output `shadow_free`."""
 
     fit: Literal["palette", "ring", "gain"] = "palette"
-    """How the light in the shadow is estimated. palette: from pixel pairs across the shadow edge and the
-    colours of the lit part of the image; ring: a line fitted to the rings on both sides of the edge; gain: a
-    constant gain per channel."""
+    """How the light in the shadow is estimated. `palette`: from pixel pairs across the shadow edge and the
+    colours of the lit part of the image; `ring`: a line fitted to the rings on both sides of the edge;
+    `gain`: a constant gain per channel."""
     prior: Literal["none", "diffusion"] = "none"
     """Whether the diffusion model corrects the estimated light (40 network function evaluations)."""
     refine: bool = False

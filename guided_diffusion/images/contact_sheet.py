@@ -16,10 +16,16 @@ _PAPER, _CELL, _INK, _PALE_INK = (242, 242, 242), (226, 226, 226), (40, 40, 40),
 def contact_sheet(
     rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], labels: Sequence[str] | None, cell: int
 ) -> np.ndarray:
-    """One image of many: a grid of `cell`-pixel squares under column titles, each row under its label.
+    """Lay out images in a grid of squares: uint8 (H, W, 3).
 
-    Images are uint8 (H, W, 3), uint8 (H, W) or bool (H, W). Large ones are shrunk to fit, small ones
-    enlarged by whole factors. Returns uint8 (H, W, 3). Raises ValueError if rows and labels differ in number.
+    Large images are shrunk to fit, small ones enlarged by whole factors. Raises ValueError if the numbers of
+    rows and labels differ.
+
+    Args:
+        rows: images, uint8 (H, W, 3), uint8 (H, W) or bool (H, W).
+        titles: of the columns.
+        labels: of the rows, above each; None = no labels.
+        cell: side of a square, pixels.
     """
     if labels is not None and len(labels) != len(rows):
         raise ValueError(f"{len(labels)} labels for {len(rows)} rows; give one label per row")
@@ -61,7 +67,7 @@ def _letterbox(image: np.ndarray, cell: int) -> Image.Image:
 
 
 def _fit_text(draw: ImageDraw.ImageDraw, text: str, font: Any, width: float) -> str:
-    """The text, or its end after an ellipsis: the end of an image's name tells most."""
+    """Shorten a text to its end, after an ellipsis: images' names differ most there."""
     if draw.textlength(text, font) <= width:
         return text
     while text and draw.textlength("…" + text, font) > width:

@@ -1,7 +1,7 @@
 """A denoiser for images larger than the ones its network was trained on: overlapping windows, blended.
 
-Paper: Bar-Tal et al. 2023, "MultiDiffusion" (arXiv 2302.08113), section 4: at each step the predictions of the
-windows are averaged. Where we differ: a window's weight falls towards its border, so that no seam is left.
+Paper: Bar-Tal et al. 2023, "MultiDiffusion" (arXiv 2302.08113), section 4: at each step the predictions
+of the windows are averaged. Where we differ: a window's weight falls towards its border, so no seam is left.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from guided_diffusion.images.masks import bounding_box
 from guided_diffusion.inpainting.connected_components import find_holes, joint_boxes
-from guided_diffusion.inpainting.windows import Window, around, bounding_box, centre, choose_window, sides
+from guided_diffusion.inpainting.windows import Window, around, centre, choose_window, sides
 
 
 @dataclass(frozen=True)

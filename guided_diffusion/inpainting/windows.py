@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from guided_diffusion.images.formats import resize
-from guided_diffusion.images.masks import resize_mask
+from guided_diffusion.images.masks import bounding_box, resize_mask
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,6 @@ def sides(
     square = np.minimum(short, np.maximum(size, wanted))
     fits = extent <= short
     return np.where(fits, square, short), np.where(fits, square, np.minimum(long, wanted))
-
-
-def bounding_box(region: np.ndarray) -> tuple[int, int, int, int]:
-    """Find (top, bottom, left, right), ends excluded, of the True pixels; of everything if there are none."""
-    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
-    if rows.size == 0:
-        return 0, region.shape[0], 0, region.shape[1]
-    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 
 
 def centre(start: int, stop: int, side: int, limit: int) -> int:

@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from guided_diffusion.build import build_network, flops_per_evaluation, place
+from guided_diffusion.build import build_network, flops_per_evaluation
 from guided_diffusion.checkpoints import remedy
 from guided_diffusion.engine import Engine
 from guided_diffusion.errors import DatasetError
@@ -15,6 +15,7 @@ from guided_diffusion.images.pairs import Pair
 from guided_diffusion.output.reports import format_duration
 from guided_diffusion.output.results import one_line
 from guided_diffusion.runtime.device import matrix_rate
+from guided_diffusion.runtime.inference import prepare_for_inference
 
 log = logging.getLogger("penumbra")
 MAX_TIMED_FLOPS = (
@@ -27,13 +28,13 @@ def show_plan(engine: Engine) -> None:
     """Log the images, their cost and what is missing."""
     missing, data = engine.missing_files(), engine.config.data
     for path in missing:
-        of_user = path in (data.gt_path, data.mask_path, data.shadow_free_path)
+        of_user = path in (*data.gt_paths, data.mask_path, data.shadow_free_path)
         log.info(f"missing: {path} ({'mend the path or put the images there' if of_user else remedy(path)})")
     pairs: list[Pair] = []
     try:
         pairs = engine.pairs()
     except DatasetError as error:
-        if not {data.gt_path, data.mask_path} & set(missing):
+        if not {*data.gt_paths, data.mask_path} & set(missing):
             log.warning(str(error))
     for pair in pairs:
         log.info(f"  {one_line(pair.name)}")
@@ -76,7 +77,7 @@ def seconds_per_evaluation(engine: Engine) -> float:
             return flops / (matrix_rate(device, engine.precision) * NETWORK_SHARE)
         with torch.device(device):
             fresh, x, t = build_network(model, channels).eval(), torch.zeros(shape), torch.zeros(1)
-            network = place(fresh, device, engine.precision, model.image_size)
+            network = prepare_for_inference(fresh, device, engine.precision, model.image_size)
             label = (torch.zeros(1, dtype=torch.long),) if model.class_cond else ()
         times = []
         for _ in range(6):

@@ -6,7 +6,8 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -79,24 +80,26 @@ def compute_settings(device: torch.device, precision: str) -> Iterator[None]:
 
 @contextmanager
 def _restored_tf32() -> Iterator[None]:
-    """Restore torch's settings of float32 products on exit."""
-    mkldnn = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # `set_float32_matmul_precision` sets it
+    """Restore torch's settings of float32 products on exit, by both ways of setting them."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    mkldnn = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # set_float32_matmul_precision sets it
     backends = [mkldnn, *_float32_backends()]
     newer = [backend.fp32_precision for backend in backends]
+    older: list[Callable[[], Any]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            older = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-        except RuntimeError:  # only the newer way was used, so the older one cannot be read
-            older = None
+        for part in (cudnn, matmul):
+            with suppress(RuntimeError):  # it cannot be read where it contradicts the newer settings
+                older.append(partial(setattr, part, "allow_tf32", part.allow_tf32))
+        with suppress(RuntimeError):
+            older.append(partial(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()))
     try:
         yield
     finally:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if older is not None:
-                torch.backends.cudnn.allow_tf32 = older[0]
-                torch.set_float32_matmul_precision(older[1])
+            for restore in older:
+                restore()
         for backend, value in zip(backends, newer, strict=True):
             backend.fp32_precision = value
 

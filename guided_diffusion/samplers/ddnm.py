@@ -24,7 +24,7 @@ class DDNM(Sampler):
     needs_mask: ClassVar[bool] = True
 
     eta: Share = 1.0
-    """Noise of a step: 1 = a draw from q(x_{t-1} | x_t, x_0), as in the paper; 0 = deterministic."""
+    """Noise of a step: 1 = a draw from `q(x_{t-1} | x_t, x_0)`, as in the paper; 0 = deterministic."""
     schedule_jump_params: JumpSchedule = field(default_factory=JumpSchedule)
     """Time travel, as a [jump schedule](#schedule_jump_params); none by default."""
 

@@ -34,11 +34,12 @@ class RePaint(Sampler):
     schedule_jump_params: JumpSchedule = field(default_factory=JumpSchedule)
     """[Jump schedule](#schedule_jump_params): when to go back to noisier timesteps."""
     rule: Literal["ddpm", "ddim", "ding"] = "ddpm"
-    """How to step down. ddpm: as in the paper; ddim: DDIM; ding: DInG, which needs the fewest evaluations."""
+    """How to step down. `ddpm`: as in the paper; `ddim`: DDIM; `ding`: DInG, which needs the fewest network
+    function evaluations."""
     eta: Share = 0.0
-    """Noise of a step of rule ddim: 0 = deterministic, 1 = as noisy as DDPM."""
+    """Noise of a step of rule `ddim`: 0 = deterministic, 1 = as noisy as DDPM."""
     inpa_inj_sched_prev: bool = True
-    """Whether the known part of each x_t is replaced by the noised image. Without it the result ignores the
+    """Whether the known part of each `x_t` is replaced by the noised image. Without it the result ignores the
     known pixels."""
     inpa_inj_time_shift: Index = 1
     """A jump from t to t + 1 adds the noise of step t + this value. Merged jumps need 1."""

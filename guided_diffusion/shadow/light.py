@@ -12,12 +12,12 @@ from guided_diffusion.images.colour import DARK
 
 
 def log_light(light: Tensor) -> Tensor:
-    """log(light + DARK), so that noise near black stays small."""
+    """Return log(light + DARK); DARK keeps noise near black small."""
     return torch.log(light + DARK)
 
 
 def blur(planes: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of (..., H, W), standard deviation `sigma` pixels, cut at 3 sigma; 0 beyond the frame."""
+    """Blur (..., H, W) by a Gaussian of deviation `sigma` pixels, cut at 3 sigma; 0 beyond the frame."""
     reach = max(1, math.ceil(3 * sigma))
     at = torch.arange(-reach, reach + 1, dtype=planes.dtype)
     kernel = torch.exp(-0.5 * (at / sigma) ** 2)
@@ -29,5 +29,5 @@ def blur(planes: Tensor, sigma: float) -> Tensor:
 
 
 def local_mean(planes: Tensor, weight: Tensor, sigma: float) -> Tensor:
-    """Gaussian mean of (..., H, W) over pixels weighted by `weight` (H, W); 0 where none is near."""
+    """Average (..., H, W) under a Gaussian, pixels weighted by `weight` (H, W); 0 where none is near."""
     return blur(planes * weight, sigma) / blur(weight, sigma).clamp_min(1e-6)

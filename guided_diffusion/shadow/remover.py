@@ -16,13 +16,13 @@ from guided_diffusion.denoiser import Denoise, Prediction
 from guided_diffusion.errors import ImageError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.images.formats import eight_bits
-from guided_diffusion.images.masks import dilate
+from guided_diffusion.images.masks import ShadowMask, dilate
 from guided_diffusion.output.keys import image_key
 from guided_diffusion.output.results import Output, Progress
 from guided_diffusion.runtime import memory
 from guided_diffusion.runtime.seeds import ImageSeed
 from guided_diffusion.shadow.detect import find_shadow
-from guided_diffusion.shadow.relight import Prior, is_grey, nfe, relight, untouched
+from guided_diffusion.shadow.relight import Prior, is_grey, leave_unchanged, nfe, relight
 
 NONE_FOUND = "no shadow found: the image was left as it was"
 NONE_MARKED = "the mask marks no shadow: the image was left as it was"
@@ -38,8 +38,7 @@ class ShadowInput:
     """Fingerprint of the shadow-free output."""
     image: np.ndarray
     """uint8 or uint16 (H, W, 3)."""
-    shadow: np.ndarray
-    """bool (H, W), True = shadow."""
+    shadow: ShadowMask
     keep: np.ndarray
     """bool (H, W), True = beyond the shadow's reach, where no byte changes."""
     note: str
@@ -66,7 +65,7 @@ class ShadowRemover:
         return nfe(self.settings, self.process)
 
     def prepare(
-        self, fingerprint: str, name: str, image: np.ndarray, shadow: np.ndarray | None, seed: ImageSeed
+        self, fingerprint: str, name: str, image: np.ndarray, shadow: ShadowMask | None, seed: ImageSeed
     ) -> ShadowInput:
         """Find the reach of a shadow, bool (H, W), True = shadow; None: find the shadow as well.
 
@@ -86,7 +85,7 @@ class ShadowRemover:
         """
         image, begin = item.image, time.monotonic()
         if item.note:
-            relit = untouched(image, item.note)
+            relit = leave_unchanged(image, item.note)
         else:
             prior = self.prior(item.seed) if self.settings.asks_prior else None
             try:
@@ -102,8 +101,8 @@ class ShadowRemover:
                 ) from None
             if relit.nfe:
                 yield Progress((item.name,), relit.nfe, relit.nfe)
-        extras = {"matte": relit.matte, "field": relit.field, "black": relit.black}
-        return Output(item.key, relit.free, relit.nfe, time.monotonic() - begin, relit.note, extras)
+        extras = {"matte": relit.matte, "field": relit.transmission, "black": relit.black}
+        return Output(item.key, relit.image, relit.nfe, time.monotonic() - begin, relit.note, extras)
 
     def prior(self, seed: ImageSeed) -> Prior:
         """Assemble the diffusion prior for one image; its network has all of torch's threads."""
@@ -131,7 +130,7 @@ def with_black_inpainted(output: Output, inpainted: Output) -> Output:
     )
 
 
-def find(image: np.ndarray, region: np.ndarray | None = None) -> np.ndarray:
+def find(image: np.ndarray, region: ShadowMask | None = None) -> ShadowMask:
     """Find the shadows of an image (H, W, 3), 8 or 16 bits: bool (H, W); region: only what is left there."""
     return find_shadow(eight_bits(image), region)
 

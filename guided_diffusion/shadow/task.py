@@ -14,6 +14,7 @@ from guided_diffusion.config.schema import Config
 from guided_diffusion.errors import ImageError
 from guided_diffusion.images.formats import eight_bits
 from guided_diffusion.images.inputs import AUTO, read_pair
+from guided_diffusion.images.masks import ShadowMask
 from guided_diffusion.images.pairs import Pair
 from guided_diffusion.inpainting.inpainter import Inpainter, InpaintQueue
 from guided_diffusion.inpainting.task import INPAINTED, build_inpainter, build_planner
@@ -120,7 +121,7 @@ class RemoveShadowTask:
     def _prepare(
         self, name: str, image: np.ndarray, keep: np.ndarray | None, seed: ImageSeed, done: IsDone
     ) -> Prepared | Result:
-        shadow = None if keep is None else ~keep
+        shadow = None if keep is None else ShadowMask(~keep)
         item = self.remover.prepare(self.fingerprint(SHADOW_FREE.name), name, image, shadow, seed)
         gt, job, outputs = eight_bits(image), None, {}
         if INPAINTED.name in self.outputs:

@@ -28,50 +28,75 @@ from guided_diffusion.training.clean_pixels import SMALLEST
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run.
-
-    task: a prior to paint with, the network that detects shadows, or the one that tells materials.
-    data_dir: 'scenes' is the endless procedural stream, anything else a folder of images. scales: a
-    procedural image is a window of a frame so many times its size, each as often as it is listed. out:
-    state, weights, losses and samples; default runs/<name>. start_from: weights to begin with; else they are
-    drawn. microbatch: images per backward pass, 0 = batch_size (the batch of one rank).
-    lr_anneal_steps: the step at which the learning rate, falling linearly, is zero; 0 = it stays.
-    loss_weighting: of the simple loss over times, see losses.time_weights. loss_factors: the loss also counts
-    errors of means over squares of so many pixels, see losses.coarse_error. sample_interval: steps between
-    grids of samples, 0 = one with every save. compact_state: the saved state holds the optimiser's moments in
-    bfloat16 and the average in half precision, 10 bytes a weight rather than 16.
-    bf16: autocast to bfloat16 where the device has it.
-    """
+    """One training run."""
 
     name: str
+    """Names the folder `runs/<name>` and the weights in it."""
     task: Literal["prior", "detect", "classify"] = "prior"
+    """What to train: a diffusion prior, the shadow detector, or the scene classifier. The last two take none
+    of the keys of the network and the process but `image_size`, and not `scales`, `random_crop`,
+    `random_flip`, `schedule_sampler`, `loss_weighting` and `loss_factors`."""
     out: str = ""
+    """Folder for the state, weights, losses and samples; empty = `runs/<name>`."""
     start_from: str | None = None
+    """Checkpoint with the initial weights, used if there is no saved state to resume; null = random, from
+    `seed`."""
     data_dir: str = "scenes"
+    """`scenes` = endless procedural images; otherwise a folder of images, searched with its subfolders."""
     scales: CommaList = "1"
+    """Procedural images only: each image is a window of a frame this many times its size. A list such as
+    `'1,2,4'`: each factor is used equally often; repeat a factor to use it more often."""
     random_crop: bool = False
+    """Folders only: crop at a random position from the image at 1 to 1.25 times the size, instead of its
+    centre."""
     random_flip: bool = False
+    """Folders only: mirror half of the images."""
     workers: Index = 1
+    """Processes that prepare images; 0 = the training process prepares them itself."""
     seed: Index = 0
+    """Seed of the weights, images, timesteps and noise."""
     iterations: Count = 100_000
+    """Total number of optimiser steps."""
     batch_size: Count = 16
+    """Images per step and rank."""
     microbatch: Index = 0
+    """Images per backward pass; fewer need less memory. 0 = `batch_size`."""
     lr: Annotated[float, AtLeast(1e-12)] = 1e-4
+    """Learning rate of AdamW."""
     warmup_steps: Index = 0
+    """Steps over which the learning rate rises linearly from zero to `lr`."""
     lr_anneal_steps: Index = 0
+    """Step at which the linearly falling learning rate reaches zero, at least `iterations`; 0 = constant."""
     weight_decay: NonNegative = 0.0
+    """Weight decay of AdamW."""
     grad_clip: Annotated[float, AtLeast(1e-6)] = 1.0
+    """Gradients are scaled down to this L2 norm if theirs is larger."""
     ema_rate: NonNegative = 0.9999
+    """Decay per step of the weight average (EMA), below 1; at step s at most (1 + s) / (10 + s)."""
     schedule_sampler: Literal["uniform", "loss-aware"] = "uniform"
+    """Distribution of the training timesteps: `uniform`, or `loss-aware`, which draws timesteps with large
+    losses more often."""
     loss_weighting: LossWeighting = "none"
+    """Weighting of the simple loss over the timesteps: `none`, `min_snr` or `p2`; for networks that predict
+    the noise."""
     loss_factors: CommaList = ""
+    """Also count the errors of means over squares with these sides in pixels, such as `'8,64'`; they divide
+    `image_size`."""
     bf16: bool = True
+    """Compute in bfloat16 where the device supports it; weights and losses stay float32."""
     log_interval: Count = 50
+    """Steps per row of `loss.csv`."""
     save_interval: Count = 1000
+    """Steps between saves."""
     sample_interval: Index = 0
+    """Steps between sample grids; 0 = one with each save."""
     compact_state: bool = False
+    """Save the optimiser's moments in bfloat16 and the weight average in half precision: a rounded state of
+    10 bytes per weight instead of 16."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    """The U-Net of a prior; the other tasks have networks of their own."""
     process: ProcessConfig = field(default_factory=ProcessConfig)
+    """The diffusion process of a prior."""
 
     def __post_init__(self) -> None:
         if self.process.timestep_respacing:

@@ -22,14 +22,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from guided_diffusion.build import build_network, build_process, place
+from guided_diffusion.build import build_network, build_process
 from guided_diffusion.checkpoints import State, infer_config, load
 from guided_diffusion.denoiser import Denoiser
 from guided_diffusion.errors import CheckpointError, ConfigError, TrainingError
 from guided_diffusion.images.files import write_bytes
 from guided_diffusion.losses import time_weights
 from guided_diffusion.runtime import distributed
+from guided_diffusion.runtime.cpu_kernels import use_faster_layers
 from guided_diffusion.runtime.device import has_bf16
+from guided_diffusion.runtime.inference import place_network
 from guided_diffusion.training import resample
 from guided_diffusion.training.clean_pixels import draw_known
 from guided_diffusion.training.config import TrainConfig
@@ -59,8 +61,8 @@ class Trainer:
         alpha_bar = torch.from_numpy(self.process.alphas_cumprod)
         self.time_weights = time_weights(config.loss_weighting, alpha_bar).float().to(device)
         torch.manual_seed(config.seed)
-        self.network = place(self.build(), device, "fp32")
-        self.ema = self.build().to(device).requires_grad_(False).eval()
+        self.network = place_network(self.build(), device, "fp32")
+        self.ema = use_faster_layers(self.build().to(device)).requires_grad_(False).eval()
         self.ema.load_state_dict(self.network.state_dict())
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay

@@ -21,6 +21,7 @@ from guided_diffusion.images.masks import read_mask
 from guided_diffusion.scheduler import count_nfe
 from tests.conftest import MODEL, NFE, ROOT, SCHEDULE, Outcome, image, keep_mask
 from tests.helpers import stored
+from tests.helpers.results import inpainted
 
 Cli = Callable[..., Outcome]
 Project = Callable[..., Path]
@@ -95,8 +96,8 @@ def test_an_experiment_with_the_shipped_prior_runs(name: str, monkeypatch: pytes
     few = ["timestep_respacing='4'", "data.offset=0", "data.gt_path=data/samples/shadow/scene_road.png"]
     few += {"repaint": ["schedule_jump_params.jump_length=2"], "intermediate": ["t_start=3"]}.get(name, [])
     [result] = Engine(load_config(CONFS / f"shadow_{name}.yml", few))()
-    assert result.filled is not None, result.error
-    changed = (result.filled != result.gt).any(axis=2)
+    assert inpainted(result) is not None, result.error
+    changed = (inpainted(result) != result.gt).any(axis=2)
     if name == "repaint":
         assert result.keep is not None and not changed[result.keep].any()
     else:
@@ -226,8 +227,8 @@ def guided_project(project: Project) -> Path:
 
 def fill(conf: Path, *overrides: str) -> np.ndarray:
     [result] = Engine(load_config(conf, overrides))()
-    assert result.filled is not None, result.error
-    return result.filled
+    assert inpainted(result) is not None, result.error
+    return inpainted(result)
 
 
 @pytest.mark.parametrize("method", ["rule=ddpm", "rule=ddim", "method=ddpm", "method=ddim"])
@@ -273,7 +274,7 @@ def test_a_view_that_the_classifier_cannot_take_fails_its_picture_alone(guided_p
     Image.fromarray(np.zeros((24, 61), bool)).save("masks/wide.png")
     found = {result.name: result for result in Engine(load_config(guided_project))()}
     assert "would see 40x16 pixels, but the classifier takes 16x16 only" in found["wide"].error
-    assert found["p0"].filled is not None
+    assert inpainted(found["p0"]) is not None
     assert fill(guided_project, "classifier_scale=0", "data.offset=1").shape == (24, 61, 3)
 
 

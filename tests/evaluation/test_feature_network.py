@@ -16,9 +16,9 @@ from guided_diffusion.errors import CheckpointError, ConfigError
 from guided_diffusion.evaluation import feature_network
 from guided_diffusion.evaluation.feature_network import CELL, SIDE, SceneClassifier, extract_features
 from guided_diffusion.evaluation.kid import scene_kid
-from guided_diffusion.scenes.layouts import KINDS, NO_KIND, Named, Surface, plain
+from guided_diffusion.scenes.layouts import KINDS, NO_KIND, KindMaterial, Surface, plain_material
 from guided_diffusion.scenes.render import render_free, render_labelled, scene_rng
-from guided_diffusion.scenes.textures import Noise, Points
+from guided_diffusion.scenes.textures import NoiseField, Points
 from guided_diffusion.training.classification import classification_loss, largest, lessons, shares
 from guided_diffusion.training.config import TrainConfig, load_train
 from guided_diffusion.training.datasets import LabelledStream
@@ -52,9 +52,12 @@ def test_render_labelled_leaves_images_unchanged() -> None:
         assert set(np.unique(kinds)) <= {*range(len(KINDS)), NO_KIND}
 
 
-def flat(kind: int) -> Named:
-    return Named(
-        kind, plain(np.full(3, 0.2, np.float32), Noise.draw(np.random.default_rng(0), "rough", 99), 0)
+def flat(kind: int) -> KindMaterial:
+    return KindMaterial(
+        kind,
+        plain_material(
+            np.full(3, 0.2, np.float32), NoiseField.draw(np.random.default_rng(0), "rough", 99), 0
+        ),
     )
 
 

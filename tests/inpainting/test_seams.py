@@ -14,6 +14,7 @@ from guided_diffusion.inpainting.tiled_denoiser import TiledDenoiser
 from guided_diffusion.output.results import Result
 from guided_diffusion.scenes.render import render_free, scene_rng
 from tests.conftest import ROOT
+from tests.helpers.results import inpainted
 
 SIDE, HOLE, STRIDE = 128, slice(20, 108), 32
 SCENES = (3, 4)  # a lawn and asphalt: alike everywhere, so that places can be compared
@@ -26,7 +27,7 @@ def scores(engine: Engine) -> tuple[float, float]:
     images = [render_free(scene_rng(4242, i), SIDE) for i in SCENES]
     names = [str(i) for i in SCENES]
     events = engine.inpaint_arrays(names, images, [keep] * len(SCENES))
-    fills = [event.filled for event in events if isinstance(event, Result)]
+    fills = [inpainted(event) for event in events if isinstance(event, Result)]
     at = np.arange(SIDE)
     found = []
     for shift in (0, STRIDE // 2):
@@ -43,10 +44,9 @@ def scores(engine: Engine) -> tuple[float, float]:
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    keys = ["method=repaint", "windows=overlap", "timestep_respacing=8", "data.batch_size=9"]
+    keys = ["task=inpaint", "windows=overlap", "timestep_respacing=8", "data.batch_size=9"]
     keys += ["schedule_jump_params={jump_length: 1, jump_n_sample: 1}", "precision=fp32"]
-    weights = ROOT / "data/pretrained/scenes64.pt"
-    return Engine(load_config(ROOT / "confs/shadow.yml", [*keys, f"model_path={weights}"]))
+    return Engine(load_config(ROOT / "confs/shadow.yml", keys))
 
 
 def test_the_borders_of_overlapping_windows_leave_no_seam(engine: Engine) -> None:

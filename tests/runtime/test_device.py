@@ -1,6 +1,9 @@
 """Tests of runtime/device.py."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +12,9 @@ from guided_diffusion.runtime import device as device_module
 from guided_diffusion.runtime.device import (
     batch_size,
     choose_precision,
+    compute_settings,
     has_bf16,
+    iterate_with_settings,
     matrix_rate,
     set_tf32,
     split_cores_among_ranks,
@@ -56,9 +61,12 @@ def test_choose_precision_of_each_device(
 def products() -> Iterator[None]:
     """Restore the settings of float32 products afterwards."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32
+    mkldnn: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before, cpu = (cudnn.allow_tf32, matmul.allow_tf32), mkldnn.fp32_precision
     yield
+    torch.set_float32_matmul_precision("highest")
     cudnn.allow_tf32, matmul.allow_tf32 = before
+    mkldnn.fp32_precision = cpu
 
 
 @pytest.mark.parametrize(("precision", "value"), [("tf32", "tf32"), ("fp32", "ieee"), ("bf16", "ieee")])
@@ -76,6 +84,99 @@ def test_set_tf32_can_be_read_both_ways(products: None) -> None:
         assert torch.backends.cudnn.allow_tf32 is rounded
         assert torch.backends.cuda.matmul.allow_tf32 is rounded
         assert torch.get_float32_matmul_precision() == ("high" if rounded else "highest")
+
+
+def settings() -> dict[str, Any]:
+    """Return torch's settings of float32 products, by both ways of asking."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    newer = {f"{backend}": backend.fp32_precision for backend in (cudnn.conv, cudnn.rnn, matmul)}
+    older = cudnn.allow_tf32, matmul.allow_tf32, torch.get_float32_matmul_precision()
+    return {**newer, "older": older}
+
+
+def is_exact() -> bool:
+    return not torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("before", ["highest", "high", "medium"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_compute_settings_restores_what_was_set(products: None, before: str, precision: str) -> None:
+    torch.set_float32_matmul_precision(before)
+    outside = settings()
+    with pytest.raises(KeyError), compute_settings(CPU, precision):
+        assert is_exact() is (precision == "fp32")
+        with compute_settings(CPU, "tf32"):
+            assert not is_exact()
+        assert is_exact() is (precision == "fp32")
+        raise KeyError
+    assert settings() == outside
+
+
+def test_compute_settings_restores_what_only_the_newer_way_has_set(products: None) -> None:
+    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    conv.fp32_precision = "ieee"
+    with pytest.raises(RuntimeError):
+        _ = torch.backends.cudnn.allow_tf32
+    with compute_settings(CPU, "tf32"):
+        assert conv.fp32_precision == "tf32"
+    assert conv.fp32_precision == "ieee" and torch.backends.cudnn.rnn.fp32_precision == "tf32"
+
+
+def test_compute_settings_makes_the_gpu_current(products: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[object] = []
+
+    @contextmanager
+    def current(device: torch.device) -> Iterator[None]:
+        entered.append(device)
+        yield
+        entered.append("restored")
+
+    monkeypatch.setattr(torch.cuda, "device", current)
+    with compute_settings(GPU, "bf16"):
+        assert entered == [GPU]
+    assert entered == [GPU, "restored"]
+
+
+def test_iterate_with_settings_leaves_the_consumer_alone(products: None) -> None:
+    """Two generators of different precision take turns."""
+    outside = is_exact()
+    seen: list[tuple[str, bool]] = []
+
+    def work(precision: str) -> Generator[int, None, None]:
+        try:
+            for number in range(3):
+                seen.append((precision, is_exact()))
+                yield number
+        finally:
+            seen.append((f"{precision} closed", is_exact()))
+
+    fp32, tf32 = (
+        iterate_with_settings(partial(compute_settings, CPU, precision), work(precision))
+        for precision in ("fp32", "tf32")
+    )
+    for number in range(3):
+        assert next(fp32) == number and is_exact() is outside
+        if number < 2:
+            assert next(tf32) == number and is_exact() is outside
+    assert next(fp32, None) is None
+    tf32.close()
+    assert is_exact() is outside
+    exact = [("fp32", True), ("tf32", False)]
+    assert seen == [*exact, *exact, ("fp32", True), ("fp32 closed", True), ("tf32 closed", False)]
+
+
+def test_iterate_with_settings_restores_after_an_error(products: None) -> None:
+    outside = is_exact()
+
+    def fail() -> Generator[int, None, None]:
+        yield 1
+        raise OSError("full")
+
+    items = iterate_with_settings(partial(compute_settings, CPU, "fp32"), fail())
+    assert next(items) == 1
+    with pytest.raises(OSError, match="full"):
+        next(items)
+    assert is_exact() is outside
 
 
 @pytest.mark.parametrize(

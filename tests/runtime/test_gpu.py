@@ -14,13 +14,14 @@ from guided_diffusion.inpainting.tiled_denoiser import TiledDenoiser
 from guided_diffusion.inpainting.views import View, read
 from guided_diffusion.operators import NoObservation
 from guided_diffusion.samplers import Noise, Problem, sample
+from tests.helpers.results import inpainted
 
 pytestmark = pytest.mark.gpu
 Project = Callable[..., Path]
 
 
 def fill(conf: Path, *overrides: str) -> dict[str, np.ndarray]:
-    return {r.name: r.filled for r in Engine(load_config(conf, overrides))() if r.filled is not None}
+    return {r.name: inpainted(r) for r in Engine(load_config(conf, overrides))() if inpainted(r) is not None}
 
 
 def views_of(engine: Engine) -> list[View]:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from guided_diffusion.build import build_network, place
+from guided_diffusion.build import build_network
 from guided_diffusion.runtime.device import has_bf16
 from guided_diffusion.runtime.graphs import trace
+from guided_diffusion.runtime.inference import place_network, prepare_for_inference
 from guided_diffusion.runtime.onednn_conv import PackedConv2d, prepack_conv
 from tests.helpers import stored
 
@@ -25,7 +26,9 @@ def network(precision: str, gradients: bool) -> nn.Module:
     built = build_network(WIDE).eval().requires_grad_(False)
     for parameter in built.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)  # some are born as zero
-    return place(built, CPU, precision, None if gradients else WIDE.image_size)
+    if gradients:
+        return place_network(built, CPU, precision)
+    return prepare_for_inference(built, CPU, precision, WIDE.image_size)
 
 
 def images(count: int = 5) -> Tensor:

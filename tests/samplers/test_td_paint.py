@@ -24,6 +24,7 @@ from guided_diffusion.samplers.ddpm import DDPM
 from guided_diffusion.samplers.td_paint import TDPaint
 from tests.conftest import image, keep_mask
 from tests.helpers.gaussian import GaussianDenoiser, pixels
+from tests.helpers.results import inpainted
 
 COUNT = 20000
 MEAN = torch.tensor([0.3, -0.2, 0.1])
@@ -150,11 +151,11 @@ Project = Callable[..., Path]
 def test_a_run_keeps_known_bytes_at_one_evaluation_per_step(project: Project) -> None:
     conf = project(count=2, method="td_paint", per_pixel_time=True, paste_known=False, timestep_respacing="4")
     for result in Engine(load_config(conf))():
-        assert result.filled is not None, result.error
+        assert inpainted(result) is not None, result.error
         keep, truth = keep_mask(), image(int(result.name[1:]))
         assert result.nfe == 4
-        assert np.array_equal(result.filled[keep], truth[keep])  # by the method itself, nothing is pasted
-        assert (result.filled[~keep] != truth[~keep]).mean() > 0.5
+        assert np.array_equal(inpainted(result)[keep], truth[keep])  # by the method itself, nothing is pasted
+        assert (inpainted(result)[~keep] != truth[~keep]).mean() > 0.5
 
 
 def test_it_needs_a_mask(project: Project) -> None:
@@ -166,7 +167,7 @@ def test_it_needs_a_mask(project: Project) -> None:
 def test_a_network_that_does_not_know_it_is_warned_of(project: Project) -> None:
     conf = project(count=1, method="td_paint")
     [told] = [line for line in Engine(load_config(conf)).warnings if "per_pixel_time" in line]
-    assert "docs/training.md" in told and "use method repaint" in told and "\n" not in told
+    assert "docs/guide/training.md" in told and "use method repaint" in told and "\n" not in told
     for fine in ("per_pixel_time=true", "method=repaint"):
         assert not [w for w in Engine(load_config(conf, [fine])).warnings if "per_pixel_time" in w]
 

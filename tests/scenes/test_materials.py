@@ -7,7 +7,7 @@ import pytest
 
 from guided_diffusion.scenes.materials import GROUNDS, WALLS
 from guided_diffusion.scenes.patterns import grid_pattern, herringbone_pattern, hexagon_pattern
-from guided_diffusion.scenes.textures import Noise, Points, edge_cover, hashed, line_cover
+from guided_diffusion.scenes.textures import NoiseField, Points, edge_cover, hash_cells, line_cover
 
 
 def _points(n: int, pixel: float, extent: float = 1.0) -> Points:
@@ -18,7 +18,7 @@ def _points(n: int, pixel: float, extent: float = 1.0) -> Points:
 
 @pytest.mark.parametrize("kind", ["smooth", "cloud", "rough", "grain", "blades", "pebbles"])
 def test_noise_is_standard_and_fades_with_the_footprint(kind: str) -> None:
-    noise = Noise.draw(np.random.default_rng(0), kind, 512.0)
+    noise = NoiseField.draw(np.random.default_rng(0), kind, 512.0)
     fine, coarse = noise(_points(256, 1 / 512)), noise(_points(256, 64 / 512))
     assert fine.dtype == np.float32
     assert fine.mean() == pytest.approx(0, abs=0.1) and 0.5 < fine.std() < 1.2
@@ -27,7 +27,7 @@ def test_noise_is_standard_and_fades_with_the_footprint(kind: str) -> None:
 
 
 def test_levels_per_point_agree_with_one_level() -> None:
-    noise = Noise.draw(np.random.default_rng(1), "rough", 300.0)
+    noise = NoiseField.draw(np.random.default_rng(1), "rough", 300.0)
     points = _points(32, 1 / 64)
     feet = np.where(np.arange(points.f.size) % 2, points.f, points.f * 8).astype(np.float32)
     mixed = noise(Points(points.u, points.v, feet))
@@ -37,13 +37,13 @@ def test_levels_per_point_agree_with_one_level() -> None:
 
 def test_hashes_are_uniform_and_uncorrelated() -> None:
     i, j = np.meshgrid(np.arange(-100, 100.0), np.arange(-100, 100.0))
-    a, b = hashed(i.ravel(), j.ravel(), 5)
+    a, b = hash_cells(i.ravel(), j.ravel(), 5)
     for values in (a, b):
         assert values.min() >= 0 and values.max() < 1
         assert np.abs(np.histogram(values, 10, (0, 1))[0] / values.size - 0.1).max() < 0.01
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.02
     assert abs(np.corrcoef(a[:-1], a[1:])[0, 1]) < 0.02
-    assert not np.array_equal(a, hashed(i.ravel(), j.ravel(), 6)[0])
+    assert not np.array_equal(a, hash_cells(i.ravel(), j.ravel(), 6)[0])
 
 
 def test_covers_integrate_to_the_width_whatever_the_pixel() -> None:

@@ -10,9 +10,9 @@ from guided_diffusion.scenes.shadows import (
     Shape,
     cast,
     combine,
+    draw_mask,
     draw_shadow,
     draw_transmission,
-    drawn_mask,
 )
 
 
@@ -94,6 +94,6 @@ def test_log_gain_field_has_the_drawn_spread_and_no_detail() -> None:
 def test_masks_grow_and_shrink_within_the_stated_pixels() -> None:
     matte = np.zeros((256, 256), np.float32)
     matte[:, :128] = 1
-    columns = [int(drawn_mask(np.random.default_rng([7, k]), matte)[128].sum()) for k in range(60)]
+    columns = [int(draw_mask(np.random.default_rng([7, k]), matte)[128].sum()) for k in range(60)]
     assert min(columns) >= 125 and max(columns) <= 133
     assert min(columns) < 128 < max(columns)

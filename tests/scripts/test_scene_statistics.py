@@ -22,7 +22,7 @@ def told() -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    ("key", "photographs"),  # at 128 x 128, see docs/scenes.md
+    ("key", "photographs"),  # at 128 x 128, see docs/reports/scenes.md
     [("slope", 1.66), ("contrast", 0.128), ("chroma", 17.3), ("mean_l", 62.0)]
     + [("within_l", 7.2), ("within_a", 2.6), ("within_b", 3.3)],
 )

@@ -13,7 +13,7 @@ from guided_diffusion.errors import CheckpointError
 from guided_diffusion.scenes.render import render, scene_rng
 from guided_diffusion.shadow import detect, guided_filter
 from guided_diffusion.shadow.detect import find_shadow
-from guided_diffusion.shadow.evidence import Evidence, label_regions, shadows_among, weigh
+from guided_diffusion.shadow.evidence import Evidence, examine_regions, label_regions, select_shadows
 
 # guided filter
 
@@ -118,7 +118,7 @@ def disc(radius: float = 30) -> Tensor:
 
 
 def only(log: Tensor, mask: Tensor) -> Evidence:
-    ((region, evidence),) = weigh(log, mask)
+    ((region, evidence),) = examine_regions(log, mask)
     assert torch.equal(region, mask) and evidence is not None
     return evidence
 
@@ -129,8 +129,8 @@ def test_a_shadow_s_gain_is_found_and_giving_it_back_removes_the_edge(width: flo
     log = ground() - torch.special.ndtr((disc() - shift) / width) * GAIN[:, None, None]
     found = only(log, disc() > 0)
     assert found.gain == pytest.approx(1.3, abs=0.06) and found.tint == pytest.approx(0.4, abs=0.06)
-    assert found.spread < 0.1 and found.left < 0.2 and found.pairs > 1
-    assert found.convinces and torch.equal(shadows_among(log, disc() > 0), disc() > 0)
+    assert found.spread < 0.1 and found.edge_left < 0.2 and found.pairs > 1
+    assert found.is_shadow and torch.equal(select_shadows(log, disc() > 0), disc() > 0)
 
 
 def test_two_shadows_are_weighed_apart_and_the_material_is_left() -> None:
@@ -138,31 +138,31 @@ def test_two_shadows_are_weighed_apart_and_the_material_is_left() -> None:
     red = torch.tensor([0.3, 1.0, 1.4])  # rust: it lacks blue
     log = ground() - (shadow > 0) * GAIN[:, None, None] - (material > 0) * red[:, None, None]
     dark = (shadow > 0) | (material > 0)
-    assert torch.equal(shadows_among(log, dark), shadow > 0)
+    assert torch.equal(select_shadows(log, dark), shadow > 0)
 
 
 def test_what_is_no_shadow_does_not_convince() -> None:
     inside = disc() > 0
-    assert not only(ground(), inside).convinces  # nothing there
-    assert not only(ground() + inside * 1.3, inside).convinces  # brighter
+    assert not only(ground(), inside).is_shadow  # nothing there
+    assert not only(ground() + inside * 1.3, inside).is_shadow  # brighter
     share = torch.tensor([0.1, 1.0, 3.0]).repeat_interleave(20)  # of light lost: little here, much there
     uneven = inside * torch.nn.functional.pad(share, (34, 34), mode="constant", value=1.0)
-    assert not only(ground() - uneven, inside).convinces
+    assert not only(ground() - uneven, inside).is_shadow
     outlined = ground() - inside * GAIN[:, None, None] - 3.0 * (disc().abs() < 1.5)  # a frame stays
-    assert only(outlined, inside).left > 0.6
+    assert only(outlined, inside).edge_left > 0.6
     gap = ground() - inside * GAIN[:, None, None] + 2.5 * (disc() > 15)  # a kerb in a dark gap
     assert only(gap, inside).glare == pytest.approx(15**2 / (30 - 2.5) ** 2, abs=0.02)
 
 
 def test_too_little_to_tell() -> None:
     log = ground()
-    assert weigh(log, torch.zeros(128, 128, dtype=torch.bool)) == []
-    assert weigh(log, torch.ones(128, 128, dtype=torch.bool)) == []
-    assert weigh(log, disc(3) > 0) == []  # 32 pixels
+    assert examine_regions(log, torch.zeros(128, 128, dtype=torch.bool)) == []
+    assert examine_regions(log, torch.ones(128, 128, dtype=torch.bool)) == []
+    assert examine_regions(log, disc(3) > 0) == []  # 32 pixels
     line = torch.zeros(128, 128, dtype=torch.bool)
     line[60:62, 20:100] = True
-    ((region, evidence),) = weigh(log, line)
-    assert evidence is None and not shadows_among(log, line).any()
+    ((region, evidence),) = examine_regions(log, line)
+    assert evidence is None and not select_shadows(log, line).any()
 
 
 # the whole, with the shipped network
@@ -176,8 +176,8 @@ def test_shadows_of_fresh_scenes_are_found_and_the_same_places_without_them_left
     scenes = [render(scene_rng(3000, i), (120, 160)) for i in range(5)]
     shares = [overlap(find_shadow(scene.shadow), scene.matte > 0.5) for scene in scenes]
     assert np.median(shares) > 0.6
-    untouched = [not find_shadow(scene.free).any() for scene in scenes]
-    assert sum(untouched) >= 4
+    clean = [not find_shadow(scene.free).any() for scene in scenes]
+    assert sum(clean) >= 4
 
 
 def test_the_answer_is_a_mask_of_the_picture_s_size_and_always_the_same() -> None:
@@ -190,23 +190,23 @@ def test_the_answer_is_a_mask_of_the_picture_s_size_and_always_the_same() -> Non
 def test_a_shadow_left_in_another_is_found_and_nothing_else() -> None:
     """The first was lifted perfectly; where a second overlapped it a quarter of the light is left."""
     y, x = np.indices((120, 160))
-    within, rest = x > 40, np.hypot(y - 60, x - 100) < 30
+    region, rest = x > 40, np.hypot(y - 60, x - 100) < 30
     found = []
     for i in range(4):
         free = render(scene_rng(3000, i), (120, 160)).free
         dark = np.where(rest[..., None], free * 0.5, free).round().astype(np.uint8)  # 0.22 of the light
-        left = find_shadow(dark, within=within)
-        assert not (left & ~within).any() and not find_shadow(free, within=within).any()
-        assert not find_shadow(dark, within=~rest).any()
+        left = find_shadow(dark, region=region)
+        assert not (left & ~region).any() and not find_shadow(free, region=region).any()
+        assert not find_shadow(dark, region=~rest).any()
         found.append(overlap(left, rest))
     assert sum(share > 0.9 for share in found) >= 2  # where the evidence is certain, it is whole
 
 
 def test_where_one_was_lifted_the_evidence_has_to_be_certain() -> None:
-    sure = Evidence(gain=0.8, spread=0.3, tint=0.1, pairs=1.0, left=0.1, glare=0.0)
-    assert sure.convinces and sure.is_certain
-    for doubt in ({"gain": 0.25}, {"spread": 0.7}, {"left": 0.5}):
-        assert replace(sure, **doubt).convinces and not replace(sure, **doubt).is_certain
+    sure = Evidence(gain=0.8, spread=0.3, tint=0.1, pairs=1.0, edge_left=0.1, glare=0.0)
+    assert sure.is_shadow and sure.is_certain
+    for doubt in ({"gain": 0.25}, {"spread": 0.7}, {"edge_left": 0.5}):
+        assert replace(sure, **doubt).is_shadow and not replace(sure, **doubt).is_certain
     assert not replace(sure, glare=0.2).is_certain
 
 

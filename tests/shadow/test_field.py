@@ -67,7 +67,7 @@ def test_many_mattes_of_one_plane_at_once_are_each_as_alone() -> None:
 
 def test_grey_is_the_channels_mean_in_each() -> None:
     shadow, dark = field(-0.2), plane(3, *SIZE, low=-5, high=-1).mean(0).expand(3, -1, -1)
-    gain = shadow.grey().umbra_gain(dark)
+    gain = shadow.to_grey().umbra_gain(dark)
     assert torch.equal(gain[0], gain[1]) and torch.equal(gain[0], gain[2])
     slope = shadow.slope.mean()
     expected = shadow.offset.mean(0) + slope * (dark[0] - shadow.pivot.mean())
@@ -77,13 +77,13 @@ def test_grey_is_the_channels_mean_in_each() -> None:
 @pytest.mark.parametrize("size", [(30, 61), (5, 7), (1, 1), SIZE])
 def test_resized_keeps_constants_and_what_is_not_a_plane(size: tuple[int, int]) -> None:
     even = ShadowField(torch.full((3, *SIZE), 1.3), torch.tensor([0.1, 0.2, -0.3]), torch.zeros(3))
-    found = even.resized(size)
+    found = even.resize(size)
     assert found.offset.shape == (3, *size) and torch.allclose(found.offset, torch.tensor(1.3))
     assert found.slope is even.slope and found.pivot is even.pivot
 
 
 def test_resized_keeps_places() -> None:
     ramp = torch.linspace(0.5, 11.5, 12)[:, None].expand(3, 12, 20) / 12  # the centres' share of the height
-    found = ShadowField(ramp, torch.zeros(3), torch.zeros(3)).resized((48, 40)).offset[0, :, 3]
+    found = ShadowField(ramp, torch.zeros(3), torch.zeros(3)).resize((48, 40)).offset[0, :, 3]
     expected = (torch.arange(48) + 0.5) / 48
     assert torch.allclose(found[2:-2], expected[2:-2], atol=1e-6)

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from guided_diffusion.shadow import palette as palettes
-from guided_diffusion.shadow.edge_pairs import edge_pairs, spread_out
+from guided_diffusion.shadow.edge_pairs import find_edge_pairs, space_evenly
 from guided_diffusion.shadow.field import ShadowField
 from guided_diffusion.shadow.fit import fit_field, grid_weights, observe
 from guided_diffusion.shadow.light import blur
 from guided_diffusion.shadow.palette import AXES, Palette
 from guided_diffusion.shadow.relight import signed_distance
-from guided_diffusion.shadow.ring_fit import ring_field
+from guided_diffusion.shadow.ring_fit import fit_ring
 
 N = 128
 DOWN, RIGHT = torch.meshgrid(torch.arange(N) + 0.5, torch.arange(N) + 0.5, indexing="ij")
@@ -75,7 +75,7 @@ def test_pairs_on_one_ground_tell_the_gain(slope: float) -> None:
     # The ground changes along the edge alone, so what faces a pixel is what lies under its shadow.
     lit = column(-1.0, -1.3, -1.7) + 0.4 * torch.sin(DOWN / 9)
     truth = known_field(slope)
-    pairs = edge_pairs(cast(lit, HALF, truth), distance(HALF))
+    pairs = find_edge_pairs(cast(lit, HALF, truth), distance(HALF))
     assert len(pairs) > 100
     off = (pairs.gain - GAIN - slope * (pairs.dark - truth.pivot)).abs()
     assert off.mean() < 0.01 and off.max() < 0.1
@@ -83,8 +83,8 @@ def test_pairs_on_one_ground_tell_the_gain(slope: float) -> None:
 
 def places(shadow: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     """Rows and columns (N, 2) of the pairs of a mask: of their dark ends, their lit ends and the edge."""
-    pairs = edge_pairs(torch.stack([DOWN, RIGHT, torch.zeros(N, N)]), distance(shadow))
-    return pairs.dark[:, :2], pairs.lit[:, :2], pairs.place + 0.5
+    pairs = find_edge_pairs(torch.stack([DOWN, RIGHT, torch.zeros(N, N)]), distance(shadow))
+    return pairs.dark[:, :2], pairs.lit[:, :2], pairs.position + 0.5
 
 
 def inside(at: Tensor, shadow: np.ndarray) -> Tensor:
@@ -113,12 +113,12 @@ def test_no_pair_leaves_the_picture_or_crosses_a_thin_shadow() -> None:
 
 def test_a_mask_without_an_edge_has_no_pairs() -> None:
     for shadow in (np.zeros((N, N), bool), np.ones((N, N), bool)):
-        assert len(edge_pairs(noise(3, N, N), distance(shadow))) == 0
+        assert len(find_edge_pairs(noise(3, N, N), distance(shadow))) == 0
 
 
 def test_spread_out_is_even_and_never_more_than_there_are() -> None:
-    assert spread_out(0, 5).tolist() == [] and spread_out(3, 5).tolist() == [0, 1, 2]
-    some = spread_out(1001, 11)
+    assert space_evenly(0, 5).tolist() == [] and space_evenly(3, 5).tolist() == [0, 1, 2]
+    some = space_evenly(1001, 11)
     assert some.tolist() == list(range(0, 1001, 100))
 
 
@@ -126,13 +126,13 @@ def test_spread_out_is_even_and_never_more_than_there_are() -> None:
 
 
 def test_the_density_of_colours_integrates_to_one() -> None:
-    palette = Palette.of(ground(-1.5, -1.6, -2.0), distance(DISC), 3.0)
+    palette = Palette.measure(ground(-1.5, -1.6, -2.0), distance(DISC), 3.0)
     cell = ((palettes._HIGH - palettes._LOW) / torch.tensor(palette.density.shape[2:])).prod()
     assert float(palette.density.exp().sum() * cell) == pytest.approx(1, abs=0.03)
 
 
 def test_the_density_is_highest_at_the_scene_s_colours() -> None:
-    palette = Palette.of(ground(-1.5, -1.6, -2.0, rough=0.1), distance(DISC), 3.0)
+    palette = Palette.measure(ground(-1.5, -1.6, -2.0, rough=0.1), distance(DISC), 3.0)
     colours = column(-1.5, -1.6, -2.0)[..., 0].T + torch.cat([torch.zeros(1, 3), noise(200, 3)])
     assert int(palette.score(colours[:, None]).argmax()) == 0
 
@@ -140,11 +140,14 @@ def test_the_density_is_highest_at_the_scene_s_colours() -> None:
 def test_the_right_gain_of_two_materials_scores_best_though_they_have_other_shares() -> None:
     # Mostly dark ground lies in the light, mostly bright ground in the shadow.
     dark, bright = ground(-2.6, -2.5, -2.4), ground(-1.2, -1.6, -2.4, seed=5)
-    within = torch.from_numpy(DISC)
-    lit = torch.where(torch.where(within, RIGHT < 85, RIGHT < 25), bright, dark)
-    assert lit[0, within].gt(-1.9).float().mean() > 0.7 and lit[0, ~within].gt(-1.9).float().mean() < 0.3
-    palette = Palette.of(lit, distance(DISC), 3.0)
-    under = (lit - GAIN[:, None, None])[:, within].T[::5]
+    inside_disc = torch.from_numpy(DISC)
+    lit = torch.where(torch.where(inside_disc, RIGHT < 85, RIGHT < 25), bright, dark)
+    assert (
+        lit[0, inside_disc].gt(-1.9).float().mean() > 0.7
+        and lit[0, ~inside_disc].gt(-1.9).float().mean() < 0.3
+    )
+    palette = Palette.measure(lit, distance(DISC), 3.0)
+    under = (lit - GAIN[:, None, None])[:, inside_disc].T[::5]
     for axis in range(3):  # brighter and darker, redder and greener, bluer and less blue
         along = torch.linalg.inv(AXES)[:, axis]
         steps = torch.linspace(-1, 1, 21) * (1.5 if axis == 0 else 0.5)
@@ -153,13 +156,13 @@ def test_the_right_gain_of_two_materials_scores_best_though_they_have_other_shar
 
 
 def test_colours_past_the_palette_s_rim_are_colours_too() -> None:
-    palette = Palette.of(ground(-1.0, -6.2, -6.2, rough=0.1), distance(DISC), 3.0)  # nothing but red
+    palette = Palette.measure(ground(-1.0, -6.2, -6.2, rough=0.1), distance(DISC), 3.0)  # nothing but red
     red, blue = palette.score(torch.tensor([[[-1.0, -6.2, -6.2]], [[-6.2, -6.2, -1.0]]]))
     assert red > blue + 1
 
 
 def test_a_scene_without_lit_pixels_gives_an_even_palette() -> None:
-    palette = Palette.of(noise(3, N, N), torch.full((N, N), 50.0), 3.0)
+    palette = Palette.measure(noise(3, N, N), torch.full((N, N), 50.0), 3.0)
     scores = palette.score(noise(7, 4, 3))
     assert torch.isfinite(scores).all() and torch.allclose(scores, scores[0])
 
@@ -205,9 +208,9 @@ def test_the_fit_is_the_same_each_time() -> None:
 def test_without_pairs_the_scene_s_colours_tell() -> None:
     truth, lit = known_field(slope=-0.17), ground(-1.3, -1.5, -1.8)
     dark = cast(lit, DISC, truth)
-    none = edge_pairs(lit, distance(np.zeros((N, N), bool)))
+    none = find_edge_pairs(lit, distance(np.zeros((N, N), bool)))
     seen = observe(dark, distance(DISC))
-    found = fit_field(replace(seen, pairs=none, pair_weights=grid_weights(none.place, (N, N))), (N, N))
+    found = fit_field(replace(seen, pairs=none, pair_weights=grid_weights(none.position, (N, N))), (N, N))
     off = (found.umbra_gain(dark) - truth.umbra_gain(dark))[:, torch.from_numpy(DISC)]
     assert off.mean(dim=1).abs().max() < 0.15
 
@@ -230,7 +233,7 @@ def test_the_ring_recovers_a_log_affine_relation() -> None:
     lit = column(-2.0, -2.2, -2.5) + 1.5 * torch.sin(DOWN / 40)
     truth = known_field(slope=-0.25)
     dark = cast(lit, HALF, truth)
-    found = ring_field(dark, distance(HALF))
+    found = fit_ring(dark, distance(HALF))
     assert found is not None and torch.allclose(found.slope, truth.slope, atol=0.02)
     off = (found.umbra_gain(dark) - truth.umbra_gain(dark))[:, torch.from_numpy(HALF)]
     assert off.abs().max() < 0.05
@@ -240,7 +243,7 @@ def test_the_ring_is_not_misled_by_a_few_foreign_places() -> None:
     lit = column(-2.0, -2.2, -2.5) + 1.0 * torch.sin(DOWN / 40)
     lit[:, 20:32, :60] += 2.0  # something bright lies on the lit side alone
     dark = cast(lit, HALF, known_field(slope=-0.2))
-    found = ring_field(dark, distance(HALF))
+    found = fit_ring(dark, distance(HALF))
     assert found is not None
     off = (found.umbra_gain(dark) - known_field(slope=-0.2).umbra_gain(dark))[:, torch.from_numpy(HALF)]
     assert off.abs().mean() < 0.05
@@ -248,11 +251,11 @@ def test_the_ring_is_not_misled_by_a_few_foreign_places() -> None:
 
 def test_one_gain_per_channel_is_the_rings_difference() -> None:
     dark = cast(ground(-1.3, -1.5, -1.8, rough=0.2), DISC, known_field())
-    found = ring_field(dark, distance(DISC), slope=False)
+    found = fit_ring(dark, distance(DISC), slope=False)
     assert found is not None and not found.slope.any()
     assert torch.allclose(found.offset[:, 0, 0], GAIN, atol=0.03)
 
 
 @pytest.mark.parametrize("shadow", [np.zeros((N, N), bool), np.ones((N, N), bool)], ids=["none", "all"])
 def test_without_two_rings_there_is_no_field(shadow: np.ndarray) -> None:
-    assert ring_field(noise(3, N, N), distance(shadow)) is None
+    assert fit_ring(noise(3, N, N), distance(shadow)) is None

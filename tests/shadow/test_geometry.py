@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guided_diffusion.shadow.relight import SIDE, signed_distance, surroundings
+from guided_diffusion.shadow.relight import SIDE, find_surroundings, signed_distance
 
 
 @given(
@@ -25,7 +25,7 @@ def test_the_surroundings_hold_the_reach_and_lit_ground(
     longest = max(bottom - top, right - left) + 1
     margin = max(reach, longest)
     for axis, (window, first, last) in enumerate(
-        zip(surroundings(shadow, reach), (top, left), (bottom, right), strict=True)
+        zip(find_surroundings(shadow, reach), (top, left), (bottom, right), strict=True)
     ):
         assert 0 <= window.start <= max(0, first - margin)
         assert size[axis] >= window.stop >= min(size[axis], last + 1 + margin)

@@ -125,7 +125,7 @@ def test_matte_is_the_normal_distribution_function_within_bounds() -> None:
 
 def test_resized_the_edge_is_the_same_in_a_larger_picture() -> None:
     edge = Edge(torch.full((8, 10), 1.5), torch.full((8, 10), -0.5), torch.full((8, 10), 0.1))
-    large = edge.resized((24, 30), 3.0)
+    large = edge.resize((24, 30), 3.0)
     distance = torch.linspace(-5, 5, 10).expand(8, 10)
     assert large.width.shape == large.correction.shape == (24, 30)
     assert torch.allclose(large.matte(3 * distance.repeat(3, 3)), edge.matte(distance).repeat(3, 3))

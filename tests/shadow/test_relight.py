@@ -16,7 +16,7 @@ from guided_diffusion.images.masks import dilate, edge_distance
 from guided_diffusion.scenes.render import Scene, render, scene_rng
 from guided_diffusion.shadow import relight as relighting
 from guided_diffusion.shadow.field import ShadowField
-from guided_diffusion.shadow.relight import Prior, Relit, relight
+from guided_diffusion.shadow.relight import Prior, RelitImage, relight
 
 SIZE = (72, 96)
 LITTLE = render(scene_rng(1000, 0), 64)
@@ -35,7 +35,7 @@ def restless() -> Prior:
     return Prior(Restless(), process, 32, 8, torch.Generator().manual_seed(0))
 
 
-def lifted(image: np.ndarray, shadow: np.ndarray, model: Prior | None = None, **keys: object) -> Relit:
+def lifted(image: np.ndarray, shadow: np.ndarray, model: Prior | None = None, **keys: object) -> RelitImage:
     """The result, after looking whether it is one: no NaN, in range, as deep and large as the image."""
     before = image.copy()
     found = relight(image, shadow, RelightConfig(**keys), model)  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ def scene(index: int) -> Scene:
 
 
 @lru_cache
-def result(index: int) -> Relit:
+def result(index: int) -> RelitImage:
     return lifted(scene(index).shadow, scene(index).mask)
 
 
@@ -126,7 +126,7 @@ def test_thin_black_lines_are_no_darkness() -> None:
     image[10:14] = image[20:50, 4:40] = image[:, 52:] = 5
 
     def black(image: np.ndarray, shadow: np.ndarray) -> np.ndarray:
-        return relighting.too_dark(torch.from_numpy(image / 255).permute(2, 0, 1), shadow)
+        return relighting.find_black(torch.from_numpy(image / 255).permute(2, 0, 1), shadow)
 
     expected = np.zeros_like(shadow)
     expected[19:51, 3:41] = True
@@ -236,7 +236,7 @@ def test_a_small_shadow_is_seen_from_near() -> None:
     before = lab_off(image[place], truth.free, truth.mask)
     assert lab_off(found.free[place], truth.free, truth.mask) < 0.35 * before
     reach = RelightConfig().reach(*shadow.shape)
-    window = relighting.surroundings(shadow, reach)
+    window = relighting.find_surroundings(shadow, reach)
     small = shadow[window]
     assert small.size < shadow.size / 2
     near = lifted(image[window], small, dilate=reach / min(small.shape))

@@ -100,12 +100,12 @@ def test_overrides_win_and_are_blamed(tmp_path: Path) -> None:
         load_train(None)
 
 
-# docs/training.md
+# docs/reference/training_keys.md
 
 
 def documented() -> dict[str, str]:
     """Key -> default, from the tables."""
-    text = (ROOT / "docs" / "training.md").read_text()
+    text = (ROOT / "docs/reference/training_keys.md").read_text()
     return dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", text, re.MULTILINE))
 
 
@@ -121,7 +121,7 @@ def test_every_key_is_documented_with_its_default() -> None:
 
 
 def test_the_documented_yaml_samples(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "training.md").read_text()
+    text = (ROOT / "docs/reference/training_keys.md").read_text()
     blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     training, sampling = (yaml.safe_load(block) for block in blocks)
     for content, name in ((training, "train.yml"), (sampling, "sample.yml")):
