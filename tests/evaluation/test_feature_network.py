@@ -19,13 +19,18 @@ from guided_diffusion.evaluation.kid import scene_kid
 from guided_diffusion.scenes.layouts import KINDS, NO_KIND, KindMaterial, Surface, plain_material
 from guided_diffusion.scenes.render import render_free, render_labelled, scene_rng
 from guided_diffusion.scenes.textures import NoiseField, Points
-from guided_diffusion.training.classification import classification_loss, largest, lessons, shares
+from guided_diffusion.training.classification import (
+    classification_loss,
+    draw_training_batch,
+    measure_shares,
+    predict_kind,
+)
 from guided_diffusion.training.config import TrainConfig, load_train
 from guided_diffusion.training.datasets import LabelledStream
-from tests.helpers.training import LABELLED, write_yaml
+from tests.helpers.training import SUPERVISED, write_yaml
 
 CPU = torch.device("cpu")
-TINY = {**LABELLED, "task": "classify", "image_size": 16}
+TINY = {**SUPERVISED, "task": "classify", "image_size": 16}
 
 
 def conf(folder: Path, **keys: object) -> Path:
@@ -91,8 +96,8 @@ def test_training_batch_keeps_images_and_labels_together() -> None:
     planes[:, 3] = NO_KIND
     bricks = KINDS.index("wall bricks")
     planes[:, :3, :, 16:], planes[:, 3, :, 16:] = 200, bricks
-    images, covered = lessons(planes, Generator().manual_seed(0))
-    again, _ = lessons(planes, Generator().manual_seed(0))
+    images, covered = draw_training_batch(planes, Generator().manual_seed(0))
+    again, _ = draw_training_batch(planes, Generator().manual_seed(0))
     assert torch.equal(images, again) and images.shape == (32, 3, 32, 32)
     bright = torch.nn.functional.avg_pool2d((images.mean(1, keepdim=True) > 0.3).float(), CELL)[:, 0]
     assert float((bright - covered[:, bricks]).abs().max()) <= 1 / CELL + 1e-6
@@ -104,10 +109,13 @@ def test_training_batch_keeps_images_and_labels_together() -> None:
 def test_shares_count_pixels_of_each_kind() -> None:
     kinds = torch.full((1, 2 * CELL, CELL), NO_KIND, dtype=torch.uint8)
     kinds[0, :CELL, :2], kinds[0, :CELL, 2:5] = 3, 15
-    told = shares(kinds)
-    assert told.shape == (1, len(KINDS), 2, 1)
-    assert told[0, 3].flatten().tolist() == [2 / CELL, 0] and told[0, 15].flatten().tolist() == [3 / CELL, 0]
-    assert float(told.sum()) == 5 / CELL
+    covered = measure_shares(kinds)
+    assert covered.shape == (1, len(KINDS), 2, 1)
+    assert covered[0, 3].flatten().tolist() == [2 / CELL, 0] and told[0, 15].flatten().tolist() == [
+        3 / CELL,
+        0,
+    ]
+    assert float(covered.sum()) == 5 / CELL
 
 
 # loss
@@ -127,7 +135,7 @@ def test_classification_loss_in_closed_form() -> None:
     assert float(entropy) == pytest.approx(40, rel=1e-5) and float(error) == 1
     sure[0, 7, :, 1] = 41
     sure[0, 7, 0, 0] = 50
-    assert largest(sure).tolist() == [7]
+    assert predict_kind(sure).tolist() == [7]
 
 
 def refusal(folder: Path, **keys: object) -> str:
@@ -166,7 +174,7 @@ def test_shipped_weights_classify_materials() -> None:
     assert feature_network.CLASSIFIER.path.stat().st_size < 1.5e6
     data = torch.stack([LabelledStream(SIDE, 2000)[i] for i in range(count)])
     with torch.no_grad():
-        _, error = classification_loss(network(data[:, :3].float() / 255), shares(data[:, 3]))
+        _, error = classification_loss(network(data[:, :3].float() / 255), measure_shares(data[:, 3]))
     assert float(error.mean()) < 0.54
 
 
@@ -194,7 +202,7 @@ def _flatten(image: np.ndarray, share: float) -> np.ndarray:
 def test_shipped_recipe_matches_the_network() -> None:
     recipe = load_train(Path(__file__).resolve().parents[2] / "confs" / "train" / "scene_classifier.yml")
     assert (recipe.task, recipe.data_dir, recipe.seed) == ("classify", "scenes", 0)
-    assert recipe.model.image_size == SIDE
+    assert recipe.image_size == SIDE
 
 
 def test_extract_features_explains_missing_weights_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
