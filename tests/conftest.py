@@ -19,9 +19,9 @@ from guided_diffusion.config.schema import ModelConfig
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.images.masks import dilate
 from guided_diffusion.shadow import remover
-from guided_diffusion.shadow.relight import Prior, Relit
+from guided_diffusion.shadow.relight import Prior, RelitImage
 
-MODEL = {
+MODEL: dict[str, Any] = {
     "image_size": 16,
     "num_channels": 32,
     "channel_mult": "1,1",
@@ -154,7 +154,7 @@ class Negative:
 
     def __call__(
         self, image: np.ndarray, shadow: np.ndarray, settings: Any, prior: Prior | None, find: Any
-    ) -> Relit:
+    ) -> RelitImage:
         self.calls.append((image, shadow, settings, prior, find))
         free, nfe = np.iinfo(image.dtype).max - image // 2, 0
         if prior is not None:
@@ -164,7 +164,7 @@ class Negative:
         free = np.where(dilate(shadow, settings.reach(*shadow.shape))[..., None], free, image)
         matte = shadow.astype(np.float32) * np.float32(0.4)
         black = shadow & (image.max(axis=2) == 0)
-        return Relit(free, matte, np.full(image.shape, 0.2, np.float32), black, "", nfe)
+        return RelitImage(free, matte, np.full(image.shape, 0.2, np.float32), black, "", nfe)
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from guided_diffusion.config.builder import Count, Index
 class DataConfig:
     """Images and masks: files or folders, local or remote. A mask has the name of its image."""
 
-    gt_path: str | None = None
-    """Image, or folder of images; `null` = generate images (`generate`)."""
+    gt_path: str | tuple[str, ...] | None = None
+    """Image or folder of images, or a list of them; `null` = generate images (`generate`)."""
     mask_path: str | None = None
     """Mask, or folder of masks; a single mask serves all images. `auto` = detect the shadows (task
     `remove_shadow`)."""
@@ -29,11 +29,18 @@ class DataConfig:
     """Ground truth without shadows, image or folder. It is shown beside the results and changes none of
     them."""
 
+    @property
+    def gt_paths(self) -> tuple[str, ...]:
+        """`gt_path` as a tuple, empty when it is not set."""
+        return (self.gt_path,) if isinstance(self.gt_path, str) else self.gt_path or ()
+
 
 @dataclass(frozen=True)
 class PathsConfig:
     """Folders of the results; `null` = a folder in `log/<name>/`."""
 
+    log: str | None = None
+    """Folder of run.json, run.log and overview.png; `null` = `log/<name>`."""
     srs: str | None = None
     """Inpainted images; `null` = `log/<name>/inpainted`."""
     lrs: str | None = None

@@ -118,15 +118,7 @@ class Config:
     @property
     def log_dir(self) -> str:
         """Folder of the run: log/<name>."""
-        return f"./log/{self.name}"
-
-    @property
-    def folders(self) -> PathsConfig:
-        """`paths` with the defaults filled in."""
-        names = {key: key.removesuffix("s") for key in vars(self.paths)}
-        names |= {"srs": "inpainted", "lrs": "gt_masked"}
-        given = {key: folder for key, folder in vars(self.paths).items() if folder}
-        return PathsConfig(**{key: f"{self.log_dir}/{folder}" for key, folder in names.items()} | given)
+        return self.paths.log or f"./log/{self.name}"
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from guided_diffusion.config.builder import as_mapping
+from guided_diffusion.config.shipped import find_yaml
 from guided_diffusion.errors import ConfigError
 
 
@@ -46,13 +47,14 @@ def read_yaml(
     """Read a YAML and merge it over the files that it includes.
 
     `include:` holds a file name or a list of them, relative to the YAML. Later files win over earlier ones,
-    and the YAML's own keys win over all. RePaint's `data.eval.<name>` becomes `data`. Raises ConfigError.
+    and the YAML's own keys win over all. A file that is not there may be the shipped one of that name.
+    RePaint's `data.eval.<name>` becomes `data`. Raises ConfigError.
 
     Args:
         translate: Called with each file's own mapping and its path before files are merged.
         including: Files that are being read, to detect circles.
     """
-    here = Path(path)
+    here = find_yaml(path)
     if here.resolve() in including:
         raise ConfigError(f"{path} includes itself by way of {', '.join(p.name for p in including)}")
     content = flatten_dataset(as_mapping(_parse(here), str(path), "the file"), str(path))
@@ -61,7 +63,10 @@ def read_yaml(
     for name in includes if isinstance(includes, list) else [includes]:
         if not isinstance(name, str):
             raise ConfigError(f"include: {name!r} is not a file name (in {path})")
-        merged = merge(merged, read_yaml(here.parent / name, translate, (*including, here.resolve())))
+        beside = here.parent / name
+        included = beside if beside.is_file() else find_yaml(name)
+        source = included if included.is_file() else beside
+        merged = merge(merged, read_yaml(source, translate, (*including, here.resolve())))
     return merge(merged, translate(content, str(path)))
 
 

@@ -11,16 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from guided_diffusion.config.builder import Count, Index
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.operators import LowPass, replace_range
-from guided_diffusion.samplers.base import Problem, Step, renoise
+from guided_diffusion.samplers.base import Problem, Sampler, Step
 
 
 @dataclass(frozen=True)
-class ILVR:
+class ILVR(Sampler):
     """ILVR. The number of steps is `timestep_respacing`."""
 
     down_n: Count
@@ -37,9 +35,6 @@ class ILVR:
             )
         return range(process.num_timesteps - 1, -2, -1)
 
-    def start(self, problem: Problem, t: int) -> Tensor:
-        return problem.noise()
-
     def down(self, problem: Problem, step: Step, t_next: int) -> Step:
         p, process = problem.denoise(step.x, step.t), problem.process
         x = process.ddpm_step(step.x, step.t, p.x0, p.log_variance, problem.noise(), p.score)
@@ -47,5 +42,3 @@ class ILVR:
             y = process.q_sample(problem.y, t_next, problem.noise())
             x = replace_range(LowPass(self.down_n), x, y)  # eq. 9
         return Step(t_next, x, p.x0)
-
-    up = staticmethod(renoise)

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.samplers.base import Problem, Step, renoise
+from guided_diffusion.samplers.base import Problem, Sampler, Step
 
 
 @dataclass(frozen=True)
-class Intermediate:
+class Intermediate(Sampler):
     """Sampling from a noised image."""
 
     t_start: int
@@ -38,5 +38,3 @@ class Intermediate:
         p = problem.denoise(step.x, step.t)
         x = problem.process.ddpm_step(step.x, step.t, p.x0, p.log_variance, problem.noise(), p.score)
         return Step(t_next, x, p.x0)
-
-    up = staticmethod(renoise)

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from guided_diffusion.config.builder import Count, NonNegative, Share
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.operators import Shade
-from guided_diffusion.samplers.base import Problem, Step, renoise
+from guided_diffusion.samplers.base import Problem, Sampler, Step
 
 
 @dataclass(frozen=True)
-class Refine:
-    """Refinement of an image whose shadow was divided out. Needs the operator Shade; ignores a classifier."""
+class Refine(Sampler):
+    """Refinement of an image whose shadow was divided out. Needs a ShadowOperator; ignores a classifier."""
+
+    selectable: ClassVar[bool] = False
 
     t_start: Share = 0.2
     """Fraction of the process at which the shadow-free image enters."""
@@ -42,9 +44,6 @@ class Refine:
 
     def down(self, problem: Problem, step: Step, t_next: int) -> Step:
         operator, process = problem.operator, problem.process
-        assert isinstance(operator, Shade)
         x0, a = problem.denoise(step.x, step.t).x0, process.alpha_bar(step.t)
         x0 = operator.posterior_mean(x0, problem.y, self.doubt * (1 - a) / a)
         return Step(t_next, process.ddim_step(step.x, step.t, t_next, x0, self.eta, problem.noise()), x0)
-
-    up = staticmethod(renoise)

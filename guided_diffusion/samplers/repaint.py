@@ -11,25 +11,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
-
-from torch import Tensor
+from typing import ClassVar, Literal
 
 from guided_diffusion.config.builder import Index, Share
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.operators import replace_range
-from guided_diffusion.samplers.base import Problem, Step, inject, renoise
+from guided_diffusion.samplers.base import Problem, Sampler, Step, inject
 from guided_diffusion.scheduler import JumpSchedule
 
 
 @dataclass(frozen=True)
-class RePaint:
+class RePaint(Sampler):
     """RePaint.
 
     With rule ddpm and ddim, the known part of x_t gets fresh noise before each evaluation. With rule ding (a
     DDIM step with eta 1) it gets the noise that the network has just predicted there. This shows the network
     at every step how far it was from the image, and takes fewer evaluations (docs/reports/presets.md).
     """
+
+    needs_mask: ClassVar[bool] = True
 
     schedule_jump_params: JumpSchedule = field(default_factory=JumpSchedule)
     """[Jump schedule](#schedule_jump_params): when to go back to noisier timesteps."""
@@ -52,9 +52,6 @@ class RePaint:
             )
         return self.schedule_jump_params.times(process.num_timesteps)
 
-    def start(self, problem: Problem, t: int) -> Tensor:
-        return problem.noise()
-
     def down(self, problem: Problem, step: Step, t_next: int) -> Step:
         noise, x, holds = problem.noise(), step.x, self.inpa_inj_sched_prev
         # The first evaluation sees pure noise everywhere: there is nothing yet to replace.
@@ -72,7 +69,7 @@ class RePaint:
 
     def up(self, problem: Problem, step: Step, t_next: int) -> Step:
         if self.inpa_inj_time_shift == 1:
-            return renoise(problem, step, t_next)
+            return super().up(problem, step, t_next)
         shifted = min(step.t + self.inpa_inj_time_shift, problem.process.num_timesteps - 1)
         x = problem.process.q_step(step.x, shifted - 1, shifted, problem.noise())
         return Step(t_next, x, step.x0)

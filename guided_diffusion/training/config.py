@@ -1,9 +1,10 @@
-"""Settings of a training run: flat YAML keys in guided-diffusion's words, grouped in Python only."""
+"""Configuration of a training run: flat YAML keys with guided-diffusion's names, grouped in Python only."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,13 +28,36 @@ from guided_diffusion.training.clean_pixels import SMALLEST
 
 
 @dataclass(frozen=True)
+class TaskRules:
+    """Requirements of a training task on its configuration."""
+
+    ground_truth: str = ""
+    """Ground truth that only procedural images have; empty = none, the task is a prior."""
+    size_multiple: int = 1
+    """Number that image_size must be a multiple of."""
+
+    @property
+    def is_prior(self) -> bool:
+        """The task trains the U-Net of `model` with the process of `process`."""
+        return not self.ground_truth
+
+
+TASK_RULES = {
+    "prior": TaskRules(),
+    "detect": TaskRules("mattes", detector.MULTIPLE),
+    "classify": TaskRules("materials", feature_network.CELL),
+}
+"""Value of `task` -> its checks; `tasks.TRAINERS` has the classes that run them."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run."""
 
     name: str
     """Names the folder `runs/<name>` and the weights in it."""
     task: Literal["prior", "detect", "classify"] = "prior"
-    """What to train: a diffusion prior, the shadow detector, or the scene classifier. The last two take none
+    """Network to train: a diffusion prior, the shadow detector, or the scene classifier. The last two take none
     of the keys of the network and the process but `image_size`, and not `scales`, `random_crop`,
     `random_flip`, `schedule_sampler`, `loss_weighting` and `loss_factors`."""
     out: str = ""
@@ -43,6 +67,8 @@ class TrainConfig:
     `seed`."""
     data_dir: str = "scenes"
     """`scenes` = endless procedural images; otherwise a folder of images, searched with its subfolders."""
+    image_size: Count = 256
+    """Side of the training images in pixels."""
     scales: CommaList = "1"
     """Procedural images only: each image is a window of a frame this many times its size. A list such as
     `'1,2,4'`: each factor is used equally often; repeat a factor to use it more often."""
@@ -95,7 +121,7 @@ class TrainConfig:
     10 bytes per weight instead of 16."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The U-Net of a prior; the other tasks have networks of their own."""
-    process: ProcessConfig = field(default_factory=ProcessConfig)
+    process: ProcessConfig = field(default_factory=partial(ProcessConfig, timestep_respacing=""))
     """The diffusion process of a prior."""
 
     def __post_init__(self) -> None:
@@ -115,41 +141,49 @@ class TrainConfig:
             )
         if self.model.class_cond:
             raise ConfigError("class_cond: training knows no labels; leave it out")
-        if self.model.per_pixel_time and self.model.image_size < SMALLEST:
-            raise ConfigError(
-                f"image_size {self.model.image_size}: per_pixel_time needs {SMALLEST} pixels for its strokes"
-            )
-        if self.task != "prior":
-            self._check_truth()
-        self._check_prior()
+        self._check_task(TASK_RULES[self.task])
+        self._check_loss()
+        self._check_scales()
 
-    def _check_truth(self) -> None:
-        truth, multiple = _TRUTHS[self.task]
-        if self.data_dir != "scenes":
-            raise ConfigError(f"data_dir {self.data_dir!r}: task: {self.task} needs {truth}; use scenes")
-        if self.model.image_size % multiple:
+    def _check_task(self, rules: TaskRules) -> None:
+        if rules.ground_truth and self.data_dir != "scenes":
             raise ConfigError(
-                f"image_size {self.model.image_size}: task: {self.task} needs a multiple of {multiple}, "
+                f"data_dir {self.data_dir!r}: task: {self.task} needs {rules.ground_truth}; use scenes"
+            )
+        if self.image_size % rules.size_multiple:
+            raise ConfigError(
+                f"image_size {self.image_size}: task: {self.task} needs a multiple of {rules.size_multiple}, "
                 "e.g. 128"
             )
+        if rules.is_prior and self.model.image_size != self.image_size:
+            raise ConfigError(
+                f"image_size {self.image_size} is not that of the network, {self.model.image_size}; "
+                "give both the same"
+            )
+        if rules.is_prior and self.model.per_pixel_time and self.image_size < SMALLEST:
+            raise ConfigError(
+                f"image_size {self.image_size}: per_pixel_time needs {SMALLEST} pixels for its strokes"
+            )
 
-    def _check_prior(self) -> None:
+    def _check_loss(self) -> None:
         if self.loss_weighting != "none" and self.process.predict_xstart:
             raise ConfigError(
                 f"loss_weighting {self.loss_weighting!r} is for networks that predict the noise; "
                 "use none with predict_xstart"
             )
-        if not all(part.strip().isdecimal() and int(part) for part in self.scales.split(",")):
-            raise ConfigError(f"scales {self.scales!r} is not a list of whole numbers such as '1,2,4'")
         if not all(part.strip().isdecimal() and int(part) for part in self.loss_factors.split(",") if part):
             raise ConfigError(
                 f"loss_factors {self.loss_factors!r} is not a list of whole numbers such as '8,64'"
             )
-        side = self.model.image_size
-        if odd := [factor for factor in self.coarse if side % factor]:
+        side = self.image_size
+        if misfits := [factor for factor in self.coarse_factors if side % factor]:
             raise ConfigError(
-                f"loss_factors {self.loss_factors!r}: {odd[0]} does not divide image_size {side}"
+                f"loss_factors {self.loss_factors!r}: {misfits[0]} does not divide image_size {side}"
             )
+
+    def _check_scales(self) -> None:
+        if not all(part.strip().isdecimal() and int(part) for part in self.scales.split(",")):
+            raise ConfigError(f"scales {self.scales!r} is not a list of whole numbers such as '1,2,4'")
         if self.data_dir != "scenes" and self.scales != "1":
             raise ConfigError(
                 f"scales {self.scales!r}: only procedural images come in scales; use random_crop for "
@@ -157,31 +191,29 @@ class TrainConfig:
             )
 
     @property
-    def coarse(self) -> tuple[int, ...]:
+    def coarse_factors(self) -> tuple[int, ...]:
         """`loss_factors` as numbers: sides of squares in pixels."""
         return tuple(int(part) for part in self.loss_factors.split(",") if part)
 
     @property
-    def factors(self) -> tuple[int, ...]:
-        """`scales` as numbers: sides of a frame in sides of an image."""
+    def frame_scales(self) -> tuple[int, ...]:
+        """`scales` as numbers: side of the frame / side of the image."""
         return tuple(int(part) for part in self.scales.split(","))
 
     @property
     def folder(self) -> Path:
+        """Folder with all files of the run."""
         return Path(self.out or f"runs/{self.name}")
 
 
 _GROUPS: dict[str, type] = {"model": ModelConfig, "process": ProcessConfig}
 _KEYS = flat_keys(TrainConfig, _GROUPS)
-
-# Task -> what only scenes know, and what the sides of an image must be multiples of.
-_TRUTHS = {"detect": ("mattes", detector.MULTIPLE), "classify": ("materials", feature_network.CELL)}
-_PRIOR_ONLY = {"scales", "random_crop", "random_flip", "schedule_sampler", "loss_weighting", "loss_factors"}
-_OTHERS = {f.name for f in fields(TrainConfig)} - {*_GROUPS} - _PRIOR_ONLY | {"image_size"}
+_PRIOR_KEYS = {"scales", "random_crop", "random_flip", "schedule_sampler", "loss_weighting", "loss_factors"}
+_PRIOR_KEYS |= {*_KEYS} - {f.name for f in fields(TrainConfig)}  # no other task takes these
 
 
 def load_train(path: str | Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
-    """The TrainConfig of a YAML with `key=value` overrides. Raises ConfigError."""
+    """Read a TrainConfig from a YAML with `key=value` overrides. Raises ConfigError."""
     if not path:
         raise ConfigError("no configuration given; name one, e.g. --conf_path confs/train/scenes64.yml")
     mapping, where = read_yaml(path), f"{path} with --set" if overrides else str(path)
@@ -190,8 +222,9 @@ def load_train(path: str | Path | None, overrides: Sequence[str] = ()) -> TrainC
     if mapping.pop("use_kl", False):
         raise ConfigError("use_kl: training is on the simple loss plus the bound; leave it out")
     check_keys(mapping, _KEYS, where=where)
-    if (task := str(mapping.get("task"))) in _TRUTHS:
-        if spare := sorted(set(mapping) - _OTHERS):
-            raise ConfigError(f"{spare[0]} in {where} has no place in task: {task}; leave it out")
-        mapping["channel_mult"] = "1"  # read by nobody, but not every image_size has a default
-    return load_flat(TrainConfig, {"timestep_respacing": "", **mapping}, where, flat=_GROUPS)
+    task = str(mapping.get("task", "prior"))
+    if task not in TASK_RULES or TASK_RULES[task].is_prior:
+        return load_flat(TrainConfig, {"timestep_respacing": "", **mapping}, where, flat=_GROUPS)
+    if spare := sorted(set(mapping) & _PRIOR_KEYS):
+        raise ConfigError(f"{spare[0]} in {where} has no place in task: {task}; leave it out")
+    return load_flat(TrainConfig, mapping, where, flat={})

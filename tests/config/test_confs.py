@@ -21,6 +21,7 @@ from guided_diffusion.images.masks import read_mask
 from guided_diffusion.scheduler import count_nfe
 from tests.conftest import MODEL, NFE, ROOT, SCHEDULE, Outcome, image, keep_mask
 from tests.helpers import stored
+from tests.helpers.results import inpainted
 
 Cli = Callable[..., Outcome]
 Project = Callable[..., Path]
@@ -51,7 +52,7 @@ def test_shipped_yaml_builds_an_engine_without_a_warning(path: Path) -> None:
     engine = Engine(load_config(path, ["precision=auto"]))  # fp16 is warned of where there is no GPU
     assert engine.warnings == []
     assert engine.config.name == path.stem
-    network, classifier = engine.networks.empty()
+    network, classifier = engine.models.build_on_meta()
     assert all(parameter.is_meta for parameter in network.parameters())
     assert (classifier is not None) == ("inet256" in path.stem)
     if path.stem in REPAINT_NAMES:
@@ -63,7 +64,7 @@ def test_shipped_yaml_builds_an_engine_without_a_warning(path: Path) -> None:
 @pytest.mark.parametrize("name", ["places2", "repaint", "repaint_istd128"])
 def test_shadow_experiment_costs_what_the_paper_s_does(name: str) -> None:
     engine = Engine(load_config(CONFS / f"shadow_{name}.yml"))
-    assert count_nfe(engine.walk_times)[0] == COST["paper"]
+    assert count_nfe(engine.visited_times)[0] == COST["paper"]
 
 
 def test_istd128_is_shadow_diffusion_s_network_and_starts_at_the_noisiest_step() -> None:
@@ -72,7 +73,7 @@ def test_istd128_is_shadow_diffusion_s_network_and_starts_at_the_noisiest_step()
         network = build_network(engine.config.model)
     assert stored.fingerprint(network.state_dict()) == stored.facts("state_dicts")["shadow128"]["sha256"]
     linear = np.cumprod(1 - np.linspace(2.5e-4, 0.05, 400))  # their 400 steps
-    assert engine.walk_times[0] == 249
+    assert engine.visited_times[0] == 249
     assert engine.process.alpha_bar(249) == pytest.approx(linear[-1], rel=1e-6)
     assert engine.times[-1] == 399 * 2.5  # the time of 1000 at which that noise was trained
 
@@ -80,8 +81,8 @@ def test_istd128_is_shadow_diffusion_s_network_and_starts_at_the_noisiest_step()
 def test_intermediate_starts_as_noisy_as_in_shadow_diffusion() -> None:
     engine = Engine(load_config(CONFS / "shadow_intermediate.yml"))
     linear = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
-    assert engine.process.alpha_bar(engine.walk_times[0]) == pytest.approx(linear[400], abs=0.004)
-    assert engine.walk_times == list(range(176, -2, -1))
+    assert engine.process.alpha_bar(engine.visited_times[0]) == pytest.approx(linear[400], abs=0.004)
+    assert engine.visited_times == list(range(176, -2, -1))
 
 
 @pytest.mark.parametrize("name", ["places2", "repaint", "repaint_istd128"])
@@ -102,8 +103,8 @@ def test_shadow_experiment_with_the_shipped_model_runs(name: str, monkeypatch: p
     few = ["timestep_respacing='4'", "data.offset=0", "data.gt_path=data/samples/shadow/scene_road.png"]
     few += {"repaint": ["schedule_jump_params.jump_length=2"], "intermediate": ["t_start=3"]}.get(name, [])
     [result] = Engine(load_config(CONFS / f"shadow_{name}.yml", few))()
-    assert result.filled is not None, result.error
-    changed = (result.filled != result.gt).any(axis=2)
+    assert inpainted(result) is not None, result.error
+    changed = (inpainted(result) != result.gt).any(axis=2)
     if name == "repaint":
         assert result.keep is not None and not changed[result.keep].any()
     else:
@@ -268,8 +269,8 @@ def guided_project(project: Project) -> Path:
 
 def inpaint(conf: Path, *overrides: str) -> np.ndarray:
     [result] = Engine(load_config(conf, overrides))()
-    assert result.filled is not None, result.error
-    return result.filled
+    assert inpainted(result) is not None, result.error
+    return inpainted(result)
 
 
 @pytest.mark.parametrize("method", ["rule=ddpm", "rule=ddim", "method=ddpm", "method=ddim"])
@@ -299,9 +300,9 @@ def test_classifier_guidance_works_without_class_cond(
 def test_classifier_gets_the_times_of_the_network(guided_project: Path, rescale: bool) -> None:
     respaced = ["diffusion_steps=400", "timestep_respacing='5'", f"rescale_timesteps={rescale}"]
     engine = Engine(load_config(guided_project, ["method=ddpm", *respaced]))
-    assert engine.networks.classifier is not None
+    assert engine.models.classifier is not None
     times_seen: dict[str, list[float]] = {"network": [], "classifier": []}
-    for name, module in (("network", engine.networks.network), ("classifier", engine.networks.classifier)):
+    for name, module in (("network", engine.models.network), ("classifier", engine.models.classifier)):
         times = times_seen[name]
         module.register_forward_pre_hook(lambda _, inputs, times=times: times.append(float(inputs[1])))
     list(engine())

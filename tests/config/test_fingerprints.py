@@ -1,4 +1,4 @@
-"""Fingerprints: which settings change them. tests/config/test_legacy.py compares them with those of before."""
+"""Fingerprints: the settings that change them. test_legacy.py compares them with earlier ones."""
 
 from dataclasses import replace
 

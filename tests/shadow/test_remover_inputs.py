@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.errors import ImageError
 from guided_diffusion.images.formats import eight_bits, read_deep, write_image
 from guided_diffusion.shadow import detect, remover
-from guided_diffusion.shadow.relight import Relit
+from guided_diffusion.shadow.relight import RelitImage
 from tests.conftest import NFE, Negative, Outcome, image, keep_mask
 from tests.conftest import RELIT_KEEP as KEEP
+from tests.helpers.results import inpainted, shadow_free
 from tests.shadow.test_remover import FREE, INPAINTED, pixels, results, stamps, told
 
 Cli = Callable[..., Outcome]
@@ -33,8 +35,8 @@ def test_shadow_masks_may_be_bright(shaded: Project, negative: Negative) -> None
     dark = results(shaded(1))["p0"]
     Image.fromarray(~keep_mask()).save("masks/p0.png")
     bright = results(shaded(0), "data.mask_is=shadow")["p0"]
-    assert dark.filled is not None and np.array_equal(bright.filled, dark.filled)
-    assert bright.parts["shadow_free"].key == dark.parts["shadow_free"].key
+    assert inpainted(dark) is not None and np.array_equal(inpainted(bright), inpainted(dark))
+    assert bright.outputs["shadow_free"].key == dark.outputs["shadow_free"].key
     repaint = results(shaded(0), "data.mask_is=shadow", "task=inpaint")["p0"]
     assert np.array_equal(repaint.keep, keep_mask())
 
@@ -61,7 +63,7 @@ def test_auto_finds_the_shadow(shaded: Project, cli: Cli, monkeypatch: pytest.Mo
     found = results(conf)["p0"]
     assert (
         np.array_equal(found.keep, KEEP)
-        and found.parts["shadow_free"].key == by_mask.parts["shadow_free"].key
+        and found.outputs["shadow_free"].key == by_mask.outputs["shadow_free"].key
     )
 
 
@@ -79,7 +81,8 @@ def test_auto_is_for_relight_alone(shaded: Project, cli: Cli) -> None:
     outcome = cli("--conf_path", shaded(1), "--set", "data.mask_path=auto", "task=inpaint")
     assert outcome.code == 2
     assert (
-        outcome.err == "error: data.mask_path: auto is for task remove_shadow, not inpaint; name masks instead\n"
+        outcome.err
+        == "error: data.mask_path: auto is for task remove_shadow, not inpaint; name masks instead\n"
     )
 
 
@@ -115,7 +118,7 @@ def test_any_size_is_lifted_as_it_is(shaded: Project, negative: Negative, size: 
     conf = shaded(0)
     Image.fromarray(image(0, *size)).save("gts/p0.png")
     Image.fromarray(keep_mask(*size)).save("masks/p0.png")
-    lifted = results(conf)["p0"].lifted
+    lifted = shadow_free(results(conf)["p0"])
     assert lifted is not None and lifted.free is not None and lifted.free.shape == (*size, 3)
     assert negative.calls[0][0].shape == (*size, 3)
 
@@ -125,7 +128,7 @@ def moody(monkeypatch: pytest.MonkeyPatch, negative: Negative) -> Iterator[list[
     """The stand-in raises the first of these at its second call."""
     moods: list[Exception] = []
 
-    def relight(*args: Any) -> Relit:
+    def relight(*args: Any) -> RelitImage:
         answer = negative(*args)
         if len(negative.calls) == 2:
             raise moods[0]
@@ -171,7 +174,9 @@ def test_pil_in_pil_out(shaded: Project, negative: Negative, monkeypatch: pytest
 
 def test_keys_of_relight_are_warned_of_elsewhere(shaded: Project) -> None:
     conf = shaded(0, task="inpaint", outputs="inpainted", relight={"dilate": 0.5})
-    assert Engine(load_config(conf)).warnings == ["keys that only task remove_shadow reads: outputs and relight"]
+    assert Engine(load_config(conf)).warnings == [
+        "keys that only task remove_shadow reads: outputs and relight"
+    ]
 
 
 @pytest.mark.parametrize("top", [255, 65535])
@@ -181,8 +186,8 @@ def test_black_is_painted_where_that_is_asked_for(shaded: Project, negative: Neg
     given[black] = 0
     conf = shaded(1, relight={"inpaint_black": True})
     write_image("gts/p0.png", given)
-    (plain,) = [r.lifted for r in results(conf, "relight.inpaint_black=false").values()]
-    (painted,) = [r.lifted for r in results(conf).values()]
+    (plain,) = [shadow_free(r) for r in results(conf, "relight.inpaint_black=false").values()]
+    (painted,) = [shadow_free(r) for r in results(conf).values()]
     assert plain is not None and painted is not None and plain.free is not None and painted.free is not None
     assert painted.free.dtype == plain.free.dtype == given.dtype
     changed = (painted.free != plain.free).any(axis=2)
@@ -223,7 +228,7 @@ def test_grey_stays_grey_where_it_is_painted(shaded: Project, negative: Negative
     given[~keep_mask()] = 0
     conf = shaded(1, relight={"inpaint_black": True})
     write_image("gts/p0.png", given)
-    lifted = results(conf)["p0"].lifted
+    lifted = shadow_free(results(conf)["p0"])
     assert lifted is not None and lifted.free is not None and "painted" in lifted.note
     assert not np.ptp(lifted.free, axis=2).any()
 
@@ -234,12 +239,16 @@ def test_a_second_look_is_asked_for_by_its_key_and_needs_the_detector(
     conf = shaded(1, outputs="shadow_free")
     twice, once = results(conf)["p0"], results(conf, "relight.second_pass=false")["p0"]
     assert [call[4] for call in negative.calls] == [remover.find, None]
-    assert twice.lifted is not None and once.lifted is not None and twice.lifted.key != once.lifted.key
+    assert (
+        shadow_free(twice) is not None
+        and shadow_free(once) is not None
+        and shadow_free(twice).key != shadow_free(once).key
+    )
     other = Path("other.pt")
     other.write_bytes(b"other weights")
-    monkeypatch.setattr(detect, "WEIGHTS", other)
-    changed = results(conf)["p0"].lifted
-    assert changed is not None and changed.key != twice.lifted.key
+    monkeypatch.setattr(detect, "DETECTOR", replace(detect.DETECTOR, path=other))
+    changed = shadow_free(results(conf)["p0"])
+    assert changed is not None and changed.key != shadow_free(twice).key
     other.unlink()
     assert "missing: other.pt" in cli("--conf_path", conf, "--dry_run").out
     assert "relight.second_pass: false" in cli("--conf_path", conf).err
