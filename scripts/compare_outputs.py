@@ -4,9 +4,9 @@
     OMP_NUM_THREADS=1 python scripts/compare_outputs.py 41adabd
     OMP_NUM_THREADS=1 python scripts/compare_outputs.py HEAD~1 --only demo generate --set data.max_len=1
 
-The other revision is checked out in a temporary git worktree. Both run the same cases: the demo, further shipped
-YAMLs, and the Python example. Every PNG in the log folders is compared. In addition, this checkout must accept
-the other revision's finished images and run.json, so that nothing is computed again.
+The other revision is checked out in a temporary git worktree. Both run the same cases: the demo, further
+shipped YAMLs, and the Python example. Every PNG in the log folders is compared. In addition, this checkout
+must accept the other revision's finished images and run.json, so that nothing is computed again.
 Exit status: 0 all equal, 1 something differs, 2 wrong arguments.
 """
 
@@ -155,6 +155,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             equal = [compare_case(name, other, options.set) for name in names]
             if not options.only or "api" in options.only:
                 equal.append(compare_api(other, options.set))
+        except subprocess.CalledProcessError as error:
+            print(f"this command failed: {' '.join(error.cmd)}", file=sys.stderr)
+            return 2
         finally:
             subprocess.run([*git, "remove", "--force", str(other)], capture_output=True)
     return 0 if all(equal) else 1
