@@ -45,7 +45,7 @@ class Config:
     model_path: str
     """Checkpoint of the diffusion model: file or remote address."""
     task: str = "inpaint"
-    """What is made of each image. `inpaint`: inpaint its hole, or generate images (see `generate`);
+    """Task for each image. `inpaint`: inpaint its hole, or generate images (see `generate`);
     `remove_shadow`: remove its shadow and keep what is beneath it."""
     method: str = "repaint"
     """The sampler; see [Samplers](#samplers)."""
@@ -155,7 +155,8 @@ def load(
         overrides: Each `key.path=value`, whose value is YAML; they are merged over the file in order.
         sampler_keys: Names of the keys that go into `options` unchecked. If it maps them to their types, an
             error can also name the keys inside a dataclass type.
-        methods: Names of the samplers; None = `method` is not checked.
+        methods: Names of the samplers; None = `method` is not checked. If it maps them to their classes, the
+            config is checked against what the class needs (`check_sampler`).
         tasks: Names of the tasks.
         outputs: Names that `outputs` may hold.
     """
@@ -253,6 +254,8 @@ def _check_names(
 ) -> None:
     if methods is not None:
         check_choice(config.method, methods, where, "method")
+    if isinstance(methods, Mapping):
+        check_sampler(config, methods[config.method])
     check_choice(config.task, tasks, where, "task")
     for index, output in enumerate(config.outputs):
         check_choice(output, outputs, where, f"outputs[{index}]")

@@ -111,7 +111,8 @@ def test_shares_count_pixels_of_each_kind() -> None:
     kinds[0, :CELL, :2], kinds[0, :CELL, 2:5] = 3, 15
     covered = measure_shares(kinds)
     assert covered.shape == (1, len(KINDS), 2, 1)
-    assert covered[0, 3].flatten().tolist() == [2 / CELL, 0] and told[0, 15].flatten().tolist() == [3 / CELL, 0]
+    assert covered[0, 3].flatten().tolist() == [2 / CELL, 0]
+    assert covered[0, 15].flatten().tolist() == [3 / CELL, 0]
     assert float(covered.sum()) == 5 / CELL
 
 

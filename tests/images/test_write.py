@@ -16,7 +16,7 @@ SMOOTH = np.concatenate([SMOOTH, SMOOTH[..., :1]], -1)  # (32, 16, 3)
 
 
 @pytest.mark.parametrize("array", [COLOUR, COLOUR[..., 0], COLOUR[..., 0] > 127, COLOUR[:, ::-1]])
-def test_write_then_read(tmp_path: Path, array: np.ndarray) -> None:
+def test_write_image_then_read(tmp_path: Path, array: np.ndarray) -> None:
     file = tmp_path / "new folder" / "snow ☃.v1.png"
     write_image(file, array)
     levels = np.where(array, 255, 0) if array.dtype == bool else array
@@ -26,13 +26,13 @@ def test_write_then_read(tmp_path: Path, array: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("array", [COLOUR.astype(np.float32), COLOUR[..., :2], COLOUR[0, 0]])
-def test_write_refuses_other_arrays(tmp_path: Path, array: np.ndarray) -> None:
+def test_write_image_refuses_other_arrays(tmp_path: Path, array: np.ndarray) -> None:
     with pytest.raises(ValueError, match="cannot write"):
         write_image(tmp_path / "a.png", array)
     assert os.listdir(tmp_path) == []
 
 
-def test_text_chunks(tmp_path: Path) -> None:
+def test_read_text_returns_what_was_written(tmp_path: Path) -> None:
     text = {"fingerprint": "abc123", "name": "Straße ☃", "long": "x" * 5000}
     write_image(tmp_path / "a.png", COLOUR, text)
     assert read_text(tmp_path / "a.png") == text
@@ -41,14 +41,14 @@ def test_text_chunks(tmp_path: Path) -> None:
     assert read_text(tmp_path / "a.png") == {}
 
 
-def test_text_written_by_others_is_read(tmp_path: Path) -> None:
+def test_read_text_written_by_others(tmp_path: Path) -> None:
     info = PngImagePlugin.PngInfo()
     info.add_itxt("key", "välue", "de", "Schlüssel")
     Image.fromarray(COLOUR).save(tmp_path / "a.png", pnginfo=info)
     assert read_text(tmp_path / "a.png") == {"key": "välue"}
 
 
-def test_text_of_anything_broken_is_empty(tmp_path: Path) -> None:
+def test_read_text_of_broken_files_is_empty(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", RNG.integers(0, 256, (50, 50, 3), dtype=np.uint8), {"k": "v"})
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:3000])
     (tmp_path / "b.png").write_text("nothing")
@@ -57,7 +57,7 @@ def test_text_of_anything_broken_is_empty(tmp_path: Path) -> None:
         assert read_text(tmp_path / name) == {}
 
 
-def test_resize_to_its_own_size_is_the_same() -> None:
+def test_resize_to_the_same_size_copies() -> None:
     result = resize(COLOUR, (5, 7))
     np.testing.assert_array_equal(result, COLOUR)
     assert not np.shares_memory(result, COLOUR)
@@ -73,7 +73,7 @@ def test_resize_keeps_constants_and_types(kernel: str, size: tuple[int, int]) ->
     assert resize(np.zeros((8, 9), np.float32), size, kernel).shape == size
 
 
-def test_shrinking_is_antialiased() -> None:
+def test_resize_antialiases() -> None:
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 200
     assert np.abs(resize(stripes, (8, 8)).astype(int)[:, 1:-1] - 100).max() <= 4
@@ -82,7 +82,7 @@ def test_shrinking_is_antialiased() -> None:
     np.testing.assert_allclose(resize(ramp, (8, 8))[:, 2:-2], blocks[:, 2:-2], atol=0.1)
 
 
-def test_kernels_without_negative_weights_stay_within_range() -> None:
+def test_resize_without_negative_weights_stays_within_range() -> None:
     spike = np.zeros((16, 16), np.float32)
     spike[5:9, 6] = 1
     for size in ((5, 5), (40, 33)):

@@ -167,7 +167,7 @@ def test_it_needs_a_mask(project: Project) -> None:
 def test_a_network_that_does_not_know_it_is_warned_of(project: Project) -> None:
     conf = project(count=1, method="td_paint")
     [told] = [line for line in Engine(load_config(conf)).warnings if "per_pixel_time" in line]
-    assert "docs/training.md" in told and "use method repaint" in told and "\n" not in told
+    assert "docs/guide/training.md" in told and "use method repaint" in told and "\n" not in told
     for fine in ("per_pixel_time=true", "method=repaint"):
         assert not [w for w in Engine(load_config(conf, [fine])).warnings if "per_pixel_time" in w]
 

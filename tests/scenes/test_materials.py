@@ -17,7 +17,7 @@ def _points(n: int, pixel: float, extent: float = 1.0) -> Points:
 
 
 @pytest.mark.parametrize("kind", ["smooth", "cloud", "rough", "grain", "blades", "pebbles"])
-def test_noise_is_standard_and_fades_with_the_footprint(kind: str) -> None:
+def test_noise_field_is_standard_and_fades_with_the_footprint(kind: str) -> None:
     noise = NoiseField.draw(np.random.default_rng(0), kind, 512.0)
     fine, coarse = noise(_points(256, 1 / 512)), noise(_points(256, 64 / 512))
     assert fine.dtype == np.float32
@@ -26,7 +26,7 @@ def test_noise_is_standard_and_fades_with_the_footprint(kind: str) -> None:
         assert coarse.std() < 0.3 * fine.std()
 
 
-def test_levels_per_point_agree_with_one_level() -> None:
+def test_noise_field_with_levels_per_point_agrees_with_a_single_level() -> None:
     noise = NoiseField.draw(np.random.default_rng(1), "rough", 300.0)
     points = _points(32, 1 / 64)
     feet = np.where(np.arange(points.f.size) % 2, points.f, points.f * 8).astype(np.float32)
@@ -35,7 +35,7 @@ def test_levels_per_point_agree_with_one_level() -> None:
     assert np.allclose(mixed[::2], noise(Points(points.u, points.v, points.f * 8))[::2], atol=1e-4)
 
 
-def test_hashes_are_uniform_and_uncorrelated() -> None:
+def test_hash_cells_is_uniform_and_uncorrelated() -> None:
     i, j = np.meshgrid(np.arange(-100, 100.0), np.arange(-100, 100.0))
     a, b = hash_cells(i.ravel(), j.ravel(), 5)
     for values in (a, b):
@@ -46,7 +46,7 @@ def test_hashes_are_uniform_and_uncorrelated() -> None:
     assert not np.array_equal(a, hash_cells(i.ravel(), j.ravel(), 6)[0])
 
 
-def test_covers_integrate_to_the_width_whatever_the_pixel() -> None:
+def test_covers_integrate_to_the_width_at_any_pixel_size() -> None:
     x = np.linspace(-1, 1, 20001, dtype=np.float32)
     for pixel in (0.003, 0.05, 0.3):
         foot = np.full_like(x, pixel)

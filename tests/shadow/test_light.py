@@ -35,19 +35,19 @@ def test_log_light_of_black_is_finite() -> None:
 
 
 @pytest.mark.parametrize("sigma", [0.3, 0.7, 2.0, 9.0])
-def test_blur_is_the_double_sum(sigma: float) -> None:
+def test_blur_equals_the_double_sum(sigma: float) -> None:
     given = planes(2, 7, 11)
-    found = blur(given, sigma)
-    for plane, expected in zip(found, given, strict=True):
+    result = blur(given, sigma)
+    for plane, expected in zip(result, given, strict=True):
         assert np.allclose(plane, smeared(expected.numpy(), sigma), atol=1e-6)
-    assert torch.allclose(blur(given[0], sigma), found[0])
+    assert torch.allclose(blur(given[0], sigma), result[0])
 
 
 def test_local_mean_is_the_weighted_mean_of_near_pixels() -> None:
     given, weight = planes(3, 9, 8), planes(9, 8, seed=1) ** 2
     near = smeared(weight.numpy(), 1.5)
-    for plane, found in zip(given, local_mean(given, weight, 1.5), strict=True):
-        assert np.allclose(found, smeared((plane * weight).numpy(), 1.5) / near, atol=1e-5)
+    for plane, result in zip(given, local_mean(given, weight, 1.5), strict=True):
+        assert np.allclose(result, smeared((plane * weight).numpy(), 1.5) / near, atol=1e-5)
 
 
 def test_local_mean_keeps_constants_up_to_the_frame() -> None:
@@ -57,5 +57,5 @@ def test_local_mean_keeps_constants_up_to_the_frame() -> None:
 def test_local_mean_is_zero_where_no_weight_is_near() -> None:
     weight = torch.zeros(5, 40)
     weight[:, :4] = 1
-    found = local_mean(torch.full((5, 40), 2.0), weight, 1.0)
-    assert torch.allclose(found[:, :5], torch.tensor(2.0)) and not found[:, 20:].any()
+    result = local_mean(torch.full((5, 40), 2.0), weight, 1.0)
+    assert torch.allclose(result[:, :5], torch.tensor(2.0)) and not result[:, 20:].any()
