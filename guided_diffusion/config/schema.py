@@ -45,7 +45,7 @@ class Config:
     model_path: str
     """Checkpoint of the diffusion model: file or remote address."""
     task: str = "inpaint"
-    """What is made of each image. `inpaint`: inpaint its hole, or generate images (see `generate`);
+    """Task for each image. `inpaint`: inpaint its hole, or generate images (see `generate`);
     `remove_shadow`: remove its shadow and keep what is beneath it."""
     method: str = "repaint"
     """The sampler; see [Samplers](#samplers)."""
