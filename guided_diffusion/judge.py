@@ -45,7 +45,7 @@ BASELINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "harmonic": harmonic_inpaint,
 }
 OLD_SPELLINGS = {"membrane": "harmonic"}  # of --methods
-JUMP_LENGTH = 10
+JUMP_LENGTH = 10  # RePaint's, for every resampling method (docs/reports/prior.md)
 EXAMPLES = """\
 examples:
   python -m guided_diffusion.judge --conf_path confs/shadow.yml --n 4 --steps 25 --methods nearest,repaint-1
