@@ -25,15 +25,21 @@ def check(
     ]
 
 
+def output_names(tasks: Mapping[str, type[Task]]) -> list[str]:
+    """Return the names of everything that the tasks can make."""
+    return list(dict.fromkeys(spec.name for task in tasks.values() for spec in task.OUTPUTS))
+
+
 def check_task(config: Config, tasks: Mapping[str, type[Task]]) -> list[str]:
     """Return a warning for keys that only other tasks read. Raises ConfigError for an unknown output."""
-    outputs = {name: [spec.name for spec in task.OUTPUTS] for name, task in tasks.items()}
-    known = list(dict.fromkeys(name for names in outputs.values() for name in names))
-    for name in config.outputs or ():
+    known = output_names(tasks)
+    for name in config.outputs:
         if name not in known:
             raise ConfigError(f"outputs: {name!r} is not an output; name {' or '.join(known)}")
+    outputs = {name: [spec.name for spec in task.OUTPUTS] for name, task in tasks.items()}
     defaults = Config(name=config.name, model_path=config.model_path)
-    foreign = [name for name in config.outputs or () if name not in outputs[config.task]]
+    chosen = () if config.outputs == defaults.outputs else config.outputs
+    foreign = [name for name in chosen if name not in outputs[config.task]]
     return [
         f"keys that only task {name} reads: {' and '.join(keys)}"
         for name, task in tasks.items()

@@ -41,7 +41,8 @@ SAMPLER_KEYS = {
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read the Config of a YAML; overrides are 'key.path=value'. Raises ConfigError."""
-    return schema.load(path, overrides, SAMPLER_KEYS, methods=SAMPLERS, tasks=TASKS)
+    outputs = checks.output_names(TASKS)
+    return schema.load(path, overrides, SAMPLER_KEYS, methods=SAMPLERS, tasks=TASKS, outputs=outputs)
 
 
 class Engine:

@@ -32,6 +32,7 @@ KEYS = {
     **{"inpa_inj_sched_prev": bool, "inpa_inj_time_shift": int, "clip_denoised": bool},
     **{"eta": float, "rule": str, "t_start": int, "down_n": int},
 }
+TASKS = ("inpaint", "remove_shadow")
 METHODS = ("repaint", "ddpm", "ddim", "ddnm", "intermediate", "ilvr", "td_paint")
 MINIMAL = {"name": "x", "model_path": "m.pt"}
 MASKS = ("thin", "thick", "nn2", "ev2li", "genhalf", "ex64")
@@ -215,7 +216,7 @@ def test_model_file_is_complete(path, write):
 )
 def test_mistakes(change, message, write):
     path = write("m.yml", {**MINIMAL, **change})
-    error = refusal(load, path, (), KEYS, METHODS)
+    error = refusal(load, path, (), KEYS, METHODS, TASKS)
     assert message in error
     assert str(path) in error
 
