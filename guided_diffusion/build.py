@@ -100,9 +100,9 @@ def build_process(config: ProcessConfig) -> tuple[GaussianDiffusion, Tensor]:
 
 
 def flops_per_evaluation(model: ModelConfig, shape: Sequence[int]) -> int:
-    """Count the floating-point operations of one evaluation on (B, 3, H, W), without weights or memory."""
+    """Count the floating-point operations of one evaluation on (B, C, H, W), without weights or memory."""
     with torch.device("meta"):
-        network: nn.Module = build_network(model)
+        network: nn.Module = build_network(model, shape[1])
         x, t = torch.empty(*shape), torch.zeros(1)
         label = (torch.zeros(shape[0], dtype=torch.long),) if model.class_cond else ()
     counter = FlopCounterMode(display=False)

@@ -25,6 +25,11 @@ def check(
     ]
 
 
+def output_names(tasks: Mapping[str, type[Task]]) -> list[str]:
+    """Return the names of everything that the tasks can make."""
+    return list(dict.fromkeys(spec.name for task in tasks.values() for spec in task.OUTPUTS))
+
+
 def check_task(config: Config, tasks: Mapping[str, type[Task]]) -> list[str]:
     """Return a warning for keys that only other tasks read."""
     outputs = {name: [spec.name for spec in task.OUTPUTS] for name, task in tasks.items()}

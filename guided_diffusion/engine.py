@@ -35,7 +35,7 @@ TASKS: dict[str, type[Task]] = {"inpaint": InpaintTask, "remove_shadow": RemoveS
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read the Config of a YAML; overrides are 'key.path=value'. Raises ConfigError."""
-    outputs = {spec.name for task in TASKS.values() for spec in task.OUTPUTS}
+    outputs = checks.output_names(TASKS)
     return schema.load(path, overrides, build.SAMPLER_KEYS, methods=SAMPLERS, tasks=TASKS, outputs=outputs)
 
 

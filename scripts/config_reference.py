@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import yaml
 
+from guided_diffusion.checks import output_names
 from guided_diffusion.config import legacy, schema
 from guided_diffusion.config.builder import CommaList, describe_type
 from guided_diffusion.engine import TASKS
@@ -44,11 +45,10 @@ known key.
 - *comma list*: text such as `'32,16,8'`, a list of numbers, or a number.
 """
 
-OUTPUTS = tuple(dict.fromkeys(spec.name for task in TASKS.values() for spec in task.OUTPUTS))
 CHOICES: dict[str, Any] = {
     "task": Literal[tuple(TASKS)],
     "method": Literal[tuple(SAMPLERS)],
-    "outputs": types.GenericAlias(tuple, (Literal[OUTPUTS], ...)),
+    "outputs": types.GenericAlias(tuple, (Literal[tuple(output_names(TASKS))], ...)),
 }
 """Keys of Config whose values the engine knows, not the dataclass."""
 
