@@ -21,7 +21,7 @@ from guided_diffusion.images.masks import dilate
 from guided_diffusion.shadow import remover
 from guided_diffusion.shadow.relight import Prior, Relit
 
-MODEL = {
+MODEL: dict[str, Any] = {
     "image_size": 16,
     "num_channels": 32,
     "channel_mult": "1,1",
