@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -68,3 +70,36 @@ def test_large_files_that_pre_commit_lets_pass_are_few() -> None:
         if path.stat().st_size > 250 * 1024 and "__pycache__" not in path.parts
     ]
     assert [name for name in large if not re.match(hook["exclude"], name)] == []
+
+
+PRETENDER = """#!/bin/sh
+case "$*" in
+  *platform*) echo 3.98.1 ;;
+  *"-m venv"*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  *"-m pytest"*) echo "ran in $PWD: $*" >>LOG; echo "SUMMARY in 0.10s"; exit STATUS ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("summary", "status"), [("7 passed, 1 skipped", 0), ("1 failed, 6 passed", 1)], ids=["pass", "fail"]
+)
+def test_other_pythons_are_reported_by_one_line_each(tmp_path: Path, summary: str, status: int) -> None:
+    checkout, log = tmp_path / "checkout", tmp_path / "pytest.log"
+    (checkout / "scripts").mkdir(parents=True)
+    shutil.copy(ROOT / "scripts/test_pythons", checkout / "scripts")
+    python = tmp_path / "pyenv/versions/3.98.1/bin/python"
+    python.parent.mkdir(parents=True)
+    changes = {"SUMMARY": summary, "STATUS": str(status), "LOG": str(log)}
+    python.write_text(re.sub("|".join(changes), lambda found: changes[found[0]], PRETENDER))
+    python.chmod(0o755)
+    environment = {**os.environ, "PYENV_ROOT": str(tmp_path / "pyenv"), "PATH": "/usr/bin:/bin"}
+    command = ["bash", "scripts/test_pythons", "3.98", "3.99"]
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+    first, *rest = done.stdout.splitlines()
+    assert done.returncode == status, done.stderr
+    assert re.fullmatch(rf"Python 3.98.1: {summary} in 0.10s \(\d+ s in all\)", first)
+    assert rest[-1] == "Python 3.99: not on this machine"
+    assert (checkout / "log/python-3.98.txt").exists() == (status == 1)
+    [run] = log.read_text().splitlines()
+    assert "not slow and not gpu" in run and str(checkout) not in run
