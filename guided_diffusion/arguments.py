@@ -53,13 +53,13 @@ class Task:
 
 TASKS = {
     "remove_shadow": Task(
-        choice="method=relight",
+        choice="task=remove_shadow",
         conf="shadow.yml",
-        settings=("outputs=[shadow_free]", "data.free_path=null"),
+        settings=("outputs=[shadow_free]", "data.shadow_free_path=null"),
         folder="shadow_frees",
         out="shadow_free",
     ),
-    "inpaint": Task(choice="method=repaint", conf="inpaint.yml", settings=(), folder="srs", out="inpainted"),
+    "inpaint": Task(choice="task=inpaint", conf="inpaint.yml", settings=(), folder="srs", out="inpainted"),
 }
 DEFAULT_TASK = "remove_shadow"
 

@@ -1,32 +1,40 @@
-"""From config values to networks and processes; what a network costs."""
+"""From config values to networks, samplers and processes; the cost of a network."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import get_type_hints
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from guided_diffusion.config.builder import construct
 from guided_diffusion.config.resolutions import attention_downsamples, channel_mults
-from guided_diffusion.config.schema import ClassifierConfig, ModelConfig, ProcessConfig
+from guided_diffusion.config.schema import ClassifierConfig, Config, ModelConfig, ProcessConfig
 from guided_diffusion.denoiser import network_times
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.nn import Upsample
 from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, space_timesteps
-from guided_diffusion.runtime.hardware import DTYPES, let_go
-from guided_diffusion.runtime.onednn_conv import packed
-from guided_diffusion.unet import Encoder, EncoderUNetModel, ResBlock, UNetModel
+from guided_diffusion.samplers import SAMPLERS, Sampler
+from guided_diffusion.unet import Encoder, EncoderUNetModel, UNetModel
 
 NUM_CLASSES = 1000  # ImageNet
+SAMPLER_KEYS = {  # name -> type, so that errors can also name keys inside a type
+    field.name: get_type_hints(cls, include_extras=True)[field.name]
+    for cls in SAMPLERS.values()
+    for field in fields(cls)
+}
 
 
-def build_network(model: ModelConfig) -> UNetModel:
-    """The U-Net of a config, freshly initialised, on torch's default device."""
+def build_network(model: ModelConfig, channels: int = 3) -> UNetModel:
+    """Build the U-Net of a config, freshly initialised, on torch's default device.
+
+    channels: of the images in model space, 3 for pixels.
+    """
     spec = Encoder(
-        in_channels=3,
+        in_channels=channels,
         model_channels=model.num_channels,
         num_res_blocks=model.num_res_blocks,
         channel_mult=model.channel_mults,
@@ -41,61 +49,15 @@ def build_network(model: ModelConfig) -> UNetModel:
         norm_num_groups=model.norm_num_groups,
     )
     classes = NUM_CLASSES if model.class_cond else None
-    return UNetModel(spec, 6 if model.learn_sigma else 3, classes, model.num_heads_upsample)
-
-
-def place(network: nn.Module, device: torch.device, precision: str, side: int | None = None) -> nn.Module:
-    """The network as it runs there: its body in the precision's type, all else in float32, its convolutions
-    with channels last. side: the images' height and width where no gradients will be asked for: a CPU's
-    convolutions are then packed.
-
-    It is changed in place, layer by layer, and the file that a weight was mapped from is let go of, so that
-    no second copy of all is held.
-    """
-    narrow: set[int] = set()
-    shapes: dict[str, list[int]] = {}
-    if isinstance(network, UNetModel):
-        if DTYPES[precision].itemsize == 2:
-            narrow = {id(weight) for part in network.body for weight in part.parameters()}
-        if side is not None:
-            shapes = convolution_inputs(network, side)
-    for name in [name for name, _ in network.named_modules()]:
-        layer = network.get_submodule(name)
-        for weight in layer.parameters(recurse=False):
-            dtype = DTYPES[precision] if id(weight) in narrow else torch.float32
-            layout = torch.channels_last if weight.ndim == 4 else torch.preserve_format
-            stored = weight.data
-            weight.data = stored.to(device, dtype, memory_format=layout)
-            if weight.data_ptr() != stored.data_ptr():
-                let_go(stored)
-        if name in shapes:
-            network.set_submodule(name, packed(layer, shapes[name]))
-    return network.to(device)
-
-
-def convolution_inputs(network: UNetModel, side: int) -> dict[str, list[int]]:
-    """Name -> shape (1, C, H, W) of what each of a U-Net's convolutions is given for an image of that side.
-
-    Told by the order of the layers. A pass of meta tensors would tell it too, but takes over a second and
-    80 MB, for what torch imports to have it.
-    """
-    shapes = {}
-    for name, layer in network.named_modules():
-        if isinstance(layer, nn.Conv2d):
-            shapes[name] = [1, layer.in_channels, side, side]
-            side //= layer.stride[0]
-        elif isinstance(layer, Upsample) or (isinstance(layer, ResBlock) and layer.resample == "up"):
-            side *= 2
-        elif isinstance(layer, ResBlock) and layer.resample == "down":
-            side //= 2
-    return shapes
+    outputs = 2 * channels if model.learn_sigma else channels
+    return UNetModel(spec, outputs, classes, model.num_heads_upsample)
 
 
 def build_classifier(config: ClassifierConfig, image_size: int, channel_mult: str = "") -> EncoderUNetModel:
-    """The noisy ImageNet classifier of a config, freshly initialised, on torch's default device.
+    """Build the noisy ImageNet classifier of a config, freshly initialised, on torch's default device.
 
-    Its levels are guided-diffusion's for the image size; where there are none for that size, `channel_mult`
-    (the model's) tells them.
+    Its levels are those of guided-diffusion for the image size; where there are none for that size,
+    `channel_mult` (the model's) gives them.
     """
     spec = Encoder(
         in_channels=3,
@@ -117,8 +79,18 @@ def _classifier_mults(image_size: int, otherwise: str) -> tuple[float, ...]:
         return channel_mults(otherwise, image_size)
 
 
+def build_sampler(config: Config) -> tuple[Sampler, list[str]]:
+    """Build the sampler of a config, with warnings about keys that it does not read. Raises ConfigError."""
+    cls = SAMPLERS[config.method]
+    known = {field.name for field in fields(cls)}
+    options = {key: value for key, value in config.options.items() if key in known}
+    foreign = sorted(set(config.options) - set(options))
+    warning = f"keys that method {config.method} does not read: {', '.join(foreign)}"
+    return construct(cls, options, f"method {config.method}"), [warning] if foreign else []
+
+
 def build_process(config: ProcessConfig) -> tuple[GaussianDiffusion, Tensor]:
-    """The respaced process, and for each of its indices the time the network was trained with."""
+    """Build the respaced process, and (T,) the time the network was trained with for each of its indices."""
     betas = get_named_beta_schedule(config.noise_schedule, config.diffusion_steps)
     timesteps = space_timesteps(config.diffusion_steps, config.timestep_respacing)
     times = network_times(timesteps, config.diffusion_steps, config.rescale_timesteps)
@@ -128,7 +100,7 @@ def build_process(config: ProcessConfig) -> tuple[GaussianDiffusion, Tensor]:
 
 
 def flops_per_evaluation(model: ModelConfig, shape: Sequence[int]) -> int:
-    """Floating-point operations of one evaluation on (B, 3, H, W); counted without weights or memory."""
+    """Count the floating-point operations of one evaluation on (B, 3, H, W), without weights or memory."""
     with torch.device("meta"):
         network: nn.Module = build_network(model)
         x, t = torch.empty(*shape), torch.zeros(1)
@@ -137,29 +109,3 @@ def flops_per_evaluation(model: ModelConfig, shape: Sequence[int]) -> int:
     with counter, torch.no_grad():
         network(x, t, *label)
     return counter.get_total_flops()
-
-
-def matrix_rate(
-    device: torch.device,
-    precision: str = "fp32",
-    seconds: float = 0.2,
-    now: Callable[[], float] = time.perf_counter,
-) -> float:
-    """FLOP/s of the fastest of the matrix products that fit into `seconds`, on random numbers.
-
-    precision: fp32 | tf32 | bf16 | fp16; now: the clock of each product. Random, since constant
-    ones switch fewer transistors and flatter a GPU.
-    """
-    side = 8192 if device.type == "cuda" else 1024
-    generator = torch.Generator(device).manual_seed(0)
-    a = torch.randn(side, side, generator=generator, device=device)
-    a = a.to(DTYPES[precision])
-    end, best = time.monotonic() + seconds, float("inf")
-    product = torch.empty_like(a)
-    torch.mm(a, a, out=product)  # warms up
-    while best == float("inf") or time.monotonic() < end:
-        begin = now()
-        torch.mm(a, a, out=product)
-        product[0, 0].item()  # waits for it
-        best = min(best, now() - begin)
-    return 2 * side**3 / best

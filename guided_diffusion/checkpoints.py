@@ -10,9 +10,11 @@ import hashlib
 import io
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from guided_diffusion.errors import CheckpointError
 from guided_diffusion.images.files import file_stat, is_remote, path_kind, read_bytes
 
 State = Mapping[str, Tensor]
+Network = TypeVar("Network", bound=nn.Module)
 WEIGHTS = Path(__file__).parent / "weights"  # what ships
 
 
@@ -69,7 +72,7 @@ def remedy(path: str) -> str:
 def _require(path: str) -> None:
     try:
         kind = path_kind(path)
-    except Exception as error:  # remote only: no network, no credentials, an address blobfile does not know
+    except OSError as error:
         raise CheckpointError(f"checkpoint {path} cannot be reached ({_reason(error)})") from error
     if kind != "file":
         raise CheckpointError(f"checkpoint {path} is not there; {remedy(path)}")
@@ -185,3 +188,49 @@ def infer_config(state: State, image_size: int) -> dict[str, Any]:
         "class_cond": "label_emb.weight" in state,
         "learn_sigma": state["out.2.weight"].shape[0] == 2 * state["input_blocks.0.0.weight"].shape[1],
     }
+
+
+def shipped(name: str) -> Path:
+    """Return the path of a weights file that comes with this package; it may be missing."""
+    return WEIGHTS / name
+
+
+@dataclass(frozen=True)
+class ShippedNetwork(Generic[Network]):
+    """A small network whose weights come with this package. It is loaded once, when it is first needed."""
+
+    path: Path
+    """Weights file, from `shipped`."""
+    build: Callable[[], Network]
+    """Returns the network with any weights."""
+    image_size: int
+    """Side, in pixels, of the images it was trained on."""
+    purpose: str
+    """What the network is needed for; the subject of the error that says it is missing."""
+    remedy: str
+    """What to do without the file; the end of that error."""
+
+    def require(self) -> None:
+        """Raise CheckpointError, with the remedy, if the weights file is missing."""
+        if not self.path.exists():
+            raise CheckpointError(
+                f"{self.purpose} needs {self.path}, which is not there; restore it from the repository, "
+                f"{self.remedy}"
+            )
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the weights file. Raises CheckpointError if it is missing."""
+        self.require()
+        return digest(str(self.path))
+
+    def network(self) -> Network:
+        """Return the network in eval mode, on the CPU. Raises CheckpointError if the file is missing."""
+        self.require()
+        return _load_shipped(str(self.path), self.build, self.image_size)
+
+
+@cache
+def _load_shipped(path: str, build: Callable[[], Network], image_size: int) -> Network:
+    network = build()
+    load(network, path, image_size)
+    return network

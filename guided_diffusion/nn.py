@@ -1,4 +1,7 @@
-"""Small layers shared by the networks."""
+"""Plain layers of the networks. runtime/cpu_kernels.py holds faster ones with the same parameters.
+
+Shapes: B batch, C channels, H x W pixels, T tokens, E width of the time embedding.
+"""
 
 from __future__ import annotations
 
@@ -12,57 +15,29 @@ from torch import Tensor, nn
 
 Layer = TypeVar("Layer", bound=nn.Module)
 Embedding: TypeAlias = "Tensor | dict[int, Tensor]"
-"""What residual blocks are told of the time: (B, E); or, where it differs from place to place, for each
-height h that features have a (B, h, w, E), after the blocks' SiLU, which is taken once for all of them."""
+"""The time embedding that residual blocks get: (B, E), or, where the time differs between pixels, a map
+(B, h, w, E) for each height h that features have. The maps are already behind the blocks' SiLU, which is the
+same for all blocks."""
 
 
 class GroupNorm32(nn.GroupNorm):
-    """Group normalisation computed in float32 whatever the input's precision; returns the input's dtype."""
+    """Group normalisation in float32 whatever the input's precision; returns the input's dtype."""
 
     def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), normalised; given scale and shift, (B or 1, C, 1 or H, 1 or W), that times
-        (1 + scale) plus shift. Those that are the same for all pixels become the normalisation's own."""
-        if scale is None or shift is None:
-            return self._scaled(x, self.weight, self.bias)
-        if scale.shape[2:] != (1, 1) or (len(scale) > 1 and not _row_by_row(x)):
-            return self(x) * (1 + scale) + shift
-        if len(scale) == 1:
-            return self._told(x, scale[0], shift[0])
-        return torch.cat([self._told(*row) for row in zip(x.split(1), scale, shift, strict=True)])
+        """Normalise x; with scale and shift return norm(x) * (1 + scale) + shift.
 
-    def _told(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """scale and shift (C, 1, 1)."""
-        factor = 1 + scale.flatten().float()
-        weight, bias = self.weight * factor, self.bias * factor + shift.flatten()
-        return self._scaled(x, weight.to(self.weight.dtype), bias.to(self.weight.dtype))
-
-    def _scaled(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        if _lies_badly(x):
-            return self._summed(x.contiguous(), weight, bias).contiguous(memory_format=torch.channels_last)
-        return self._summed(x, weight, bias)
-
-    def _summed(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        if weight.dtype == x.dtype and not torch.is_grad_enabled():  # torch's kernels add up in float32
-            return F.group_norm(x, self.num_groups, weight, bias, self.eps)
-        wide = F.group_norm(x.float(), self.num_groups, weight.float(), bias.float(), self.eps)
-        return wide.to(x.dtype)  # going back the kernels are slow in half
-
-
-def _row_by_row(x: Tensor) -> bool:
-    """True where images are to be treated singly for their bits not to depend on the batch: on a CPU, whose
-    products of one row are not quite those of several. Training need not care, and has many."""
-    return x.device.type == "cpu" and not torch.is_grad_enabled()
-
-
-def _lies_badly(x: Tensor) -> bool:
-    """True for what torch's normalisation on a CPU takes number by number instead of many at once: few pixels
-    in bfloat16 with their channels last. To lay them out anew, twice, costs a tenth of that."""
-    few = x.ndim == 4 and x.shape[2] * x.shape[3] < 1024  # where torch changes kernels
-    return few and x.dtype == torch.bfloat16 and x.device.type == "cpu" and not x.is_contiguous()
+        Args:
+            x: (B, C, H, W) or (B, C).
+            scale: (B or 1, C, 1 or H, 1 or W).
+            shift: Like scale.
+        """
+        weight, bias = self.weight.float(), self.bias.float()
+        out = F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
+        return out if scale is None or shift is None else out * (1 + scale) + shift
 
 
 def normalization(channels: int, groups: int = 32) -> GroupNorm32:
-    """The U-Net's normalisation. Raises ValueError where the groups do not divide the channels."""
+    """Return the U-Net's normalisation. Raises ValueError if the groups do not divide the channels."""
     if channels % groups:
         raise ValueError(
             f"norm_num_groups {groups} does not divide {channels} channels; choose a divisor of all widths"
@@ -71,14 +46,14 @@ def normalization(channels: int, groups: int = 32) -> GroupNorm32:
 
 
 def zero_module(module: Layer) -> Layer:
-    """Set every parameter to zero, so that a residual branch starts as nothing; returns the module."""
+    """Set every parameter to zero, so that a residual branch adds nothing at first; return the module."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
 
 
 class Upsample(nn.Module):
-    """Nearest x2, then a 3x3 convolution."""
+    """Nearest-neighbour x2, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -100,7 +75,7 @@ class Downsample(nn.Module):
 
 
 def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
-    """layer(x), in float32 where autocast has made x half as wide."""
+    """Return layer(x), computed in float32 where x is in half precision."""
     if x.dtype not in (torch.float16, torch.bfloat16):
         return layer(x)
     with torch.autocast(x.device.type, enabled=False):
@@ -108,10 +83,15 @@ def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
-    """Sinusoidal embedding of (possibly fractional) timesteps (Vaswani et al. 2017, section 3.5).
+    """Return the sinusoidal embedding of timesteps (Vaswani et al. 2017, section 3.5).
 
-    t: any shape, any numeric dtype. Returns (*shape, dim) float32: cosines first, then sines, a zero if dim
-    is odd.
+    Args:
+        t: Timesteps, possibly fractional; any shape, any numeric dtype.
+        dim: Width of the embedding.
+        max_period: Longest period of the sines, in timesteps.
+
+    Returns:
+        (*shape, dim), float32: cosines first, then sines, then a zero if dim is odd.
     """
     half = dim // 2
     steps = torch.arange(half, dtype=torch.float32, device=t.device)
@@ -121,52 +101,64 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tens
     return F.pad(embedding, (0, dim % 2))
 
 
-def embed_places(embed: Callable[[Tensor], Tensor], times: Tensor, levels: int) -> Embedding:
-    """The Embedding of a time per pixel, (B, 1, H, W): each coarser level sees the mean of 2 x 2 times.
+def embed_time_map(embed: Callable[[Tensor], Tensor], times: Tensor, levels: int) -> Embedding:
+    """Return the Embedding of one time per pixel; each coarser level takes the mean of 2 x 2 times.
 
-    embed: times (B, h, w) -> (B, h, w, E); levels: how often the features are halved, plus one.
+    Args:
+        embed: Maps times (B, h, w) to (B, h, w, E).
+        times: (B, 1, H, W).
+        levels: Number of resolutions of the features.
     """
     maps = [times]
     for _ in range(levels - 1):
         maps.append(F.avg_pool2d(maps[-1], 2))
-    return {int(each.shape[2]): F.silu(embed(each[:, 0])) for each in maps}
+    return {int(level.shape[2]): F.silu(embed(level[:, 0])) for level in maps}
 
 
-def project_embedding(layers: nn.Sequential, emb: Embedding, height: int) -> Tensor:
-    """What `layers`, a SiLU and a Linear, make of the embedding for features of this height: (B, out, 1, 1),
-    or (B, out, h, w)."""
-    if isinstance(emb, Tensor):
-        rows = len(emb) > 1 and _row_by_row(emb)
-        told = torch.cat([layers(row) for row in emb.split(1)]) if rows else layers(emb)
-        return told[:, :, None, None]
-    _, linear = layers
-    return linear(emb[int(height)]).permute(0, 3, 1, 2)
+class EmbeddingProjection(nn.Sequential):
+    """The SiLU and the Linear layer that fit the time embedding to the channels of a residual block."""
+
+    def forward(self, emb: Embedding, height: int) -> Tensor:  # type: ignore[override]
+        """Return (B, out, 1, 1), or (B, out, h, w) from an embedding per pixel.
+
+        Args:
+            emb: The time embedding.
+            height: Height of the block's features.
+        """
+        if isinstance(emb, Tensor):
+            return self._project(emb)[:, :, None, None]
+        _, linear = self
+        return linear(emb[int(height)]).permute(0, 3, 1, 2)
+
+    def _project(self, emb: Tensor) -> Tensor:
+        """(B, E) -> (B, out)."""
+        return super().forward(emb)
 
 
-def attend(qkv: Tensor, heads: int, new_order: bool) -> Tensor:
-    """Multi-head self-attention over positions. qkv (B, T, 3C) -> (B, T, C).
+class QKVAttention(nn.Module):
+    """Multi-head self-attention over positions, without parameters: qkv (B, T, 3C) -> (B, T, C).
 
     Old order: channels are (head, q/k/v, width); new order: (q/k/v, head, width).
     """
-    b, length, width = qkv.shape
-    if new_order:
-        parts = qkv.view(b, length, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4)
-    else:
-        parts = qkv.view(b, length, heads, 3, width // (3 * heads)).permute(3, 0, 2, 1, 4)
-    out = _attended(*parts)  # (B, heads, T, C / heads)
-    return out.transpose(1, 2).reshape(b, length, width // 3)
 
+    def __init__(self, heads: int, new_order: bool) -> None:
+        super().__init__()
+        self.heads, self.new_order = heads, new_order
 
-def _attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Each (B, heads, T, C / heads). On a CPU torch's own kernel is made for many places; up to 1024, in
-    bfloat16, the two products as they are written take half its time."""
-    few = q.shape[2] <= 1024 and q.dtype == torch.bfloat16 and q.device.type == "cpu"
-    if not few or torch.is_grad_enabled():
+    def forward(self, qkv: Tensor) -> Tensor:
+        b, length, width = qkv.shape
+        if self.new_order:
+            parts = qkv.view(b, length, 3, self.heads, width // (3 * self.heads)).permute(2, 0, 3, 1, 4)
+        else:
+            parts = qkv.view(b, length, self.heads, 3, width // (3 * self.heads)).permute(3, 0, 2, 1, 4)
+        out = self._attend(*parts)  # (B, heads, T, C / heads)
+        return out.transpose(1, 2).reshape(b, length, width // 3)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q, k, v (B, heads, T, C / heads) -> the same shape."""
         return F.scaled_dot_product_attention(q, k, v)
-    weights = torch.matmul(q * q.shape[3] ** -0.5, k.transpose(2, 3)).softmax(dim=-1)
-    return torch.matmul(weights, v)
 
 
 def pointwise(layer: nn.Conv1d, tokens: Tensor) -> Tensor:
-    """A 1x1 convolution of tokens (B, T, C) as the matrix product it is; (B, T, out)."""
+    """Apply a 1x1 convolution to tokens (B, T, C) as a matrix product; return (B, T, out)."""
     return F.linear(tokens, layer.weight.squeeze(-1), layer.bias)

@@ -21,13 +21,13 @@ from torch.utils.checkpoint import checkpoint
 from guided_diffusion.nn import (
     Downsample,
     Embedding,
+    EmbeddingProjection,
+    QKVAttention,
     Upsample,
-    attend,
-    embed_places,
+    embed_time_map,
     in_float32,
     normalization,
     pointwise,
-    project_embedding,
     timestep_embedding,
     zero_module,
 )
@@ -35,7 +35,7 @@ from guided_diffusion.nn import (
 
 @dataclass(frozen=True)
 class Encoder:
-    """What the down-sampling half of either network is made of."""
+    """Settings and layers of the down-sampling half of either network."""
 
     in_channels: int
     model_channels: int
@@ -80,7 +80,7 @@ class Encoder:
 
 
 class EmbeddedSequential(nn.Sequential):
-    """A Sequential that hands the time embedding to the layers that want it."""
+    """A Sequential that passes the time embedding to its residual blocks."""
 
     def forward(self, x: Tensor, emb: Embedding) -> Tensor:  # type: ignore[override]
         for layer in self:
@@ -98,7 +98,7 @@ class ResBlock(nn.Module):
         self.use_checkpoint = spec.use_checkpoint
         self.in_layers = nn.Sequential(spec.norm(channels), nn.SiLU(), nn.Conv2d(channels, out, 3, padding=1))
         emb_out = 2 * out if spec.use_scale_shift_norm else out
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, emb_out))
+        self.emb_layers = EmbeddingProjection(nn.SiLU(), nn.Linear(emb_channels, emb_out))
         self.out_layers = nn.Sequential(
             spec.norm(out),
             nn.SiLU(),
@@ -121,7 +121,7 @@ class ResBlock(nn.Module):
         norm, activation, conv = self.in_layers
         h = conv(self._resampled(activation(norm(x))))  # (B, out, H', W')
         x = self._resampled(x)  # (B, C, H', W')
-        e = project_embedding(self.emb_layers, emb, h.shape[2])  # (B, out or 2 out, 1 or H', 1 or W')
+        e = self.emb_layers(emb, h.shape[2])  # (B, out or 2 out, 1 or H', 1 or W')
         if self.use_scale_shift_norm:
             scale, shift = e.chunk(2, dim=1)
             h = self.out_layers[1:](self.out_layers[0](h, scale, shift))
@@ -135,10 +135,10 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, channels: int, heads: int, spec: Encoder) -> None:
         super().__init__()
-        self.heads, self.new_order = heads, spec.use_new_attention_order
         self.use_checkpoint = spec.use_checkpoint
         self.norm = spec.norm(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.attention = QKVAttention(heads, spec.use_new_attention_order)
         self.proj_out = zero_module(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class AttentionBlock(nn.Module):
 
     def _forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C): without a copy from channels_last
-        h = attend(pointwise(self.qkv, tokens), self.heads, self.new_order)  # (B, HW, C)
+        h = self.attention(pointwise(self.qkv, tokens))  # (B, HW, C)
         return x + pointwise(self.proj_out, h).transpose(1, 2).view_as(x)
 
 
@@ -185,15 +185,19 @@ def _middle(spec: Encoder, channels: int) -> EmbeddedSequential:
 
 
 class UNetModel(nn.Module):
-    """(x_t, t, y) -> network output.
-
-    spec: the encoder; out_channels: 3, or 6 with a learned sigma; num_classes: None or the number of labels;
-    num_heads_upsample: heads in the decoder, -1 = as in the encoder.
-    """
+    """The U-Net: (x_t, t, y) -> network output."""
 
     def __init__(
         self, spec: Encoder, out_channels: int, num_classes: int | None = None, num_heads_upsample: int = -1
     ) -> None:
+        """Build the network with random weights.
+
+        Args:
+            spec: The encoder.
+            out_channels: 3, or 6 with a learned sigma.
+            num_classes: Number of labels; None without labels.
+            num_heads_upsample: Attention heads in the decoder; -1: as many as in the encoder.
+        """
         super().__init__()
         self.spec, self.num_classes, self.out_channels = spec, num_classes, out_channels
         self.time_embed = _time_embed(spec)
@@ -225,22 +229,22 @@ class UNetModel(nn.Module):
 
     @property
     def size_multiple(self) -> int:
-        """Height and width must be multiples of this."""
+        """Number that height and width must be multiples of."""
         return 2 ** (len(self.spec.channel_mult) - 1)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the body's weights and features."""
+        """Type of the body's weights and features."""
         return next(self.input_blocks.parameters()).dtype
 
     @property
     def body(self) -> tuple[nn.Module, ...]:
-        """What may be in half precision: all but the embedding of the time and the last layer, as in the
-        published half-precision nets."""
+        """The parts that may be in half precision, as in the published half-precision networks: all but the
+        time embedding and the last layer."""
         return self.input_blocks, self.middle_block, self.output_blocks
 
     def _embed(self, t: Tensor, y: Tensor | None) -> Tensor:
-        """t (B, ...) -> (B, ..., E), the label's embedding included."""
+        """Embed times t (B, ...), and the label if there is one: (B, ..., E)."""
         embedding = timestep_embedding(t, self.spec.model_channels)
         emb = self.time_embed(embedding.to(next(self.time_embed.parameters()).dtype))
         if self.num_classes is not None:
@@ -250,16 +254,19 @@ class UNetModel(nn.Module):
         return emb.to(self.dtype)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """x (B, C_in, H, W), t training timesteps (may be fractional), y (B,) labels or None
-        -> (B, out_channels, H, W).
+        """Return the network's output, (B, out_channels, H, W).
 
-        t: (B,); (1,) for all, which is quicker and the same to the bit in whatever batch; or one per pixel,
-        (B, 1, H, W), as in TD-Paint (arXiv 2410.09306).
+        Args:
+            x: (B, C_in, H, W).
+            t: Training timesteps, possibly fractional: (B,); (1,) for all images, which is faster and
+                independent of the batch to the bit; or one per pixel, (B, 1, H, W), as in TD-Paint
+                (arXiv 2410.09306).
+            y: Labels (B,); None without labels.
         """
         if t.ndim == 1:
             emb: Embedding = self._embed(t, y)
         else:
-            emb = embed_places(lambda t: self._embed(t, y), t, len(self.spec.channel_mult))
+            emb = embed_time_map(lambda t: self._embed(t, y), t, len(self.spec.channel_mult))
         x, skips = x.to(self.dtype), []
         for block in self.input_blocks:
             x = block(x, emb)
@@ -267,7 +274,7 @@ class UNetModel(nn.Module):
         x = self.middle_block(x, emb)
         for block in self.output_blocks:
             x = block(torch.cat([x, skips.pop()], dim=1), emb)
-        return in_float32(self.out, x)  # as published: rounding here would bias eps
+        return in_float32(self.out, x)  # as in the published networks: rounding here would bias eps
 
 
 class AttentionPool2d(nn.Module):
@@ -278,22 +285,27 @@ class AttentionPool2d(nn.Module):
         self.positional_embedding = nn.Parameter(torch.randn(channels, side**2 + 1) / channels**0.5)
         self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
         self.c_proj = nn.Conv1d(channels, out, 1)
-        self.heads = channels // head_channels
+        self.attention = QKVAttention(channels // head_channels, new_order=True)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(2)  # (B, C, S*S)
         x = torch.cat([x.mean(dim=-1, keepdim=True), x], dim=-1) + self.positional_embedding.to(x.dtype)
-        tokens = attend(pointwise(self.qkv_proj, x.transpose(1, 2)), self.heads, new_order=True)
+        tokens = self.attention(pointwise(self.qkv_proj, x.transpose(1, 2)))
         return pointwise(self.c_proj, tokens[:, :1])[:, 0]
 
 
 class EncoderUNetModel(nn.Module):
-    """The noisy classifier: (x_t, t) -> logits (B, out_channels).
-
-    pool: adaptive | attention | spatial | spatial_v2, as in guided-diffusion.
-    """
+    """The classifier of noisy images: (x_t, t) -> logits (B, out_channels)."""
 
     def __init__(self, spec: Encoder, image_size: int, out_channels: int, pool: str) -> None:
+        """Build the classifier with random weights.
+
+        Args:
+            spec: The encoder.
+            image_size: Side of the images, in pixels.
+            out_channels: Number of classes.
+            pool: adaptive, attention, spatial or spatial_v2, as in guided-diffusion.
+        """
         super().__init__()
         self.spec, self.pool = spec, pool
         self.time_embed = _time_embed(spec)
@@ -327,7 +339,7 @@ class EncoderUNetModel(nn.Module):
         self.out = nn.Sequential(*heads[pool]())
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """x (B, 3, H, W), t (B,) or (1,) for all -> (B, out_channels)."""
+        """Return the logits (B, out_channels) for x (B, 3, H, W) and t (B,), or (1,) for all images."""
         emb = self.time_embed(timestep_embedding(t, self.spec.model_channels).to(x.dtype))
         pooled = []
         for block in self.input_blocks:

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from guided_diffusion import build
 from guided_diffusion.build import (
     build_classifier,
     build_network,
     build_process,
-    convolution_inputs,
     flops_per_evaluation,
-    matrix_rate,
-    place,
 )
-from guided_diffusion.checkpoints import load
 from guided_diffusion.config.schema import ClassifierConfig, ModelConfig, ProcessConfig
 from guided_diffusion.respace import get_named_beta_schedule
 from tests.helpers import stored
@@ -124,117 +114,3 @@ def test_a_respaced_process_has_the_training_noise_at_its_times(respacing: str) 
     every_step, _ = build_process(ProcessConfig(timestep_respacing=""))
     process, times = build_process(ProcessConfig(timestep_respacing=respacing))
     assert np.allclose(process.alphas_cumprod, every_step.alphas_cumprod[times], rtol=1e-12)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_the_matrix_rate_is_of_the_precision_asked_for(
-    precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: set[torch.dtype] = set()
-    mm = torch.mm
-
-    def spy(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        seen.add(a.dtype)
-        return mm(a[:64, :64], b[:64, :64])
-
-    monkeypatch.setattr(build.torch, "mm", spy)
-    before = torch.random.get_rng_state()
-    assert matrix_rate(torch.device("cpu"), precision, 0.0) > 0
-    assert seen == {{"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]}
-    assert torch.equal(before, torch.random.get_rng_state()), "training's draws are not touched"
-
-
-def test_the_matrix_rate_is_the_best_product_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = iter([0.0, 3.0, 3.0, 4.0, 4.0, 6.0])  # products of 3, 1 and 2 seconds
-    clock = iter([0.0, 2.0, 3.0, 9.0])
-    monkeypatch.setattr(build.torch, "mm", lambda *_, **__: None)
-    monkeypatch.setattr(build.time, "monotonic", lambda: next(clock))
-    assert matrix_rate(torch.device("cpu"), "fp32", 5.0, lambda: next(ticks)) == 2 * 1024**3 / 1.0
-
-
-# the network as it runs
-
-
-@pytest.mark.parametrize(("precision", "body"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_a_placed_network_computes_in_its_precision_and_says_nearly_the_same(
-    precision: str, body: torch.dtype
-) -> None:
-    torch.manual_seed(0)
-    network = build_network(stored.TINY).eval()
-    for parameter in network.parameters():
-        parameter.data += 0.05 * torch.randn_like(parameter)  # some are born as zero
-    x, t = torch.randn(2, 3, 16, 16), torch.tensor([3.0, 700.0])
-    with torch.no_grad():
-        exact = network(x, t)
-        placed = place(network, torch.device("cpu"), precision)
-        told = placed(x, t)
-    assert placed is network, "in place: no second copy"
-    assert {p.dtype for p in network.input_blocks.parameters()} == {body}
-    assert {p.dtype for part in (network.time_embed, network.out) for p in part.parameters()} == {
-        torch.float32
-    }
-    assert told.dtype == torch.float32
-    assert (told - exact).norm() < (1e-5 if body == torch.float32 else 0.05) * exact.norm()
-    convolution = network.output_blocks[0][0].in_layers[2].weight
-    assert convolution.is_contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize(
-    "changes", [{}, {"resblock_updown": False}, {"channel_mult": "1,1,2", "num_res_blocks": 2}]
-)
-def test_the_convolutions_are_given_what_is_told_beforehand(changes: dict[str, Any]) -> None:
-    network, seen = build_network(replace(stored.TINY, **changes)), {}
-    for name, layer in network.named_modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.register_forward_pre_hook(
-                lambda _layer, given, name=name: seen.update({name: list(given[0].shape)})
-            )
-    with torch.no_grad():
-        network(torch.randn(1, 3, 16, 16), torch.tensor([7]))
-    assert convolution_inputs(network, 16) == seen and len(seen) > 10
-
-
-def test_placing_a_network_brings_no_compiler_along() -> None:
-    """It would take a second and 80 MB."""
-    program = """
-import sys, torch
-from guided_diffusion.build import build_network, place
-from guided_diffusion.config.schema import ModelConfig
-network = build_network(ModelConfig(image_size=16, num_channels=32, channel_mult="1,1", num_head_channels=16))
-place(network, torch.device("cpu"), "bf16", 16)
-assert not {"sympy", "torch._dynamo", "torch._inductor"} & {*sys.modules}
-"""
-    subprocess.run([sys.executable, "-c", program], check=True)
-
-
-def test_weights_mapped_from_a_file_are_placed_and_the_map_is_let_go(tmp_path: Path) -> None:
-    """No second copy: as the resident pages of the map say, after all its weights have been converted."""
-    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    if any(kind == "tmpfs" and tmp_path.is_relative_to(at) for _, at, kind, *_ in mounts):
-        pytest.skip("files that are memory themselves cannot be let go of")
-    torch.manual_seed(0)
-    path = tmp_path / "weights.pt"
-    wide = replace(stored.TINY, num_channels=64)
-    state = {key: torch.randn_like(value).half() for key, value in build_network(wide).state_dict().items()}
-    torch.save(state, path)
-    with torch.device("meta"):
-        empty = build_network(wide)
-    loaded = load(empty, str(path), wide.image_size, as_stored=True)
-    assert {p.dtype for p in loaded.parameters()} == {torch.float16}
-    mapped = [p.data for p in loaded.parameters()]
-    assert sum(float(values.float().sum()) for values in mapped), "all has been read"
-    before = resident(path)
-    placed = place(loaded, torch.device("cpu"), "bf16")
-    size = path.stat().st_size
-    assert before > 0.9 * size and resident(path) < 0.3 * size
-    for key, value in placed.state_dict().items():
-        assert torch.equal(value.float(), state[key].to(value.dtype).float())
-
-
-def resident(path: Path) -> int:
-    """Bytes of this process's maps of a file that are in memory."""
-    lines, total = iter(Path("/proc/self/smaps").read_text().splitlines()), 0
-    for line in lines:
-        if line.endswith(str(path)):
-            total += next(1024 * int(each.split()[1]) for each in lines if each.startswith("Rss:"))
-    return total

@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from guided_diffusion import checkpoints
 from guided_diffusion.build import build_classifier, build_network
 from guided_diffusion.checkpoints import digest, infer_config, load, read_state
 from guided_diffusion.config.schema import ClassifierConfig, ModelConfig
@@ -247,3 +249,33 @@ def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
     assert (
         digest(str(path)) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )  # FIPS 180-2
+
+
+def test_shipped_prefers_the_package_and_then_the_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, checkout = tmp_path / "weights", tmp_path / "pretrained"
+    for folder in (package, checkout):
+        folder.mkdir()
+    monkeypatch.setattr(checkpoints, "_SHIPPED_DIRS", (package, checkout))
+    assert checkpoints.shipped("a.pt") == package / "a.pt", "a missing file is named where it belongs"
+    for folder in (checkout, package):
+        (folder / "a.pt").touch()
+        assert checkpoints.shipped("a.pt") == folder / "a.pt"
+
+
+def test_shipped_network_is_loaded_once_and_says_what_is_missing(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "a.pt")
+    shipped = checkpoints.ShippedNetwork(
+        tmp_path / "a.pt", partial(torch.nn.Linear, 2, 2), 64, "the test", "or write it"
+    )
+    network = shipped.network()
+    assert network is shipped.network() and not network.training
+    assert shipped.digest() == checkpoints.digest(str(tmp_path / "a.pt"))
+    missing = replace(shipped, path=Path("none.pt"))
+    for use in (missing.require, missing.digest, missing.network):
+        with pytest.raises(
+            CheckpointError,
+            match="^the test needs none.pt, which is not there; restore it from the repository, or write it$",
+        ):
+            use()

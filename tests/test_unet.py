@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from guided_diffusion.build import build_classifier, build_network
 from guided_diffusion.config.schema import ClassifierConfig, ModelConfig
-from guided_diffusion.nn import GroupNorm32, embed_places, timestep_embedding
+from guided_diffusion.nn import GroupNorm32, embed_time_map, timestep_embedding
 from guided_diffusion.unet import Encoder, EncoderUNetModel, UNetModel
 from tests.helpers import stored
 
@@ -218,7 +218,7 @@ def test_every_level_is_told_the_mean_time_of_its_places() -> None:
     tiles = torch.tensor([[0.0, 700.0], [3.0, 90.0]])
     pixels = tiles.repeat_interleave(4, 0).repeat_interleave(4, 1).clone()
     pixels[0, 0] = 80.0
-    table = embed_places(lambda t: timestep_embedding(t, 8), pixels[None, None], 3)
+    table = embed_time_map(lambda t: timestep_embedding(t, 8), pixels[None, None], 3)
     assert isinstance(table, dict)
     assert [(height, *each.shape) for height, each in table.items()] == [(h, 1, h, h, 8) for h in (8, 4, 2)]
     for height, first in ((8, 80.0), (4, 20.0), (2, 5.0)):

@@ -1,1 +1,1 @@
-"""Speed and memory, side by side with programs that do the same: `python -m guided_diffusion.benchmark`."""
+"""Speed and memory compared with other engines: `python -m guided_diffusion.benchmark`."""

@@ -1,4 +1,4 @@
-"""Ratios measured side by side in one run: `python -m guided_diffusion.benchmark --repaint DIR`."""
+"""Compare the speed of engines side by side: `python -m guided_diffusion.benchmark --repaint DIR`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from guided_diffusion.benchmark.sections import LARGE, REFERENCE, SECTIONS, Bench, run
+from guided_diffusion.benchmark.sections import SECTIONS, run
+from guided_diffusion.benchmark.settings import LARGE, REFERENCE, Bench
 from guided_diffusion.config.schema import ModelConfig
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.runtime.distributed import find_device
@@ -21,24 +22,24 @@ from guided_diffusion.runtime.distributed import find_device
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m guided_diffusion.benchmark",
-        description="Times this project against the programs that do the same, in turn, and prints tables in "
-        "Markdown. Every engine runs in a process of its own.",
-        epilog="Exit code 0: measured; 2: there is something wrong with the arguments.",
+        description="Measure this engine and others that do the same, in interleaved rounds, and print "
+        "tables in Markdown. Every engine runs in its own process.",
+        epilog="Exit code 0: measured; 2: an argument is wrong.",
     )
     add = parser.add_argument
-    add("--repaint", metavar="DIR", help="a checkout of https://github.com/andreas128/RePaint")
-    add("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections (default all)")
-    add("--rounds", type=positive, default=7, help="how often each is timed (default 7)")
+    add("--repaint", metavar="DIR", help="checkout of https://github.com/andreas128/RePaint")
+    add("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections to run (default all)")
+    add("--rounds", type=positive, default=7, help="rounds that count (default 7)")
     add("--batch", type=positive, nargs="+", default=[1, 8], help="images at once (default 1 8)")
     add("--device", default="auto", help="auto, cpu or cuda (default auto)")
     add(
         "--threads",
         type=positive,
         default=torch.get_num_threads(),
-        help="of each process on a CPU; with 1 the clock is the process's own time, which other programs "
-        "spoil least (default torch's)",
+        help="CPU threads of each process (default torch's); with 1 the clock is the CPU time of the "
+        "process, which other programs disturb least",
     )
-    add("--plot", metavar="FILE", help="draw the section linear into an image (needs the extra plot)")
+    add("--plot", metavar="FILE", help="plot the section linear into this image (needs the extra plot)")
     return parser.parse_args(arguments)
 
 
@@ -50,7 +51,7 @@ def positive(text: str) -> int:
 
 
 def machine(device: torch.device, threads: int) -> str:
-    """One line on where this was measured."""
+    """Return one line on the machine, for the head of the report."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     extras = torch.cpu.get_capabilities()
@@ -76,7 +77,7 @@ def main(
     options = parse(arguments)
     if options.repaint and not (Path(options.repaint) / "guided_diffusion").is_dir():
         print(
-            f"--repaint {options.repaint} holds no folder guided_diffusion; name RePaint's checkout",
+            f"--repaint {options.repaint} has no folder guided_diffusion; name a checkout of RePaint",
             file=sys.stderr,
         )
         return 2
@@ -88,16 +89,16 @@ def main(
     print(machine(device, options.threads), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(
-            model,
-            large,
-            Path(folder),
-            options.repaint,
-            str(device),
-            options.threads,
-            options.rounds,
-            options.batch,
-            lambda line: print(f"\n{line}", flush=True),
-            options.plot,
+            model=model,
+            large=large,
+            folder=Path(folder),
+            repaint=options.repaint,
+            device=str(device),
+            threads=options.threads,
+            rounds=options.rounds,
+            batches=options.batch,
+            warn=lambda line: print(f"\n{line}", flush=True),
+            plot=options.plot,
         )
         for text in run(bench, options.only):
             print(f"\n{text}", flush=True)

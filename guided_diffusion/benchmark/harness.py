@@ -1,4 +1,4 @@
-"""Contenders, each in its own process, timed in turn; medians and minima of the rounds."""
+"""Engines in processes of their own, measured in interleaved rounds; medians and minima of the rounds."""
 
 from __future__ import annotations
 
@@ -14,36 +14,45 @@ from statistics import median
 from types import TracebackType
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from guided_diffusion.runtime.processes import import_path
+
 WORKER = Path(__file__).with_name("worker.py")
 
 
-class Absent(Exception):
-    """An engine that does not run here; the text says why, in one line."""
+class EngineUnavailable(Exception):
+    """An engine that does not run here; the text gives the reason in one line."""
 
 
-class Contender:
-    """A process that runs one engine, as `worker.Options` say. Raises Absent if it does not run here."""
+class EngineProcess:
+    """A process that runs one engine and answers requests (see worker.py)."""
 
     def __init__(self, name: str, options: Mapping[str, Any]) -> None:
+        """Start the process.
+
+        Args:
+            name: Label of the engine in tables and messages.
+            options: The fields of `worker.Options`.
+
+        Raises:
+            EngineUnavailable: The engine does not run here.
+        """
         self.name = name
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         self.process = subprocess.Popen(
-            [sys.executable, str(WORKER)],
+            [sys.executable, str(WORKER)],  # as a script: RePaint's package has the same name as this one
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": import_path()},
         )
         try:
             self._send(options)
-        except Absent:
+        except EngineUnavailable:
             self.close()
             raise
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """What the worker's method answers. Raises Absent where it cannot."""
+        """Return the answer of a method of `worker.Server`. Raises EngineUnavailable if it fails."""
         return self._send({"do": do, **arguments})
 
     def _send(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,13 +64,13 @@ class Contender:
             line = ""
         reply = json.loads(line) if line else {"error": f"its process ended ({self.process.wait()})"}
         if "error" in reply:
-            raise Absent(f"{self.name} does not run here: {reply['error']}")
+            raise EngineUnavailable(f"{self.name} does not run here: {reply['error']}")
         return reply
 
     def close(self) -> None:
         self.process.communicate()
 
-    def __enter__(self) -> Contender:
+    def __enter__(self) -> EngineProcess:
         return self
 
     def __exit__(
@@ -70,43 +79,58 @@ class Contender:
         self.close()
 
 
-def contenders(
-    stack: ExitStack, wanted: Mapping[str, Mapping[str, Any]], tell: Callable[[str], None]
-) -> list[Contender]:
-    """Those of name -> options that run here, until the stack is closed; `tell` hears of the others."""
-    found = []
-    for name, options in wanted.items():
+def start_engines(
+    stack: ExitStack, engines: Mapping[str, Mapping[str, Any]], warn: Callable[[str], None]
+) -> list[EngineProcess]:
+    """Start the engines that run here; the stack closes them.
+
+    Args:
+        stack: Closes the processes when it is closed.
+        engines: Label -> the fields of `worker.Options`.
+        warn: Gets one line on each engine that does not run.
+    """
+    running = []
+    for name, options in engines.items():
         try:
-            found.append(stack.enter_context(Contender(name, options)))
-        except Absent as error:
-            tell(str(error))
-    return found
+            running.append(stack.enter_context(EngineProcess(name, options)))
+        except EngineUnavailable as error:
+            warn(str(error))
+    return running
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one contender, a value per round."""
+    """Seconds that one engine took."""
 
     rounds: tuple[float, ...]
+    """Seconds of each round."""
 
     @property
     def best(self) -> float:
+        """The minimum over the rounds."""
         return min(self.rounds)
 
     @property
     def median(self) -> float:
+        """The median over the rounds."""
         return median(self.rounds)
 
-    def faster_than(self, other: Times) -> tuple[float, float]:
-        """How often it fits into the other's time: the median over the rounds, and that of the minima."""
-        each = [b / a for a, b in zip(self.rounds, other.rounds, strict=True)]
-        return median(each), other.best / self.best
+    def speedup_over(self, other: Times) -> tuple[float, float]:
+        """Return other time / own time: the median of the rounds' ratios, and the ratio of the minima."""
+        ratios = [theirs / ours for ours, theirs in zip(self.rounds, other.rounds, strict=True)]
+        return median(ratios), other.best / self.best
 
 
-def in_turn(measure: Sequence[Callable[[], float]], rounds: int) -> list[Times]:
-    """Every measure once per round, in turn, after a round that does not count: a machine that slows down
-    slows all of them."""
-    for each in measure:
-        each()
-    taken = [tuple(each() for each in measure) for _ in range(rounds)]
-    return [Times(times) for times in zip(*taken, strict=True)]
+def interleaved(measures: Sequence[Callable[[], float]], rounds: int) -> list[Times]:
+    """Run every measure once per round, one after another, after a warm-up round that does not count.
+
+    A machine that slows down thus slows all of them.
+
+    Args:
+        measures: Each returns the seconds it took.
+        rounds: Number of rounds that count.
+    """
+    for measure in measures:
+        measure()
+    seconds = [tuple(measure() for measure in measures) for _ in range(rounds)]
+    return [Times(times) for times in zip(*seconds, strict=True)]

@@ -1,4 +1,4 @@
-"""Runs of test.py over a folder of made-up images: by one process, or by several ranks under torchrun."""
+"""Runs of the command over a folder of synthetic images: by one process, or by several ranks of torchrun."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from guided_diffusion.benchmark.harness import ROOT, Absent, in_turn
+from guided_diffusion.benchmark.harness import EngineUnavailable, interleaved
 from guided_diffusion.config.schema import ModelConfig
+from guided_diffusion.runtime.processes import import_path
 
-STEPS = 25  # evaluations of the network for each image
+STEPS = 25  # network function evaluations for each image
+COMMAND = "guided_diffusion.cli"
 
 
-def call(command: list[str], folder: Path, variables: Mapping[str, str]) -> str:
-    """Run a command in a folder; what it said to stderr if it failed, else ''."""
+def run_command(command: list[str], folder: Path, variables: Mapping[str, str]) -> str:
+    """Run a command in a folder; return its stderr if it failed, else ''."""
     environment = {**os.environ, **variables}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     return done.stderr.strip() or f"exit code {done.returncode}" if done.returncode else ""
@@ -32,19 +34,21 @@ def call(command: list[str], folder: Path, variables: Mapping[str, str]) -> str:
 
 @dataclass
 class Runs:
-    """Runs that fill the same images with the same weights, each into a log folder of its own.
-
-    folder: where all of it lies; names: of the runs so far.
-    """
+    """Runs that inpaint the same images with the same weights, each into its own log folder."""
 
     folder: Path
+    """Folder of the images, the YAML and the logs."""
     model: ModelConfig
+    """Architecture of the network."""
     weights: str
+    """Path of the network's weights."""
     device: str
+    """The config's `device`: cpu or cuda."""
     names: list[str] = field(default_factory=list)
+    """Names of the runs so far."""
 
-    def lay_out(self, images: int) -> None:
-        """Write the images, a mask each, and the YAML."""
+    def write_inputs(self, images: int) -> None:
+        """Write that many images, a mask for each, and the YAML."""
         rng, side = np.random.default_rng(0), self.model.image_size
         keep = np.full((side, side), 255, np.uint8)
         keep[side // 4 : 3 * side // 4, side // 4 : 3 * side // 4] = 0
@@ -59,66 +63,84 @@ class Runs:
         (self.folder / "conf.yml").write_text(yaml.safe_dump({"name": "run", **settings}))
 
     def seconds(self, ranks: int, cores: int) -> float:
-        """What the images take so many ranks on so many cores, a thread each; 0 ranks: without torchrun.
+        """Return the seconds that the images take, without the time of starting the program.
 
-        The same command again has nothing left to do: what that takes, starting, is no part of it. Raises
-        Absent if a run fails.
+        The same command is run again: nothing is left to do, so that its time is that of starting.
+
+        Args:
+            ranks: Ranks of torchrun, one thread each; 0: one process without torchrun.
+            cores: Cores that they may use together.
+
+        Raises:
+            EngineUnavailable: A run failed.
         """
         self.names.append(f"run{len(self.names)}")
-        with only(cores):
-            first, again = self._timed(ranks), self._timed(ranks)
+        with limit_cores(cores):
+            first, again = self._timed_run(ranks), self._timed_run(ranks)
         return max(first - again, 1e-9)
 
-    def _timed(self, ranks: int) -> float:
-        under = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks else []
-        told = ["--conf_path", "conf.yml", "--set", f"name={self.names[-1]}"]
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    def _timed_run(self, ranks: int) -> float:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+        program = ["-m", COMMAND, "--conf_path", "conf.yml", "--set", f"name={self.names[-1]}"]
+        command = [sys.executable, *(torchrun if ranks else []), *program]
+        variables = {"PYTHONPATH": import_path(), "OMP_NUM_THREADS": "1"}
         begin = time.monotonic()
-        command = [sys.executable, *under, str(ROOT / "test.py"), *told]
-        wrong = call(command, self.folder, {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
-        if wrong:
-            under_what = f"{ranks} ranks" if ranks else "one process"
-            raise Absent(f"test.py by {under_what} does not run here: {wrong.splitlines()[-1]}")
+        error = run_command(command, self.folder, variables)
+        if error:
+            launch = f"{ranks} ranks" if ranks else "one process"
+            raise EngineUnavailable(f"a run with {launch} does not work here: {error.splitlines()[-1]}")
         return time.monotonic() - begin
 
     def images(self) -> dict[str, bytes]:
-        """What the last run made."""
-        made = (self.folder / "log" / self.names[-1] / "inpainted").iterdir()
-        return {path.name: path.read_bytes() for path in made}
+        """Return file name -> bytes of the images that the last run saved."""
+        paths = (self.folder / "log" / self.names[-1] / "inpainted").iterdir()
+        return {path.name: path.read_bytes() for path in paths}
 
 
-def compare(runs: Runs, images: int, counts: Sequence[int], here: int) -> list[list[object]]:
-    """A row for one process without torchrun, and for each of these numbers of ranks: it, the cores (or GPUs)
-    it has of those here, the least seconds of two rounds, images a second, how much of the first row's rate
-    each core has, and whether the images are the first row's to the byte."""
-    runs.lay_out(images)
-    given = {ranks: min(max(ranks, 1), here) for ranks in (0, *counts)}
-    made: dict[int, dict[str, bytes]] = {}
+def compare(runs: Runs, images: int, counts: Sequence[int], available: int) -> list[list[object]]:
+    """Return a table row for one process without torchrun, and for each number of ranks.
+
+    The columns are: ranks, cores (or GPUs) used, minimum seconds of two rounds, images a second, the rate of
+    each core relative to the first row, and whether the images are byte-equal to those of the first row.
+
+    Args:
+        runs: The runs to measure.
+        images: Number of images of each run.
+        counts: Numbers of ranks.
+        available: Cores (or GPUs) of this machine.
+    """
+    runs.write_inputs(images)
+    cores_of = {ranks: min(max(ranks, 1), available) for ranks in (0, *counts)}
+    saved: dict[int, dict[str, bytes]] = {}
 
     def measure(ranks: int) -> float:
-        seconds = runs.seconds(ranks, given[ranks])
-        made[ranks] = runs.images()
+        seconds = runs.seconds(ranks, cores_of[ranks])
+        saved[ranks] = runs.images()
         return seconds
 
-    best = [taken.best for taken in in_turn([partial(measure, ranks) for ranks in given], rounds=2)]
+    best = [times.best for times in interleaved([partial(measure, ranks) for ranks in cores_of], rounds=2)]
     return [
         [
-            *(ranks or "no torchrun", cores, f"{seconds:.1f}", f"{images / seconds:.2f}"),
-            *(f"{best[0] / seconds / cores:.0%}", "yes" if made[ranks] == made[0] else "no"),
+            ranks or "no torchrun",
+            cores,
+            f"{seconds:.1f}",
+            f"{images / seconds:.2f}",
+            f"{best[0] / seconds / cores:.0%}",
+            "yes" if saved[ranks] == saved[0] else "no",
         ]
-        for (ranks, cores), seconds in zip(given.items(), best, strict=True)
+        for (ranks, cores), seconds in zip(cores_of.items(), best, strict=True)
     ]
 
 
 @contextmanager
-def only(cores: int) -> Iterator[None]:
-    """What is started here has no more than so many cores."""
-    if not hasattr(os, "sched_setaffinity"):  # not Linux
+def limit_cores(cores: int) -> Iterator[None]:
+    """Let processes that are started inside use at most this many cores; on Linux only."""
+    if not hasattr(os, "sched_setaffinity"):
         yield
         return
-    all_of_them = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(all_of_them)[:cores])
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:cores])
     try:
         yield
     finally:
-        os.sched_setaffinity(0, all_of_them)
+        os.sched_setaffinity(0, allowed)

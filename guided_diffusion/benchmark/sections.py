@@ -1,142 +1,58 @@
-"""What is measured: each section asks contenders in turn and gives a table in Markdown."""
+"""Sections of the benchmark: each measures engines in interleaved rounds and yields tables in Markdown."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
 from guided_diffusion import build
-from guided_diffusion.benchmark import ranks as several
+from guided_diffusion.benchmark import ranks as rank_runs
 from guided_diffusion.benchmark.curves import draw_curves
-from guided_diffusion.benchmark.harness import Absent, Contender, Times, contenders, in_turn
-from guided_diffusion.config.schema import ModelConfig
-from guided_diffusion.runtime import hardware
+from guided_diffusion.benchmark.harness import (
+    EngineProcess,
+    EngineUnavailable,
+    Times,
+    interleaved,
+    start_engines,
+)
+from guided_diffusion.benchmark.settings import DIFFUSERS, PENUMBRA, REPAINT, Bench
 from guided_diffusion.scheduler import PAPER, count_nfe, get_schedule_jump
 
-REFERENCE = ModelConfig(
-    image_size=64,
-    num_channels=32,
-    num_res_blocks=1,
-    channel_mult="1,2,2,4",
-    attention_resolutions="16,8",
-    num_head_channels=32,
-)
-"""3.8 M weights, 2.8 GFLOP an evaluation; RePaint's code can run it too."""
-
-LARGE = ModelConfig()
-"""RePaint's CelebA-HQ network: 256x256, 552.8 M weights."""
-
-SCHEDULE = {"t_T": 10, "jump_length": 3, "jump_n_sample": 2}  # of the walks
-CALLS = 3  # evaluations of which a round takes the quickest
-PICTURES = 32  # that the ranks share
-THEIRS, OURS, DIFFUSERS = "RePaint's code", "ours", "diffusers"
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What the sections share. folder: a temporary one; repaint: that of RePaint's code, or None; tell: hears
-    in one line of what is left out; plot: an image to be drawn of `linear`, or None."""
-
-    model: ModelConfig
-    large: ModelConfig
-    folder: Path
-    repaint: str | None
-    device: str
-    threads: int
-    rounds: int
-    batches: Sequence[int]
-    tell: Callable[[str], None]
-    plot: str | None = None
-
-    @property
-    def on_gpu(self) -> bool:
-        return self.device != "cpu"
-
-    @property
-    def precision(self) -> str:
-        """Of ours, as it chooses it here."""
-        return hardware.choose_precision("auto", torch.device(self.device))
-
-    def options(
-        self, engine: str, precision: str = "fp32", compile: bool = False, large: bool = False
-    ) -> dict[str, Any]:
-        """As the worker wants them, with weights on disk that are the same for all."""
-        model = self.large if large else self.model
-        path = self.folder / ("large.pt" if large else "weights.pt")
-        if not path.exists():
-            write_weights(model, path, torch.float16 if large else torch.float32)
-        shared = {"device": self.device, "threads": self.threads, "place": self.repaint}
-        own = {"engine": engine, "precision": precision, "compile": compile}
-        return {**shared, **own, "model": asdict(model), "weights": str(path)}
-
-    def all(self, *engines: str, large: bool = False) -> dict[str, dict[str, Any]]:
-        """Name -> options: the peers in `engines` that can be tried, then ours from exact to fastest."""
-        wanted = {}
-        if THEIRS in engines and self.repaint:
-            wanted[THEIRS] = self.options("repaint", large=large)
-            if self.on_gpu:
-                wanted[f"{THEIRS}, fp16"] = self.options("repaint", "fp16", large=large)
-        elif THEIRS in engines:
-            self.tell(
-                "RePaint's code is left out: clone https://github.com/andreas128/RePaint, give --repaint DIR"
-            )
-        if DIFFUSERS in engines:
-            wanted[DIFFUSERS] = self.options("diffusers")
-        speeds = [False] if large and not self.on_gpu else [False, True]  # too large to gain there
-        for precision in dict.fromkeys(["fp32", self.precision]):
-            for compile in speeds:
-                name = f"{OURS}, {precision}" + ", compiled" * compile
-                wanted[name] = self.options("ours", precision, compile, large)
-        return wanted
-
-
-def write_weights(model: ModelConfig, path: Path, dtype: torch.dtype) -> None:
-    """Random weights of a network, none of its layers silent."""
-    with torch.device("meta"):
-        shapes = {key: value.shape for key, value in build.build_network(model).state_dict().items()}
-    generator, state = torch.Generator().manual_seed(0), {}
-    for key, shape in shapes.items():
-        draws = torch.randn(shape, generator=generator)
-        if len(shape) > 1:
-            state[key] = (draws * shape[1:].numel() ** -0.5).to(dtype)
-        else:
-            state[key] = (draws * 0.05 + key.endswith("weight")).to(dtype)
-    torch.save(state, path)
+SCHEDULE = {"t_T": 10, "jump_length": 3, "jump_n_sample": 2}  # of a trajectory
+CALLS = 3  # evaluations of a round; the fastest counts
+IMAGES = 32  # of a run of the section `ranks`
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """In Markdown."""
+    """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def evaluation(contender: Contender, batch: int, side: int, calls: int = CALLS) -> Callable[[], float]:
-    """Measures the seconds of one evaluation, the quickest of `calls`."""
-    return lambda: min(contender.ask("evaluate", batch=batch, side=side, calls=calls)["seconds"])
+def evaluation(engine: EngineProcess, batch: int, side: int, calls: int = CALLS) -> Callable[[], float]:
+    """Return a measure of the seconds of one evaluation, the fastest of `calls`."""
+    return lambda: min(engine.ask("evaluate", batch=batch, side=side, calls=calls)["seconds"])
 
 
 def network(bench: Bench) -> Iterator[str]:
-    """One evaluation, against the peer's network with the same weights."""
+    """One evaluation of the network, compared with RePaint's code and the same weights."""
     rows, side = [], bench.model.image_size
     with ExitStack() as stack:
-        found = contenders(stack, bench.all(THEIRS), bench.tell)
+        engines = start_engines(stack, bench.engines(REPAINT), bench.warn)
         for batch in bench.batches:
-            truth = answer(bench, found[0], batch)
-            times = in_turn([evaluation(each, batch, side) for each in found], bench.rounds)
-            for each, taken in zip(found, times, strict=True):
-                error = ((answer(bench, each, batch) - truth).norm() / truth.norm()).item()
-                rows.append(
-                    [batch, each.name, *milliseconds(taken), *ratios(taken, times[0]), f"{error:.1e}"]
-                )
-    head = ["batch", "one evaluation", "ms, least", "ms, median", "times as fast", "by minima", "error"]
+            exact = output(bench, engines[0], batch)
+            results = interleaved([evaluation(engine, batch, side) for engine in engines], bench.rounds)
+            for engine, times in zip(engines, results, strict=True):
+                error = ((output(bench, engine, batch) - exact).norm() / exact.norm()).item()
+                speeds = *milliseconds(times), *speedups(times, results[0])
+                rows.append([batch, engine.name, *speeds, f"{error:.1e}"])
+    head = ["batch", "one evaluation", "ms, min", "ms, median", "speed-up, median", "speed-up, min", "error"]
     yield table(head, rows)
 
 
@@ -145,200 +61,218 @@ def large(bench: Bench) -> Iterator[str]:
     side, calls = bench.large.image_size, CALLS if bench.on_gpu else 1
     flops = build.flops_per_evaluation(bench.large, (1, 3, side, side))
     with ExitStack() as stack:
-        found = contenders(stack, bench.all(THEIRS, large=True), bench.tell)
-        times = in_turn([evaluation(each, 1, side, calls) for each in found], rounds=2)
-        product = 1e-9 / flop(found[-1], bench.precision)
-        grown = list(batches(found[-1], side, bench.tell)) if bench.on_gpu else []
+        engines = start_engines(stack, bench.engines(REPAINT, large=True), bench.warn)
+        results = interleaved([evaluation(engine, 1, side, calls) for engine in engines], rounds=2)
+        rate = 1e-9 / seconds_per_flop(engines[-1], bench.precision)
+        per_image = list(grow_batch(engines[-1], side, bench.warn)) if bench.on_gpu else []
     rows = [
-        [each.name, f"{taken.best:.3g}", f"{flops / taken.best / 1e9:.0f}", *ratios(taken, times[0])]
-        for each, taken in zip(found, times, strict=True)
+        [engine.name, f"{times.best:.3g}", f"{flops / times.best / 1e9:.0f}", *speedups(times, results[0])]
+        for engine, times in zip(engines, results, strict=True)
     ]
-    yield table(["one evaluation", "s, least", "GFLOP/s", "times as fast", "by minima"], rows)
-    yield f"\nA matrix product in {bench.precision} reaches {product:.0f} GFLOP/s."
-    if grown:
+    yield table(["one evaluation", "s, min", "GFLOP/s", "speed-up, median", "speed-up, min"], rows)
+    yield f"\nA matrix product in {bench.precision} reaches {rate:.0f} GFLOP/s."
+    if per_image:
         nfe, _ = count_nfe(get_schedule_jump(**PAPER))
         costs = [
-            [batch, f"{each * batch:.3g}", f"{flops / each / 1e9:.0f}", f"{each * nfe:.1f}"]
-            for batch, each in grown
+            [batch, f"{seconds * batch:.3g}", f"{flops / seconds / 1e9:.0f}", f"{seconds * nfe:.1f}"]
+            for batch, seconds in per_image
         ]
         head = ["images at once", "s of an evaluation", "GFLOP/s"]
-        yield f"\n{found[-1].name}, {nfe} evaluations by the paper's schedule:\n"
+        yield f"\n{engines[-1].name}, {nfe} evaluations by the paper's schedule:\n"
         yield table([*head, "s of an image by the paper's schedule"], costs)
 
 
-def batches(contender: Contender, side: int, tell: Callable[[str], None]) -> Iterator[tuple[int, float]]:
-    """1, 4, 16, ... images at once, and the seconds of an evaluation for each image, as long as memory
-    holds them and four times as many take an image less time."""
+def grow_batch(engine: EngineProcess, side: int, warn: Callable[[str], None]) -> Iterator[tuple[int, float]]:
+    """Yield 1, 4, 16, ... images at once, each with the seconds of an evaluation for each image.
+
+    It ends where memory runs out, or where a larger batch is no longer faster for each image.
+    """
     batch, before = 1, float("inf")
     while True:
         try:
-            [taken] = in_turn([evaluation(contender, batch, side)], rounds=2)
-        except Absent as error:
-            tell(f"{batch} images at once: {error}")
+            [times] = interleaved([evaluation(engine, batch, side)], rounds=2)
+        except EngineUnavailable as error:
+            warn(f"{batch} images at once: {error}")
             return
-        yield batch, taken.best / batch
-        if taken.best / batch > 0.97 * before:
+        yield batch, times.best / batch
+        if times.best / batch > 0.97 * before:
             return
-        batch, before = 4 * batch, taken.best / batch
+        batch, before = 4 * batch, times.best / batch
 
 
-def answer(bench: Bench, contender: Contender, batch: int) -> torch.Tensor:
-    """What its network says, (B, C, H, W)."""
-    path = str(bench.folder / "answer.pt")
-    contender.ask("answer", batch=batch, side=bench.model.image_size, path=path)
+def output(bench: Bench, engine: EngineProcess, batch: int) -> torch.Tensor:
+    """Return the output of an engine's network, (B, C, H, W)."""
+    path = str(bench.folder / "output.pt")
+    engine.ask("output", batch=batch, side=bench.model.image_size, path=path)
     return torch.load(path, weights_only=True)
 
 
 def milliseconds(times: Times) -> tuple[str, str]:
+    """Return minimum and median, as text."""
     return f"{times.best * 1e3:.1f}", f"{times.median * 1e3:.1f}"
 
 
-def ratios(times: Times, first: Times) -> tuple[str, str]:
-    by_rounds, by_minima = times.faster_than(first)
+def speedups(times: Times, first: Times) -> tuple[str, str]:
+    """Return the speed-up over the first engine, by rounds and by minima, as text."""
+    by_rounds, by_minima = times.speedup_over(first)
     return f"{by_rounds:.2f}", f"{by_minima:.2f}"
 
 
 def loop(bench: Bench) -> Iterator[str]:
-    """A whole walk of RePaint's: the same evaluations, and what is spent beside the network."""
+    """One trajectory of RePaint: the time of the same evaluations, and the time beside the network."""
     rows = []
     with ExitStack() as stack:
-        found = contenders(stack, bench.all(THEIRS, DIFFUSERS), bench.tell)
+        engines = start_engines(stack, bench.engines(REPAINT, DIFFUSERS), bench.warn)
         for batch in bench.batches:
-            asked = {"batch": batch, "side": bench.model.image_size, "schedule": SCHEDULE}
-            walks: list[list[dict[str, Any]]] = [[] for _ in found]
-            measures = [partial(walk, each, asked, told) for each, told in zip(found, walks, strict=True)]
-            times = in_turn(measures, bench.rounds)
-            for each, taken, told in zip(found, times, walks, strict=True):
-                counted = told[1:]  # of the rounds that count
-                shares = [1 - one["inside"] / one["seconds"] for one in counted]
-                spent = [(one["seconds"] - one["inside"]) / one["evaluations"] for one in counted]
-                beside = [f"{median(shares):.1%}", f"{min(shares):.1%}", f"{median(spent) * 1e3:.2f}"]
-                name = batch, each.name, told[0]["evaluations"]
-                rows.append([*name, *milliseconds(taken), *ratios(taken, times[0]), *beside])
-    head = ["batch", "a walk", "evaluations", "ms each, least", "ms each, median", "times as fast"]
-    yield table([*head, "by minima", "beside the network", "least", "ms each"], rows)
+            request = {"batch": batch, "side": bench.model.image_size, "schedule": SCHEDULE}
+            logs: list[list[dict[str, Any]]] = [[] for _ in engines]
+            measures = [
+                partial(seconds_per_evaluation, engine, request, entries)
+                for engine, entries in zip(engines, logs, strict=True)
+            ]
+            results = interleaved(measures, bench.rounds)
+            for engine, times, entries in zip(engines, results, logs, strict=True):
+                name = batch, engine.name, entries[0]["nfe"]
+                beside = time_beside_network(entries[1:])  # without the warm-up round
+                rows.append([*name, *milliseconds(times), *speedups(times, results[0]), *beside])
+    head = ["batch", "one trajectory", "NFE", "ms an evaluation, min", "ms, median", "speed-up, median"]
+    yield table([*head, "speed-up, min", "beside the network", "min", "ms an evaluation"], rows)
 
 
-def walk(contender: Contender, asked: Mapping[str, Any], told: list[dict[str, Any]]) -> float:
-    """Seconds of one walk for each of its evaluations; what the contender says of it goes into `told`."""
-    told.append(contender.ask("walk", **asked))
-    return told[-1]["seconds"] / told[-1]["evaluations"]
+def time_beside_network(entries: Sequence[Mapping[str, Any]]) -> tuple[str, str, str]:
+    """Return median and minimum share of the time beside the network, and its milliseconds an evaluation."""
+    shares = [1 - entry["inside"] / entry["seconds"] for entry in entries]
+    seconds = [(entry["seconds"] - entry["inside"]) / entry["nfe"] for entry in entries]
+    return f"{median(shares):.1%}", f"{min(shares):.1%}", f"{median(seconds) * 1e3:.2f}"
+
+
+def seconds_per_evaluation(
+    engine: EngineProcess, request: Mapping[str, Any], entries: list[dict[str, Any]]
+) -> float:
+    """Measure one trajectory; append the engine's answer to `entries`."""
+    entries.append(engine.ask("trajectory", **request))
+    return entries[-1]["seconds"] / entries[-1]["nfe"]
 
 
 def diffusers(bench: Bench) -> Iterator[str]:
-    """One evaluation of diffusers' U-Net of the same widths: another network, so by its arithmetic."""
+    """One evaluation of diffusers' U-Net of the same widths: another network, so compared per FLOP."""
     rows, batch, side = [], bench.batches[0], bench.model.image_size
     with ExitStack() as stack:
-        found = contenders(stack, bench.all(DIFFUSERS, THEIRS), bench.tell)
-        times = in_turn([evaluation(each, batch, side) for each in found], bench.rounds)
+        engines = start_engines(stack, bench.engines(DIFFUSERS, REPAINT), bench.warn)
+        results = interleaved([evaluation(engine, batch, side) for engine in engines], bench.rounds)
         same = build.flops_per_evaluation(bench.model, (batch, 3, side, side))
         work = [
-            each.ask("flops", batch=batch, side=side)["flops"] if each.name == DIFFUSERS else same
-            for each in found
+            engine.ask("flops", batch=batch, side=side)["flops"] if engine.name == DIFFUSERS else same
+            for engine in engines
         ]
         per_flop = [
-            Times(tuple(seconds / flops for seconds in taken.rounds))
-            for taken, flops in zip(times, work, strict=True)
+            Times(tuple(seconds / flops for seconds in times.rounds))
+            for times, flops in zip(results, work, strict=True)
         ]
-        for each, taken, flops, rate in zip(found, times, work, per_flop, strict=True):
-            speeds = [f"{flops / 1e9:.2f}", f"{1e-9 / rate.best:.0f}", *ratios(rate, per_flop[0])]
-            rows.append([batch, each.name, *milliseconds(taken), *speeds])
-    head = ["batch", "one evaluation", "ms, least", "ms, median", "GFLOP", "GFLOP/s"]
-    yield table([*head, "times as fast per FLOP", "by minima"], rows)
+        for engine, times, flops, rate in zip(engines, results, work, per_flop, strict=True):
+            speeds = [f"{flops / 1e9:.2f}", f"{1e-9 / rate.best:.0f}", *speedups(rate, per_flop[0])]
+            rows.append([batch, engine.name, *milliseconds(times), *speeds])
+    head = ["batch", "one evaluation", "ms, min", "ms, median", "GFLOP", "GFLOP/s"]
+    yield table([*head, "speed-up per FLOP, median", "speed-up, min"], rows)
 
 
 def linear(bench: Bench) -> Iterator[str]:
-    """What a walk costs as its evaluations, images and pixels grow."""
+    """The time of a trajectory as its NFE, images and pixels grow."""
     side = bench.model.image_size
-    shorter = {"jump_length": 1, "jump_n_sample": 1}
+    plain = {"jump_length": 1, "jump_n_sample": 1}
     curves: dict[str, list[tuple[int, dict[str, Any]]]] = {
-        "evaluations": [(n, {"schedule": {"t_T": n, **shorter}}) for n in (5, 10, 20, 40)],
+        "NFE": [(n, {"schedule": {"t_T": n, **plain}}) for n in (5, 10, 20, 40)],
         "images at once": [(n, {"batch": n}) for n in (1, 2, 4, 8)],
         "pixels": [((n * side // 2) ** 2, {"side": n * side // 2}) for n in (2, 3, 4, 6)],
     }
-    usual = {"batch": 1, "side": side, "schedule": {"t_T": 5, **shorter}}
+    default = {"batch": 1, "side": side, "schedule": {"t_T": 5, **plain}}
     rows = []
     measured: dict[str, list[tuple[int, float]]] = {}
-    with Contender(OURS, bench.options("ours", bench.precision)) as ours:
-        for what, points in curves.items():
-            walks = [partial(whole_walk, ours, {**usual, **changed}) for _, changed in points]
-            times = in_turn(walks, bench.rounds)
-            first = times[0].best / points[0][0]
-            measured[what] = [(amount, taken.best) for (amount, _), taken in zip(points, times, strict=True)]
-            for (amount, _), taken in zip(points, times, strict=True):
-                rows.append([what, amount, f"{taken.best:.3f}", f"{taken.best / amount / first:.2f}"])
-    yield table(["walk by", "how many", "s, least", "for each, against the first row"], rows)
+    with EngineProcess(PENUMBRA, bench.options("penumbra", bench.precision)) as engine:
+        for name, points in curves.items():
+            measures = [partial(trajectory_seconds, engine, {**default, **changed}) for _, changed in points]
+            results = interleaved(measures, bench.rounds)
+            first = results[0].best / points[0][0]
+            measured[name] = [
+                (amount, times.best) for (amount, _), times in zip(points, results, strict=True)
+            ]
+            rows += [
+                [name, amount, f"{seconds:.3f}", f"{seconds / amount / first:.2f}"]
+                for amount, seconds in measured[name]
+            ]
+    yield table(["trajectory by", "amount", "s, min", "per unit, relative to the first row"], rows)
     if bench.plot:
         try:
             draw_curves(measured, bench.plot)
         except ImportError:
-            bench.tell("The plot needs matplotlib: pip install -e '.[plot]'")
+            bench.warn("The plot needs matplotlib: pip install -e '.[plot]'")
 
 
-def whole_walk(contender: Contender, asked: Mapping[str, Any]) -> float:
-    """Seconds."""
-    return contender.ask("walk", **asked)["seconds"]
+def trajectory_seconds(engine: EngineProcess, request: Mapping[str, Any]) -> float:
+    """Measure the seconds of one trajectory."""
+    return engine.ask("trajectory", **request)["seconds"]
 
 
 def memory(bench: Bench) -> Iterator[str]:
-    """What a large network needs beside its weights in the precision it runs in."""
-    with Contender(OURS, bench.options("ours", bench.precision, large=True)) as ours:
-        loaded = ours.ask("memory")
-        seconds = ours.ask("evaluate", batch=1, side=bench.large.image_size, calls=1)["seconds"]
-        run = ours.ask("memory")
+    """Memory that a large network needs beside its weights, in the precision it runs in."""
+    with EngineProcess(PENUMBRA, bench.options("penumbra", bench.precision, large=True)) as engine:
+        loaded = engine.ask("memory")
+        seconds = engine.ask("evaluate", batch=1, side=bench.large.image_size, calls=1)["seconds"]
+        run = engine.ask("memory")
     rows = [
         [
-            what,
-            f"{(at['peak'] - at['empty']) / 1e9:.2f}",
-            f"{(at['peak'] - at['empty']) / at['weights']:.2f}",
+            name,
+            f"{(state['peak'] - state['empty']) / 1e9:.2f}",
+            f"{(state['peak'] - state['empty']) / state['weights']:.2f}",
         ]
-        for what, at in (("loading", loaded), ("loading and one evaluation", run))
+        for name, state in (("loading", loaded), ("loading and one evaluation", run))
     ]
     weights = f"{run['weights'] / 1e9:.2f} GB of weights in {bench.precision}"
     yield f"{weights}; the first evaluation takes {seconds[0]:.1f} s."
-    yield table(["peak of resident memory", "GB above an empty process", "times the weights"], rows)
+    yield table(["peak of resident memory", "GB above an empty process", "relative to the weights"], rows)
 
 
 def roofline(bench: Bench) -> Iterator[str]:
-    """How much of the device's rate of matrix products the network reaches."""
+    """The network's FLOP/s as a share of the device's rate of matrix products."""
     rows, side = [], bench.model.image_size
     for precision in dict.fromkeys(["fp32", bench.precision]):
-        with Contender(OURS, bench.options("ours", precision, compile=True)) as ours:
+        with EngineProcess(PENUMBRA, bench.options("penumbra", precision, compile=True)) as engine:
             for batch in bench.batches:
                 flops = build.flops_per_evaluation(bench.model, (batch, 3, side, side))
-                product = partial(flop, ours, precision)
-                ceiling, taken = in_turn([product, evaluation(ours, batch, side)], bench.rounds)
-                best, reached = 1e-9 / ceiling.best, flops / taken.best / 1e9
+                product = partial(seconds_per_flop, engine, precision)
+                ceiling, times = interleaved([product, evaluation(engine, batch, side)], bench.rounds)
+                best, reached = 1e-9 / ceiling.best, flops / times.best / 1e9
                 rows.append([batch, precision, f"{best:.0f}", f"{reached:.0f}", f"{reached / best:.0%}"])
     yield table(["batch", "precision", "GFLOP/s of matrix products", "of the network", "share"], rows)
 
 
-def flop(contender: Contender, precision: str) -> float:
-    """Seconds of a floating-point operation in a matrix product."""
-    return 1 / contender.ask("product", precision=precision)["rate"]
+def seconds_per_flop(engine: EngineProcess, precision: str) -> float:
+    """Measure the seconds of a floating-point operation in a matrix product."""
+    return 1 / engine.ask("matrix_rate", precision=precision)["rate"]
 
 
 def ranks(bench: Bench) -> Iterator[str]:
-    """A folder of images by test.py: one process, and ranks under torchrun that share it, a thread each."""
-    here = torch.cuda.device_count() if bench.on_gpu else len(os.sched_getaffinity(0))
-    counts = [each for each in (1, 2, 4) if each <= here or not bench.on_gpu]
-    weights, device = bench.options("ours")["weights"], torch.device(bench.device).type
-    runs = several.Runs(bench.folder, bench.model, weights, device)
-    rows = several.compare(runs, PICTURES, counts, here)
-    head = ["ranks", "GPUs" if bench.on_gpu else "cores", "s, least", "images/s"]
-    yield table([*head, "of one process's, for each", "its bytes"], rows)
+    """A folder of images by one process, and by ranks of torchrun that share it, one thread each."""
+    available = torch.cuda.device_count() if bench.on_gpu else len(os.sched_getaffinity(0))
+    counts = [count for count in (1, 2, 4) if count <= available or not bench.on_gpu]
+    weights, device = bench.options("penumbra")["weights"], torch.device(bench.device).type
+    runs = rank_runs.Runs(bench.folder, bench.model, weights, device)
+    rows = rank_runs.compare(runs, IMAGES, counts, available)
+    head = ["ranks", "GPUs" if bench.on_gpu else "cores", "s, min", "images/s"]
+    yield table([*head, "rate of each, relative to one process", "same bytes"], rows)
 
 
 SECTIONS: Mapping[str, Callable[[Bench], Iterator[str]]] = {
-    each.__name__: each for each in (network, large, loop, diffusers, linear, memory, roofline, ranks)
+    section.__name__: section
+    for section in (network, large, loop, diffusers, linear, memory, roofline, ranks)
 }
 
 
 def run(bench: Bench, names: Sequence[str]) -> Iterator[str]:
-    """Titles and tables as they are done; a section that does not run here is told of and left out."""
+    """Yield titles and tables as they are done; warn of a section that does not run here, and go on."""
     for name in names:
         yield f"## {name}\n\n{SECTIONS[name].__doc__}"
         try:
             yield from SECTIONS[name](bench)
-        except Absent as error:
-            bench.tell(str(error))
+        except EngineUnavailable as error:
+            bench.warn(str(error))

@@ -1,8 +1,7 @@
-"""One engine in a process of its own, told by lines of JSON what to time; `contest.Contender` speaks with it.
+"""One engine in its own process, driven by lines of JSON from `harness.EngineProcess`; see `serve`.
 
-It runs as a script and imports no more of this package than its engine needs: RePaint's code has a package
-named guided_diffusion too, so a process has either theirs or ours. Requests and replies are described at
-`serve`.
+It runs as a script and imports this package only inside PenumbraEngine: RePaint's package is named
+guided_diffusion too, so a process can hold only one of the two.
 """
 
 from __future__ import annotations
@@ -15,93 +14,109 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-Walk = Callable[[], object]
-"""Does one walk."""
+Trajectory = Callable[[], object]
+"""Runs the sampling loop once."""
 
 Options = SimpleNamespace
-"""engine: ours | repaint | diffusers; model: the U-Net's keys; weights: file; precision: of ours, and fp16 of
-RePaint's code; compile: of ours; device; threads; place: folder of RePaint's code."""
+"""The first request, with these fields:
+
+engine: penumbra, repaint or diffusers.
+model: The fields of a ModelConfig.
+weights: Path of the weights file.
+precision: fp32, tf32, bf16 or fp16; RePaint takes fp32 and fp16, diffusers fp32.
+compile: Whether Penumbra's network is compiled.
+device: cpu, cuda or cuda:N.
+threads: CPU threads.
+repaint_dir: Checkout of RePaint, or None.
+"""
 
 
 def clock(device: str, threads: int) -> Callable[[], float]:
-    """Seconds. With one thread on a CPU the process's own time, which other programs spoil least."""
+    """Return a clock in seconds: the CPU time of this process with one thread on a CPU, else wall time.
+
+    Other programs disturb the CPU time least.
+    """
     return time.process_time if threads == 1 and device == "cpu" else time.perf_counter
 
 
-def wait(out: Tensor) -> Tensor:
-    """Wait until a GPU has computed it."""
+def synchronise(out: Tensor) -> Tensor:
+    """Wait until a GPU has computed a tensor; return it."""
     if out.is_cuda:
         torch.cuda.synchronize(out.device)
     return out
 
 
-def noisy(batch: int, side: int, device: str) -> Tensor:
-    """(B, 3, S, S): the same for every engine."""
+def make_noise(batch: int, side: int, device: str) -> Tensor:
+    """Return (B, 3, S, S), the same for every engine."""
     return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(side)).to(device)
 
 
-def masked(batch: int, side: int, device: str) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, S, S) and a mask (B, 1, S, S) whose hole, 0, is a box in the middle."""
+def make_problem(batch: int, side: int, device: str) -> tuple[Tensor, Tensor]:
+    """Return images (B, 3, S, S) and a keep mask (B, 1, S, S) whose hole is a box in the middle."""
     keep = torch.ones(batch, 1, side, side, device=device)
     keep[:, :, side // 4 : 3 * side // 4, side // 4 : 3 * side // 4] = 0
-    return noisy(batch, side, device).clamp(-1, 1), keep
+    return make_noise(batch, side, device).clamp(-1, 1), keep
 
 
-class Counted:
-    """Stands before a network: counts its evaluations and the seconds spent in them."""
+class CountingNetwork:
+    """Wraps a network; counts its evaluations and the seconds spent in them."""
 
     def __init__(self, call: Callable[..., Any], now: Callable[[], float], device: str) -> None:
         self.call, self.now, self.device = call, now, device
         self.nfe, self.seconds = 0, 0.0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self._wait()
+        self._synchronise()
         begin = self.now()
         out = self.call(*args, **kwargs)
-        self._wait()
+        self._synchronise()
         self.seconds += self.now() - begin
         self.nfe += 1
         return out
 
-    def _wait(self) -> None:
+    def _synchronise(self) -> None:
         if self.device != "cpu":
             torch.cuda.synchronize(self.device)
 
 
-class Ours:
-    """This project, set up as `test.py` sets it up."""
+class PenumbraEngine:
+    """This project, set up as the command sets it up."""
 
     def __init__(self, options: Options) -> None:
         from guided_diffusion import build, checkpoints
         from guided_diffusion.config.schema import ModelConfig
-        from guided_diffusion.runtime import distributed, graphs, hardware
+        from guided_diffusion.runtime import device, distributed, graphs, memory
+        from guided_diffusion.runtime.inference import prepare_for_inference
 
-        hardware.keep_memory()
+        memory.tune_malloc()
         self.device, model = torch.device(options.device), ModelConfig(**options.model)
         distributed.make_current(self.device)
-        hardware.round_products(options.precision)
+        device.set_tf32(options.precision)
         with torch.device("meta"):
             empty = build.build_network(model)
         loaded = checkpoints.load(empty, options.weights, model.image_size, as_stored=True)
-        placed = build.place(loaded, self.device, options.precision, model.image_size)
-        self.network = self.call = graphs.quickened(placed, options.compile)
+        placed = prepare_for_inference(loaded, self.device, options.precision, model.image_size)
+        self.network = self.call = graphs.maybe_compile(placed, options.compile)
 
     def evaluate(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.call(x, t[:1])  # as a Denoiser asks: one time for all
+        return self.call(x, t[:1])  # a Denoiser too gives one time for all images
 
-    def walk(self, y: Tensor, keep: Tensor, schedule: Mapping[str, Any], counted: Counted) -> Walk:
+    def trajectory(
+        self, y: Tensor, keep: Tensor, schedule: Mapping[str, Any], counted: CountingNetwork
+    ) -> Trajectory:
         from guided_diffusion import build
         from guided_diffusion.config.schema import ProcessConfig
         from guided_diffusion.denoiser import Denoiser
         from guided_diffusion.operators import Mask
-        from guided_diffusion.samplers import Noise, Problem, RePaint, walk
+        from guided_diffusion.samplers import Noise, Problem, sample
+        from guided_diffusion.samplers.repaint import RePaint
         from guided_diffusion.scheduler import JumpSchedule
 
         process, times = build.build_process(ProcessConfig(timestep_respacing=str(schedule["t_T"])))
@@ -109,15 +124,17 @@ class Ours:
         generators = [torch.Generator(self.device).manual_seed(i) for i in range(len(y))]
         problem = Problem(y, Mask(keep), denoise, process, Noise(generators, y.shape[1:]))
         sampler = RePaint(JumpSchedule(**schedule))
-        return lambda: [wait(step.x) for step in walk(sampler, problem)]
+        return lambda: [synchronise(step.x) for step in sample(sampler, problem)]
 
 
-class Theirs:
-    """RePaint's published code, from a checkout, called as its test.py calls it: as torch comes, in float32
-    or, with its key use_fp16, in float16."""
+class RePaintEngine:
+    """RePaint's published code, from a checkout, called as its test.py calls it.
+
+    It runs with torch's defaults, in float32 or, with its key use_fp16, in float16.
+    """
 
     def __init__(self, options: Options) -> None:
-        sys.path.insert(0, options.place)
+        sys.path.insert(0, options.repaint_dir)
         self.code = importlib.import_module("guided_diffusion.script_util")
         self.conf = importlib.import_module("conf_mgt").Default_Conf()
         self.device, self.model = options.device, options.model
@@ -139,7 +156,9 @@ class Theirs:
     def evaluate(self, x: Tensor, t: Tensor) -> Tensor:
         return self.call(x, t)
 
-    def walk(self, y: Tensor, keep: Tensor, schedule: Mapping[str, Any], counted: Counted) -> Walk:
+    def trajectory(
+        self, y: Tensor, keep: Tensor, schedule: Mapping[str, Any], counted: CountingNetwork
+    ) -> Trajectory:
         respacing, learned = str(schedule["t_T"]), self.conf["learn_sigma"]
         diffusion = self.code.create_gaussian_diffusion(
             steps=1000, learn_sigma=learned, timestep_respacing=respacing, conf=self.conf
@@ -156,8 +175,8 @@ class Theirs:
         )
 
 
-class Diffusers:
-    """RePaintPipeline of diffusers, with its own U-Net of the same widths, in float32."""
+class DiffusersEngine:
+    """RePaintPipeline of diffusers in float32, with its own U-Net of the same widths."""
 
     def __init__(self, options: Options) -> None:
         self.code = importlib.import_module("diffusers")
@@ -181,7 +200,9 @@ class Diffusers:
     def evaluate(self, x: Tensor, t: Tensor) -> Tensor:
         return self.call(x, t).sample
 
-    def walk(self, y: Tensor, keep: Tensor, schedule: Mapping[str, Any], counted: Counted) -> Walk:
+    def trajectory(
+        self, y: Tensor, keep: Tensor, schedule: Mapping[str, Any], counted: CountingNetwork
+    ) -> Trajectory:
         pipeline = self.code.RePaintPipeline(self.network, self.code.RePaintScheduler())
         pipeline.set_progress_bar_config(disable=True)
         self.network.forward = counted
@@ -189,12 +210,34 @@ class Diffusers:
         return lambda: pipeline(y, keep, num_inference_steps=schedule["t_T"], output_type="np", **jumps)
 
 
-# An engine: `network`; `call`, what a walk calls, with whatever it likes; `evaluate`; `walk`.
-ENGINES: dict[str, Callable[[Options], Any]] = {"ours": Ours, "repaint": Theirs, "diffusers": Diffusers}
+class Engine(Protocol):
+    """The interface of the three engines."""
+
+    network: Any
+    """The module that holds the weights."""
+    call: Any
+    """The network as the engine's sampling loop calls it."""
+
+    def evaluate(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the network's output for x (B, 3, S, S) and t (B,)."""
+        ...
+
+    def trajectory(
+        self, y: Tensor, keep: Tensor, schedule: Mapping[str, Any], counted: CountingNetwork
+    ) -> Trajectory:
+        """Return a function that inpaints y (B, 3, S, S) once, with `counted` as the network."""
+        ...
+
+
+ENGINES: dict[str, Callable[[Options], Engine]] = {
+    "penumbra": PenumbraEngine,
+    "repaint": RePaintEngine,
+    "diffusers": DiffusersEngine,
+}
 
 
 class Server:
-    """Answers requests about one engine."""
+    """Answers requests about one engine; each public method is a request."""
 
     def __init__(self, options: Options) -> None:
         torch.set_num_threads(options.threads)
@@ -203,56 +246,61 @@ class Server:
         self.engine = ENGINES[options.engine](options)
 
     def evaluate(self, batch: int, side: int, calls: int) -> dict[str, Any]:
-        x, t = noisy(batch, side, self.device), torch.full((batch,), 500, device=self.device)
+        """Time evaluations of the network; the answer has the seconds of each call."""
+        x, t = make_noise(batch, side, self.device), torch.full((batch,), 500, device=self.device)
         seconds = []
         for _ in range(calls):
             begin = self.now()
-            wait(self.engine.evaluate(x, t))
+            synchronise(self.engine.evaluate(x, t))
             seconds.append(self.now() - begin)
         return {"seconds": seconds}
 
-    def answer(self, batch: int, side: int, path: str) -> dict[str, Any]:
-        x, t = noisy(batch, side, self.device), torch.full((batch,), 500, device=self.device)
+    def output(self, batch: int, side: int, path: str) -> dict[str, Any]:
+        """Save the network's output, (B, C, S, S) in float32."""
+        x, t = make_noise(batch, side, self.device), torch.full((batch,), 500, device=self.device)
         torch.save(self.engine.evaluate(x, t).float().cpu(), path)
         return {}
 
-    def walk(self, batch: int, side: int, schedule: Mapping[str, Any]) -> dict[str, Any]:
-        counted = Counted(self.engine.call, self.now, self.device)
-        go = self.engine.walk(*masked(batch, side, self.device), schedule, counted)
+    def trajectory(self, batch: int, side: int, schedule: Mapping[str, Any]) -> dict[str, Any]:
+        """Time one trajectory; the answer has its seconds, those inside the network, and the NFE."""
+        counted = CountingNetwork(self.engine.call, self.now, self.device)
+        run = self.engine.trajectory(*make_problem(batch, side, self.device), schedule, counted)
         begin = self.now()
-        go()
-        return {
-            "seconds": self.now() - begin,
-            "inside": counted.seconds,
-            "evaluations": counted.nfe,
-        }
+        run()
+        return {"seconds": self.now() - begin, "inside": counted.seconds, "nfe": counted.nfe}
 
     def flops(self, batch: int, side: int) -> dict[str, Any]:
-        x, t = noisy(batch, side, self.device), torch.full((batch,), 500, device=self.device)
-        # Fused attention would go uncounted on a CPU.
+        """Count the floating-point operations of one evaluation."""
+        x, t = make_noise(batch, side, self.device), torch.full((batch,), 500, device=self.device)
+        # the counter does not see fused attention on a CPU
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             self.engine.evaluate(x, t)
         return {"flops": counter.get_total_flops()}
 
-    def product(self, precision: str) -> dict[str, Any]:
-        from guided_diffusion.build import matrix_rate
+    def matrix_rate(self, precision: str) -> dict[str, Any]:
+        """Measure the FLOP/s of matrix products."""
+        from guided_diffusion.runtime.device import matrix_rate
 
         return {"rate": matrix_rate(torch.device(self.device), precision, now=self.now)}
 
     def memory(self) -> dict[str, Any]:
+        """Return bytes: the weights, the empty process, and the peak so far."""
         weights = sum(p.numel() * p.element_size() for p in self.engine.network.parameters())
         return {"weights": weights, "empty": self.empty, "peak": peak_memory()}
 
 
 def peak_memory() -> int:
-    """Bytes that this process has held at most. (getrusage's figure begins with what its parent held.)"""
+    """Return the peak of this process's resident memory, in bytes. (getrusage would include the parent's.)"""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def serve(requests: TextIO, replies: TextIO) -> None:
-    """The first line holds Options, each further one {"do": a Server's method, and its arguments}. Each is
-    answered by one line, the method's dict or {"error": one line}."""
+    """Answer requests until the input ends.
+
+    The first line holds Options, each further line {"do": a method of Server, and its arguments}. The answer
+    to each is one line: the method's dict, or {"error": one line}.
+    """
     server: Server | None = None
     for line in requests:
         request = json.loads(line)
@@ -263,12 +311,12 @@ def serve(requests: TextIO, replies: TextIO) -> None:
                     server = Server(Options(**request))
                 else:
                     reply = getattr(server, request.pop("do"))(**request)
-        except Exception as error:  # whatever a peer's code raises: the table shall say so and go on
+        except Exception as error:  # an error of a foreign engine becomes one line; others go on
             reply = {"error": f"{type(error).__name__}: {error}".strip().split("\n")[0]}
         print(json.dumps(reply), file=replies, flush=True)
 
 
 if __name__ == "__main__":
-    told = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what an engine prints is no reply
-    serve(sys.stdin, told)
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # an engine may print to stdout; replies must not mix with it
+    serve(sys.stdin, replies)

@@ -1,13 +1,13 @@
-"""The board that the ranks of one run share: which image is next, and what became of each.
+"""The work queue that the ranks of one run share: which image is next, and the report on each.
 
-Images are taken one by one, so that a slow rank takes fewer. The board is torchrun's own store; it lives in
-torchrun's agent and outlasts any rank. One process without torchrun has a board to itself. No rank waits for
-another before it works, and none needs a process group.
+Images are claimed one by one, so that a slow rank gets fewer. The queue lives in torchrun's store, which runs
+in torchrun's agent and outlives any rank. One process without torchrun has a queue of its own. No rank waits
+for another before it works, and none needs a process group.
 
-When torchrun starts its ranks anew, all of the earlier ones have ended, on every machine; nothing else about
-it is known to all (each machine counts its own restarts, none those for a machine that came or went). So the
-board stays as it is, and every image has one rank that is to make it: the one that bears the number of its
-taker, modulo the number of ranks. What a rank took and did not report, its successor makes.
+After torchrun has restarted the ranks, on all machines, the store still holds all claims. (Restart counters
+do not help: each machine counts its own, and not those for a machine that came or went.) Image i belongs to
+rank `claimer(i) % number of ranks`. The new process of that rank computes the images that were claimed and
+not reported.
 """
 
 from __future__ import annotations
@@ -21,55 +21,62 @@ import torch.distributed as dist
 
 from guided_diffusion.runtime import distributed
 
-_PAUSE = 0.2  # seconds between two looks at the board
+_POLL_SECONDS = 0.2  # between two polls of `drain`
 
 
-class Board:
-    """total: how many images there are, numbered 0..total - 1; rank: of this process, 0..ranks - 1."""
+class WorkQueue:
+    """Images 0..total - 1, of which each is claimed by one rank and reported by it."""
 
     def __init__(self, total: int, store: dist.Store, rank: int = 0, ranks: int = 1) -> None:
+        """Attach to the queue in a store.
+
+        Args:
+            total: Number of images of the run.
+            store: Key-value store that all ranks share.
+            rank: Number of this process, 0..ranks - 1.
+            ranks: Number of processes.
+        """
         self.total, self.store, self.rank, self.ranks = total, store, rank, ranks
-        self.taken = 0  # images below this number are known to be taken
-        self.unheard: list[int] = []  # of these, those without a report at the last look
+        self.claimed = 0  # images below this number are known to be claimed
+        self.unreported: list[int] = []  # claimed images that had no report at the last poll
 
     @property
-    def share(self) -> int | None:
-        """The most images that a rank is to take together."""
-        return distributed.share(self.total, self.ranks)
+    def max_claim_size(self) -> int | None:
+        """The largest number of images that a rank may claim together; None: no limit."""
+        return distributed.max_claim_size(self.total, self.ranks)
 
-    def take(self) -> Iterator[int]:
-        """Numbers that are for this rank to make, until there are none: what it takes, or took before it was
-        started anew."""
+    def claim(self) -> Iterator[int]:
+        """Yield images for this rank: newly claimed ones, and those it claimed before it was restarted."""
         for number in range(self.total):
-            taker = int(self.store.compare_set(f"taker {number}", "", str(self.rank)))
-            if taker % self.ranks == self.rank and not self.store.check([f"report {number}"]):
+            claimer = int(self.store.compare_set(f"claimer {number}", "", str(self.rank)))
+            if claimer % self.ranks == self.rank and not self.store.check([f"report {number}"]):
                 yield number
 
-    def post(self, number: int, report: Any) -> None:
-        """Put up what became of an image: plain values."""
+    def report(self, number: int, report: Any) -> None:
+        """Publish the report on an image: plain values, as JSON has them."""
         self.store.set(f"report {number}", json.dumps(report))
 
-    def news(self) -> Iterator[Any]:
-        """What was put up since the last look."""
-        while self.taken < self.total and self.store.check([f"taker {self.taken}"]):  # in their order, by all
-            self.unheard.append(self.taken)
-            self.taken += 1
-        told = [number for number in self.unheard if self.store.check([f"report {number}"])]
-        self.unheard = sorted({*self.unheard} - {*told})
-        for number in told:
+    def poll(self) -> Iterator[Any]:
+        """Yield the reports of all ranks since the last poll."""
+        while self.claimed < self.total and self.store.check([f"claimer {self.claimed}"]):  # claimed in order
+            self.unreported.append(self.claimed)
+            self.claimed += 1
+        ready = [number for number in self.unreported if self.store.check([f"report {number}"])]
+        self.unreported = sorted({*self.unreported} - {*ready})
+        for number in ready:
             yield json.loads(self.store.get(f"report {number}"))
 
-    def rest(self) -> Iterator[Any]:
-        """All that is still to be put up, as it comes."""
-        yield from self.news()
-        while self.taken < self.total or self.unheard:
-            time.sleep(_PAUSE)
-            yield from self.news()
+    def drain(self) -> Iterator[Any]:
+        """Yield all remaining reports as they come; wait until every image has one."""
+        yield from self.poll()
+        while self.claimed < self.total or self.unreported:
+            time.sleep(_POLL_SECONDS)
+            yield from self.poll()
 
 
-def join(total: int) -> Board:
-    """The board of this run."""
+def join(total: int) -> WorkQueue:
+    """Return the work queue of this run, which has `total` images."""
     if not distributed.is_launched():
-        return Board(total, dist.HashStore())
+        return WorkQueue(total, dist.HashStore())
     store, rank, ranks = next(dist.rendezvous("env://"))
-    return Board(total, store, rank, ranks)
+    return WorkQueue(total, store, rank, ranks)

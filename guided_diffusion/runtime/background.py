@@ -1,4 +1,4 @@
-"""Work beside the main thread: files are read before they are wanted and written while the next are made."""
+"""Work in other threads: files are read before they are needed and written while sampling goes on."""
 
 from __future__ import annotations
 
@@ -10,64 +10,82 @@ from functools import partial
 from itertools import islice
 from typing import TypeVar
 
+import torch
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-WRITERS = 4  # threads; to compress a PNG needs no interpreter
-AT_HAND = 1 << 30  # bytes, about, of what waits to be written, and of what was read and waits
+WORKERS = 4  # threads of `background_map`; compressing a PNG releases the interpreter lock
+MAX_PENDING_BYTES = 1 << 30  # of items that wait to be written, and of answers that were prefetched
 
 
 @contextmanager
-def aside(
-    work: Callable[[Item], Answer], tell: Callable[[Answer], None], weigh: Callable[[Item], int]
+def background_map(
+    work: Callable[[Item], Answer], on_done: Callable[[Answer], None], size_of: Callable[[Item], int]
 ) -> Iterator[Callable[[Item], None]]:
-    """Gives a function that has `work` done on an item by one of several other threads, and what came of it
-    told by one, in the order of the items.
+    """Yield a function that submits an item to a pool of threads.
 
-    weigh: bytes of an item. It waits where more than AT_HAND of them wait, and at the end for all. What
-    `work` or `tell` raises is raised by a later call, or at the end.
+    Leaving the context waits for all items.
+
+    Args:
+        work: Runs on each item, in one of WORKERS threads.
+        on_done: Gets each answer, in the order of the items, in one further thread.
+        size_of: Returns the bytes of an item. Submitting waits while more than MAX_PENDING_BYTES are pending.
+
+    Raises:
+        Exception: Raised by `work` or `on_done`; it comes out of a later submission or of the exit.
     """
-    waiting: deque[tuple[int, Future[None]]] = deque()
+    pending: deque[tuple[int, Future[None]]] = deque()
 
-    def hand_over(item: Item) -> None:
-        weight = weigh(item)
-        while waiting and (waiting[0][1].done() or weight + sum(other for other, _ in waiting) > AT_HAND):
-            waiting.popleft()[1].result()
-        made = workers.submit(work, item)
-        waiting.append((weight, teller.submit(lambda: tell(made.result()))))
+    def submit(item: Item) -> None:
+        size = size_of(item)
+        while pending and (
+            pending[0][1].done() or size + sum(other for other, _ in pending) > MAX_PENDING_BYTES
+        ):
+            pending.popleft()[1].result()
+        answer = workers.submit(work, item)
+        pending.append((size, reporter.submit(lambda: on_done(answer.result()))))
 
-    with ThreadPoolExecutor(WRITERS) as workers, ThreadPoolExecutor(1) as teller:
-        yield hand_over
-        for _, future in waiting:
+    with ThreadPoolExecutor(WORKERS) as workers, ThreadPoolExecutor(1) as reporter:
+        yield submit
+        for _, future in pending:
             future.result()
 
 
-def ahead(
-    work: Callable[[Item], Answer], items: Iterable[Item], most: int, weigh: Callable[[Answer], int]
+def prefetch(
+    work: Callable[[Item], Answer], items: Iterable[Item], depth: int, size_of: Callable[[Answer], int]
 ) -> Generator[tuple[Item, Callable[[], Answer]], None, None]:
-    """Each item, and a function that returns (or raises) what `work` made of it.
+    """Yield each item with a function that returns the answer of `work`, or raises its error.
 
-    One other thread does the work: for one item until the first answer has been asked for, then for up to
-    `most` items ahead, as long as they are not likely to weigh more than AT_HAND bytes. Closed early, it
-    waits for no more than the item that is being worked on.
+    One other thread works ahead: on one item until the first answer was asked for, then on up to `depth`
+    items, fewer where their answers are expected to exceed MAX_PENDING_BYTES. Closing the generator waits
+    for the item that is being worked on and drops the others.
+
+    Args:
+        work: Runs on each item.
+        items: The items. They are drawn in the consumer's thread.
+        depth: Largest number of items ahead of the one that was yielded last.
+        size_of: Returns the bytes of an answer.
     """
-    rest, waiting = iter(items), deque[tuple[Item, Future[Answer]]]()
-    heaviest, room, worker = 1, 1, ThreadPoolExecutor(1)
+    source, pending = iter(items), deque[tuple[Item, Future[Answer]]]()
+    largest, capacity = 1, 1
+    # A new thread would take torch's thread count from whatever the process set last.
+    worker = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),))
 
-    def answer(future: Future[Answer]) -> Answer:
-        nonlocal heaviest, room
-        made = future.result()
-        heaviest = max(heaviest, weigh(made))
-        room = max(1, AT_HAND // heaviest)
-        return made
+    def answer_of(future: Future[Answer]) -> Answer:
+        nonlocal largest, capacity
+        answer = future.result()
+        largest = max(largest, size_of(answer))
+        capacity = max(1, MAX_PENDING_BYTES // largest)
+        return answer
 
     try:
         while True:
-            for item in islice(rest, max(0, 1 + min(most, room) - len(waiting))):
-                waiting.append((item, worker.submit(work, item)))
-            if not waiting:
+            for item in islice(source, max(0, 1 + min(depth, capacity) - len(pending))):
+                pending.append((item, worker.submit(work, item)))
+            if not pending:
                 return
-            first, future = waiting.popleft()
-            yield first, partial(answer, future)
+            first, future = pending.popleft()
+            yield first, partial(answer_of, future)
     finally:
-        worker.shutdown(cancel_futures=bool(waiting))
+        worker.shutdown(cancel_futures=bool(pending))

@@ -1,4 +1,4 @@
-"""Ranks and devices. One process without torchrun is rank 0 of 1, so one code path serves both."""
+"""Ranks and devices. One process without torchrun is rank 0 of 1, so the same code serves both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from guided_diffusion.errors import DeviceError, LaunchError
 
 
 def check_launch() -> None:
-    """Raises LaunchError if this process is called a rank, and not told where the others are."""
+    """Raise LaunchError if the environment names a rank but not the address of the others."""
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if is_launched() and missing:
         raise LaunchError(
@@ -22,27 +22,27 @@ def check_launch() -> None:
 
 
 def is_launched() -> bool:
-    """True under torchrun (its environment variables are set)."""
+    """Return whether torchrun started this process (its environment variables are set)."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def signed(line: str) -> str:
-    """What a rank says, with its number unless it is the leader."""
+def with_rank_prefix(line: str) -> str:
+    """Prefix a line with the number of this rank, unless it is the leader."""
     return line if is_leader() else f"rank {os.environ['RANK']}: {line}"
 
 
 def would_restart() -> bool:
-    """True where torchrun is to start the ranks anew if one of them leaves with another code than 0."""
+    """Return whether torchrun restarts the ranks if one of them exits with another code than 0."""
     return is_launched() and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
 
 
 def is_leader() -> bool:
-    """True in the one process that writes and speaks; known before `setup` and after `close` too."""
+    """Return whether this rank writes shared files and messages; works before `setup` and after `close`."""
     return not is_launched() or os.environ["RANK"] == "0"
 
 
 def setup(device: torch.device) -> None:
-    """Join the process group that torchrun announced (NCCL on CUDA, else Gloo); nothing without torchrun."""
+    """Join torchrun's process group (NCCL on CUDA, else Gloo); do nothing without torchrun."""
     if not is_launched() or dist.is_initialized():
         return
     make_current(device)
@@ -56,8 +56,8 @@ def close() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
-        # What still refers to it in circles, as DistributedDataParallel does, keeps its threads alive. If
-        # they let go of a tensor while the interpreter ends, they take the process down.
+        # Reference cycles, such as those of DistributedDataParallel, keep the group's threads alive. A thread
+        # that frees a tensor while the interpreter shuts down crashes the process.
         gc.collect()
 
 
@@ -69,25 +69,30 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def share(total: int, ranks: int) -> int | None:
-    """The most of `total` images that a rank is to take together, so that the quick ones can take more:
-    half of what each would get. None, all it likes, for one alone."""
+def max_claim_size(total: int, ranks: int) -> int | None:
+    """Return how many of `total` images a rank may claim together; None, no limit, for a single rank.
+
+    It is half of an equal part, so that faster ranks can claim more.
+    """
     return None if ranks == 1 else -(-total // (2 * ranks))
 
 
 def find_device(name: str = "auto") -> torch.device:
-    """auto: this rank's GPU where there is one, else the CPU. cuda: this rank's GPU. Else a torch device
-    name: cpu, cuda:1.
+    """Return the device of a name.
 
-    Raises DeviceError for a name torch does not know, or a GPU that is not there.
+    Args:
+        name: auto (this rank's GPU if there is one, else the CPU), cuda (this rank's GPU), cpu, or cuda:N.
+
+    Raises:
+        DeviceError: torch does not know the name, or there is no such GPU.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
-        own, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        if own >= gpus > 0:
+        index, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if index >= gpus > 0:
             raise DeviceError(f"more ranks than CUDA devices ({gpus}) here; use --nproc_per_node={gpus}")
-        name = f"cuda:{own}"
+        name = f"cuda:{index}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -100,7 +105,7 @@ def find_device(name: str = "auto") -> torch.device:
 
 
 def make_current(device: torch.device) -> None:
-    """Let what names no GPU, such as a stream or what is asked of its kind, mean this one."""
+    """Make a GPU the current one for the rest of the process; do nothing for a CPU."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
@@ -114,17 +119,17 @@ def average(tensors: Iterable[torch.Tensor]) -> None:
 
 
 def any_rank(flag: bool) -> bool:
-    """True on every rank if `flag` is True on any of them. All ranks must ask."""
+    """Return True on every rank if `flag` is True on any of them. All ranks must call it."""
     if not dist.is_initialized():
         return flag
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    told = torch.tensor([int(flag)], device=device)
-    dist.all_reduce(told, dist.ReduceOp.MAX)
-    return bool(told.item())
+    result = torch.tensor([int(flag)], device=device)
+    dist.all_reduce(result, dist.ReduceOp.MAX)
+    return bool(result.item())
 
 
 def gather(values: torch.Tensor) -> torch.Tensor:
-    """Concatenate equally long 1-d tensors of all ranks, in rank order; the tensor itself on one rank."""
+    """Concatenate equally long 1-d tensors of all ranks in rank order; a single rank gets its tensor back."""
     if not dist.is_initialized():
         return values
     parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]

@@ -1,8 +1,8 @@
-"""A network made quicker without changing a bit of what it says: traced on a CPU, captured on a GPU.
+"""Faster networks with bit-identical output: traced on a CPU, captured as a CUDA graph on a GPU.
 
-What Python and the launching of kernels cost is saved; the kernels and their order stay. So whether this is
-done changes no image, and the length of the run may decide it. torch.compile changes bits, and takes a
-hundred times as long to set up for much the same gain: docs/benchmarks.md.
+Tracing and capturing save the cost of Python and of launching kernels; the kernels and their order stay. So
+compiling changes no image, and the length of a run may decide whether it is done. torch.compile changes bits
+and takes a hundred times as long to set up for about the same gain: docs/reports/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -18,112 +18,118 @@ from torch import Tensor, nn
 
 from guided_diffusion.config.types import Compile
 
-PAYS_AFTER = {"cpu": 100, "cuda": 5}  # evaluations that save what the making costs
-LIGHT = 100_000_000  # weights: on a CPU an evaluation of more outweighs all that could be saved
-MOST_SHAPES = 8  # compiled; each keeps memory of its own on a GPU
-WARMING = 3  # runs after which a trace is as quick as it gets; CUDA too wants some before it captures
+# Chosen by measurements in docs/reports/benchmarks.md.
+CALLS_BEFORE_COMPILING = {"cpu": 100, "cuda": 5}  # calls that save as much time as compiling takes
+MAX_CPU_WEIGHTS = 100_000_000  # on a CPU, one call of a larger network outweighs all that could be saved
+MAX_SHAPES = 8  # compiled input shapes; each keeps its own memory on a GPU
+WARMUP_RUNS = 3  # a trace reaches its full speed after them; CUDA needs some before capturing too
 
 Call: TypeAlias = Callable[..., Tensor]
 log = logging.getLogger("penumbra")
 
 
-def quickened(network: nn.Module, wanted: Compile) -> nn.Module:
-    """The network, or what stands before it and compiles it, as is wanted; for use without gradients."""
+def maybe_compile(network: nn.Module, wanted: Compile) -> nn.Module:
+    """Return the network, wrapped in a CompiledNetwork if `wanted` says so; for use without gradients.
+
+    `auto` compiles after CALLS_BEFORE_COMPILING calls, and never a network of more than MAX_CPU_WEIGHTS
+    weights on a CPU.
+    """
     weights = list(network.parameters())
     device = "cuda" if any(weight.is_cuda for weight in weights) else "cpu"
-    heavy = device == "cpu" and sum(weight.numel() for weight in weights) > LIGHT
-    if wanted is False or (wanted == "auto" and heavy):
+    is_heavy = device == "cpu" and sum(weight.numel() for weight in weights) > MAX_CPU_WEIGHTS
+    if wanted is False or (wanted == "auto" and is_heavy):
         return network
-    return Compiled(network, PAYS_AFTER[device] if wanted == "auto" else 0)
+    return CompiledNetwork(network, CALLS_BEFORE_COMPILING[device] if wanted == "auto" else 0)
 
 
-class Compiled(nn.Module):
-    """Compiles a network for each shape of its inputs after `wait` evaluations of that shape.
+class CompiledNetwork(nn.Module):
+    """Compiles a network for each shape of its inputs, after `after_calls` calls with that shape.
 
-    The compiled one is taken only if it says the same as the network, to the bit. Where there is no
-    compiling, one line tells of it and the network goes on as it is. Beyond MOST_SHAPES, and where a GPU's
-    memory runs out, compiled ones are given up and made anew when their shape has come as often again.
+    The compiled network is used only if its output is bit-identical. Otherwise one warning is logged and the
+    network runs as it is. Beyond MAX_SHAPES, and when a GPU's memory runs out, compiled networks are dropped;
+    a dropped one is compiled again after as many further calls.
     """
 
-    def __init__(self, network: nn.Module, wait: int) -> None:
+    def __init__(self, network: nn.Module, after_calls: int) -> None:
         super().__init__()
-        self.network, self.wait = network, wait
-        self.seen: Counter[tuple[object, ...]] = Counter()  # shapes -> evaluations
-        self.compiled: dict[tuple[object, ...], Call] = {}  # the one that was used last comes last
+        self.network, self.after_calls = network, after_calls
+        self.calls: Counter[tuple[object, ...]] = Counter()  # shapes -> number of calls
+        self.compiled: dict[tuple[object, ...], Call] = {}  # the most recently used comes last
 
     def forward(self, *inputs: Tensor) -> Tensor:
         try:
-            return self._answer(inputs)
+            return self._run(inputs)
         except torch.OutOfMemoryError:
             if not self.compiled:
                 raise
         self.compiled.clear()  # here, where no traceback holds the failed attempt any longer
-        self.seen.clear()
+        self.calls.clear()
         torch.cuda.empty_cache()
         return self.network(*inputs)
 
-    def _answer(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        shapes = tuple((each.shape, each.dtype) for each in inputs)
+    def _run(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        shapes = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
         if shapes in self.compiled:
             self.compiled[shapes] = call = self.compiled.pop(shapes)
             return call(*inputs)
-        self.seen[shapes] += 1
-        if self.seen[shapes] <= self.wait:
+        self.calls[shapes] += 1
+        if self.calls[shapes] <= self.after_calls:
             return self.network(*inputs)
-        if len(self.compiled) == MOST_SHAPES:
+        if len(self.compiled) == MAX_SHAPES:
             oldest = next(iter(self.compiled))
-            del self.compiled[oldest], self.seen[oldest]
+            del self.compiled[oldest], self.calls[oldest]
         out = self.network(*inputs)
         self.compiled[shapes] = self._compile(inputs, out)
         return out
 
     def _compile(self, inputs: tuple[Tensor, ...], out: Tensor) -> Call:
-        """What stands in for the network, which says `out` of these inputs; itself where nothing can.
+        """Return the compiled network for inputs of these shapes, or the network itself if that fails.
 
-        It is made from other inputs: what holds on to theirs, or to the answer, does not pass.
+        It is compiled with other values than `inputs`, so that a result that holds on to the values it was
+        made from fails the comparison with `out`.
         """
-        make = captured if out.is_cuda else traced
-        others = tuple((each - 1).abs() for each in inputs)  # classes and times, too, are such as there are
+        compile_network = capture_graph if out.is_cuda else trace
+        examples = tuple((tensor - 1).abs() for tensor in inputs)  # valid as labels and timesteps too
         try:
-            call = make(self.network, others)
+            call = compile_network(self.network, examples)
             if torch.equal(call(*inputs), out):
                 return call
-            why = "it would change what the network says"
+            reason = "it would change the network's output"
         except (RuntimeError, AttributeError) as error:  # torch's; a torch without torch.jit
             if self.compiled and isinstance(error, torch.OutOfMemoryError):
-                raise  # there is memory to be given back
-            why = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
-        log.warning("the network is not compiled and goes on as it is: %s", why)
+                raise  # there is memory to give back
+            reason = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
+        log.warning("the network is not compiled and runs as it is: %s", reason)
         return self.network
 
 
-def traced(network: nn.Module, inputs: tuple[Tensor, ...]) -> Call:
-    """The network's operations for inputs of these shapes, run without Python."""
+def trace(network: nn.Module, inputs: tuple[Tensor, ...]) -> Call:
+    """Return the network's operations for inputs of these shapes, run without Python."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what a trace holds fast holds for these shapes
+        warnings.simplefilter("ignore")  # sizes become constants, which is right for these shapes
         call = torch.jit.trace(network, inputs, check_trace=False)
-    for _ in range(WARMING):
+    for _ in range(WARMUP_RUNS):
         call(*inputs)
     return call
 
 
-def captured(network: nn.Module, inputs: tuple[Tensor, ...]) -> Call:
-    """The network's kernels for inputs of these shapes, launched as one CUDA graph."""
-    own = tuple(each.clone(memory_format=torch.contiguous_format) for each in inputs)
-    with torch.cuda.device(own[0].device):  # a stream is of the current device, which may be another
+def capture_graph(network: nn.Module, inputs: tuple[Tensor, ...]) -> Call:
+    """Return the network's kernels for inputs of these shapes, launched as one CUDA graph."""
+    buffers = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in inputs)
+    with torch.cuda.device(buffers[0].device):  # a stream belongs to the current device, maybe another one
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(WARMING):
-                network(*own)
+            for _ in range(WARMUP_RUNS):
+                network(*buffers)
         torch.cuda.current_stream().wait_stream(stream)
         with torch.cuda.graph(graph, stream=stream):
-            out = network(*own)
+            out = network(*buffers)
 
-    def replay(*given: Tensor) -> Tensor:
-        for mine, each in zip(own, given, strict=True):
-            mine.copy_(each)
+    def replay(*inputs: Tensor) -> Tensor:
+        for buffer, tensor in zip(buffers, inputs, strict=True):
+            buffer.copy_(tensor)
         graph.replay()
-        return out.clone()  # the next replay writes over it
+        return out.clone()  # the next replay overwrites it
 
     return replay

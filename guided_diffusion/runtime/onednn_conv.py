@@ -1,7 +1,8 @@
-"""Convolutions whose weights lie as oneDNN's kernels on a CPU read them, for use without gradients.
+"""Convolutions whose weights are stored in the layout of oneDNN's CPU kernels; for use without gradients.
 
-torch lays a convolution's weights out anew at every call, which for few pixels costs as much as the
-arithmetic, and takes the smallest convolutions elsewhere, so that the size of a batch shows in their bits.
+torch reorders a convolution's weights at every call, which costs as much as the arithmetic for few pixels. It
+also sends the smallest convolutions to other kernels, so that results depend on the batch size in their last
+bits. Prepacked weights avoid both (docs/reports/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from torch import Tensor, nn
 
 
 class PackedConv2d(nn.Module):
-    """x (B, C, H, W), best with channels last -> what the convolution that it was says, (B, out, H', W').
-
-    shape: of the x for which its weights lie best; they do for any B, and nearly always for any H and W.
-    """
+    """Convolution with prepacked weights: x (B, C, H, W), best in channels_last -> (B, out, H', W')."""
 
     def __init__(self, plain: nn.Conv2d, shape: list[int]) -> None:
+        """Pack the weights of a convolution.
+
+        Args:
+            plain: The convolution, on the CPU.
+            shape: (B, C, H, W) of the input that the layout is chosen for. Other inputs work too; the layout
+                is best for any B, and nearly always for any H and W.
+        """
         super().__init__()
         self.bias, self.groups = plain.bias, plain.groups
         self.padding, self.stride, self.dilation = (
@@ -32,8 +37,8 @@ class PackedConv2d(nn.Module):
         self.weight = nn.Parameter(weight, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        layer = _for_traces() if torch.jit.is_tracing() else _convolve
-        return layer(x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups)
+        convolve = _scripted_convolve() if torch.jit.is_tracing() else _convolve
+        return convolve(x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups)
 
 
 def _convolve(
@@ -51,21 +56,25 @@ def _convolve(
 
 
 @cache
-def _for_traces() -> Any:
-    """`_convolve` as a trace can hold it: of a list of scalars, though empty, it can make nothing itself."""
+def _scripted_convolve() -> Any:
+    """Return `_convolve` for use in a trace, which cannot record the operator's empty list of scalars."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return torch.jit.script(_convolve)
 
 
-def packed(layer: nn.Module, shape: list[int]) -> nn.Module:
-    """What packs the convolution, for inputs of that shape (B, C, H, W).
+def prepack_conv(layer: nn.Module, shape: list[int]) -> nn.Module:
+    """Return a PackedConv2d in place of a convolution, or the layer itself where packing is not possible.
 
-    Left as they are: those on a GPU, those that oneDNN does not take in their precision on this processor,
-    and all where torch lacks the op, which it has for inductor.
+    Packing is not possible for other layers, on a GPU, for a precision that oneDNN does not support on this
+    processor, and in a torch without the operator.
+
+    Args:
+        layer: Any layer.
+        shape: (B, C, H, W) of the layer's input.
     """
-    known = hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-    if not known or not isinstance(layer, nn.Conv2d) or layer.weight.device.type != "cpu":
+    has_operator = hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    if not has_operator or not isinstance(layer, nn.Conv2d) or layer.weight.device.type != "cpu":
         return layer
     try:
         return PackedConv2d(layer, shape)

@@ -1,4 +1,4 @@
-"""Draws: what decides the random numbers of an image, and nothing else does."""
+"""Seeds: the random numbers of an image depend on the run's seed and the image's name alone."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import NamedTuple
 import torch
 
 
-class Draws(NamedTuple):
-    """seed: of the run, or of one of several fillings; name: of the image, or of a part of it."""
+class ImageSeed(NamedTuple):
+    """The key of all random numbers of one image."""
 
     seed: int
+    """Seed of the run, or of one of several results for the same image."""
     name: str
+    """Relative name of the image, or of a part of it."""
 
-    def part(self, mark: str) -> Draws:
-        """Those of a part of the image, or of a stage of its making."""
-        return Draws(self.seed, f"{self.name}\0{mark}")
+    def child(self, mark: str) -> ImageSeed:
+        """Return the key of a part of the image, or of a stage of its computation."""
+        return ImageSeed(self.seed, f"{self.name}\0{mark}")
 
     def generator(self, purpose: str, device: torch.device) -> torch.Generator:
-        """For one purpose: depends on (seed, purpose, name) alone."""
+        """Return a generator for one purpose; it depends on (seed, purpose, name) alone."""
         # A file name may not be valid UTF-8.
-        told = hashlib.sha256(f"{self.seed}/{purpose}/{self.name}".encode("utf-8", "surrogateescape"))
-        return torch.Generator(device).manual_seed(int.from_bytes(told.digest()[:8], "little") >> 1)
+        key = f"{self.seed}/{purpose}/{self.name}".encode("utf-8", "surrogateescape")
+        number = int.from_bytes(hashlib.sha256(key).digest()[:8], "little") >> 1
+        return torch.Generator(device).manual_seed(number)

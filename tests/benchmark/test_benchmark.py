@@ -1,4 +1,4 @@
-"""benchmark: what is timed is what is said, whoever runs it; arithmetic of the rounds."""
+"""Tests of benchmark/: engines in processes, the arithmetic of rounds, and every section."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ import pytest
 import torch
 
 from guided_diffusion.benchmark import __main__ as benchmark
-from guided_diffusion.benchmark import harness, ranks, sections, worker
-from guided_diffusion.benchmark.harness import Absent, Contender, Times, in_turn
+from guided_diffusion.benchmark import harness, ranks, sections, settings, worker
+from guided_diffusion.benchmark.harness import EngineProcess, EngineUnavailable, Times, interleaved
 from guided_diffusion.build import build_network, flops_per_evaluation
 from guided_diffusion.config.schema import ModelConfig
 from guided_diffusion.images.formats import read_image
-from guided_diffusion.runtime import hardware
+from guided_diffusion.runtime import device, memory
 from guided_diffusion.scheduler import JumpSchedule, count_nfe
 from tests.conftest import MODEL
 
 TINY = ModelConfig(**MODEL)
-OURS = ["ours, fp32", "ours, fp32, compiled", "ours, bf16", "ours, bf16, compiled"]
+PENUMBRA = ["Penumbra, fp32", "Penumbra, fp32, compiled", "Penumbra, bf16", "Penumbra, bf16, compiled"]
 
 PEER = """
 import torch
 class Net(torch.nn.Conv2d):
     def load_state_dict(self, state): self.loaded = len(state)
-    def convert_to_fp16(self): self.weight.data *= 2  # to be seen
+    def convert_to_fp16(self): self.weight.data *= 2  # so that the test sees it
     def forward(self, x, t): return torch.cat([super().forward(x)] * 2, dim=1)
 class Diffusion:
     def p_sample_loop(self, model, shape, model_kwargs, conf, **_):
-        print("what a peer prints is no reply")
+        print("not a reply")
         assert model_kwargs["gt"].shape == tuple(shape) and conf.schedule_jump_params["t_T"]
         for _ in range(5): model(torch.zeros(shape), torch.zeros(shape[0]), gt=None)
 def model_and_diffusion_defaults(): return {"num_channels": 1, "learn_sigma": False, "use_fp16": False}
@@ -52,7 +52,7 @@ CONF = "class Default_Conf(dict):\n    __getattr__ = dict.get\n"
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder laid out as RePaint's code, with a network of one layer and walks of five evaluations."""
+    """Lay out a folder like RePaint's code, with a network of one layer and trajectories of five NFE."""
     for name, text in (("guided_diffusion/script_util.py", PEER), ("conf_mgt/__init__.py", CONF)):
         path = tmp_path / "peer" / name
         path.parent.mkdir(parents=True)
@@ -61,20 +61,20 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path / "peer"
 
 
-class Here:
-    """A Contender without a process of its own."""
+class InProcess:
+    """An EngineProcess that runs in the process of the test."""
 
     def __init__(self, name: str, options: Mapping[str, Any]) -> None:
         try:
             self.name, self.server = name, worker.Server(worker.Options(**options))
         except ImportError as error:
-            raise Absent(f"{name}: {error}") from None
+            raise EngineUnavailable(f"{name}: {error}") from None
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         with torch.no_grad():
             return json.loads(json.dumps(getattr(self.server, do)(**arguments)))
 
-    def __enter__(self) -> Here:
+    def __enter__(self) -> InProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -82,14 +82,14 @@ class Here:
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "keep_memory", lambda: True)
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "tune_malloc", lambda: True)
     for module in (harness, sections):
-        monkeypatch.setattr(module, "Contender", Here)
+        monkeypatch.setattr(module, "EngineProcess", InProcess)
 
 
 def cells(text: str) -> list[list[str]]:
-    """Rows of the tables in a text, without their heads."""
+    """Return the rows of the tables in a text, without their heads."""
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line
     ]
@@ -104,44 +104,44 @@ def main(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, list
     return out, cells(out)
 
 
-def test_ratios_are_of_the_same_round() -> None:
+def test_speedup_compares_times_of_the_same_round() -> None:
     ours, theirs = Times((1.0, 2.0, 4.0)), Times((3.0, 4.0, 4.0))
-    assert ours.faster_than(theirs) == (2.0, 3.0)
+    assert ours.speedup_over(theirs) == (2.0, 3.0)
     assert (ours.best, ours.median) == (1.0, 2.0)
 
 
-def test_rounds_go_in_turn_and_the_first_does_not_count() -> None:
+def test_interleaved_takes_turns_and_drops_the_first_round() -> None:
     order: list[str] = []
 
     def measure(name: str) -> float:
         order.append(name)
         return float(len(order))
 
-    a, b = in_turn([lambda: measure("a"), lambda: measure("b")], 2)
+    a, b = interleaved([lambda: measure("a"), lambda: measure("b")], 2)
     assert order == ["a", "b"] * 3
     assert (a.rounds, b.rounds) == ((3.0, 5.0), (4.0, 6.0))
 
 
-def test_another_network_in_its_own_process(checkout: Path, tmp_path: Path) -> None:
+def test_engine_process_runs_another_engine(checkout: Path, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pt"
     torch.save({"a": torch.zeros(1)}, weights)
     options = {"engine": "repaint", "precision": "fp32", "compile": False, "model": {"num_channels": 8}}
-    options |= {"weights": str(weights), "device": "cpu", "threads": 1, "place": str(checkout)}
-    with Contender("peer", options) as peer:
+    options |= {"weights": str(weights), "device": "cpu", "threads": 1, "repaint_dir": str(checkout)}
+    with EngineProcess("peer", options) as peer:
         took = peer.ask("evaluate", batch=2, side=8, calls=3)["seconds"]
-        assert len(took) == 3 and all(seconds >= 0 for seconds in took)
-        walked = peer.ask("walk", batch=2, side=8, schedule={"t_T": 3})
-        assert walked["evaluations"] == 5 and 0 <= walked["inside"] <= walked["seconds"]
-        peer.ask("answer", batch=2, side=8, path=str(tmp_path / "full.pt"))
-        with pytest.raises(Absent, match="^peer does not run here: .*lacking"):
+        assert len(took) == 3 and sum(took) > 0
+        timed = peer.ask("trajectory", batch=2, side=8, schedule={"t_T": 3})
+        assert timed["nfe"] == 5 and 0 < timed["inside"] < timed["seconds"]
+        peer.ask("output", batch=2, side=8, path=str(tmp_path / "full.pt"))
+        with pytest.raises(EngineUnavailable, match="^peer does not run here: .*lacking"):
             peer.ask("lacking")
     assert peer.process.returncode == 0
-    with Contender("peer", {**options, "precision": "fp16"}) as half:
-        half.ask("answer", batch=2, side=8, path=str(tmp_path / "half.pt"))
+    with EngineProcess("peer", {**options, "precision": "fp16"}) as half:
+        half.ask("output", batch=2, side=8, path=str(tmp_path / "half.pt"))
     assert torch.equal(torch.load(tmp_path / "half.pt"), 2 * torch.load(tmp_path / "full.pt"))
 
 
-def test_an_engine_that_is_not_there_is_told_in_one_line() -> None:
+def test_worker_reports_a_missing_engine_in_one_line() -> None:
     options = {"engine": "diffusers", "device": "cpu", "threads": 1, "model": {}}
     replies = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
@@ -151,28 +151,28 @@ def test_an_engine_that_is_not_there_is_told_in_one_line() -> None:
     assert "diffusers" in json.loads(line)["error"]
 
 
-def test_weights_are_the_same_each_time_and_fit(tmp_path: Path) -> None:
+def test_write_weights_is_deterministic_and_fits_the_network(tmp_path: Path) -> None:
     for name in "ab":
-        sections.write_weights(TINY, tmp_path / name, torch.float16)
-    one, two = (torch.load(tmp_path / name, weights_only=True) for name in "ab")
-    assert all(torch.equal(one[key], two[key]) and one[key].any() for key in one)
-    build_network(TINY).load_state_dict(one)
+        settings.write_weights(TINY, tmp_path / name, torch.float16)
+    first, second = (torch.load(tmp_path / name, weights_only=True) for name in "ab")
+    assert all(torch.equal(first[key], second[key]) and first[key].any() for key in first)
+    build_network(TINY).load_state_dict(first)
 
 
-def test_the_network_section_judges_ours_by_the_first(
-    here: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_section_network_reports_errors_against_the_first_engine(
+    in_process: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hardware, "has_bf16", lambda _device: True)
+    monkeypatch.setattr(device, "has_bf16", lambda _device: True)
     out, rows = main(capsys, "--only", "network")
     assert "clone https://github.com/andreas128/RePaint" in out
-    assert [row[:2] for row in rows] == [["2", name] for name in OURS]
+    assert [row[:2] for row in rows] == [["2", name] for name in PENUMBRA]
     exact, quick, half, compiled = (float(row[-1]) for row in rows)
     assert quick == exact
     assert exact == 0 and 0 < half == compiled < 0.1
 
 
-def test_walks_count_the_evaluations_of_their_schedule(
-    here: None, capsys: pytest.CaptureFixture[str]
+def test_section_loop_counts_the_nfe_of_the_schedule(
+    in_process: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, rows = main(capsys, "--only", "loop")
     times = JumpSchedule(**sections.SCHEDULE).times(10)
@@ -180,22 +180,24 @@ def test_walks_count_the_evaluations_of_their_schedule(
     assert all(0 <= float(row[-2].rstrip("%")) < 100 for row in rows)
 
 
-def test_the_other_sections_measure_what_they_say(here: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sections_linear_memory_roofline_fill_their_tables(
+    in_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     out, rows = main(capsys, "--only", "linear", "memory", "roofline")
     assert [row[1] for row in rows[:4]] == ["5", "10", "20", "40"]
     assert [row[1] for row in rows[8:12]] == ["256", "576", "1024", "2304"]
     assert {rows[i][3] for i in (0, 4, 8)} == {"1.00"}
     weights = sum(p.numel() for p in build_network(TINY).parameters())
-    [said] = re.findall(r"([0-9.]+) GB of weights", out)
-    assert float(said) == round(4 * weights / 1e9, 2)
+    [gigabytes] = re.findall(r"([0-9.]+) GB of weights", out)
+    assert float(gigabytes) == round(4 * weights / 1e9, 2)
     [*_, last] = rows
     assert float(last[4].rstrip("%")) > 0
 
 
-def test_what_grows_is_drawn_where_there_is_matplotlib(
-    here: None, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_section_linear_draws_a_plot_if_matplotlib_is_installed(
+    in_process: None, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sections, "whole_walk", lambda *_: 1.0)
+    monkeypatch.setattr(sections, "trajectory_seconds", lambda *_: 1.0)
     plot = tmp_path / "linear.png"
     out, _ = main(capsys, "--only", "linear", "--plot", str(plot))
     assert read_image(plot).shape[1] > 1000 and "matplotlib" not in out
@@ -205,61 +207,65 @@ def test_what_grows_is_drawn_where_there_is_matplotlib(
     assert "The plot needs matplotlib" in out and rows and not plot.exists()
 
 
-def test_the_large_network_is_timed_in_each_precision(
-    here: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_section_large_measures_each_precision(
+    in_process: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hardware, "has_bf16", lambda _device: True)
+    monkeypatch.setattr(device, "has_bf16", lambda _device: True)
     out, rows = main(capsys, "--only", "large")
-    assert [row[0] for row in rows] == ["ours, fp32", "ours, bf16"] and rows[0][3:] == ["1.00", "1.00"]
-    assert all(float(row[1]) >= 0 for row in rows)
+    assert [row[0] for row in rows] == ["Penumbra, fp32", "Penumbra, bf16"] and rows[0][3:] == [
+        "1.00",
+        "1.00",
+    ]
+    assert all(float(row[1]) > 0 for row in rows)
     [rate] = re.findall(r"product in bf16 reaches ([0-9]+) GFLOP/s", out)
     assert int(rate) > 0
 
 
-def test_on_a_gpu_the_large_network_takes_as_many_at_once_as_pay(
-    here: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_section_large_grows_the_batch_on_a_gpu(
+    in_process: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = {1: 1.0, 4: 2.0, 16: 8.0}  # for each: 1, 1/2, 1/2
-    monkeypatch.setattr(sections.Bench, "on_gpu", True)
-    monkeypatch.setattr(hardware, "has_bf16", lambda _device: True)
+    monkeypatch.setattr(settings.Bench, "on_gpu", True)
+    monkeypatch.setattr(device, "has_bf16", lambda _device: True)
     monkeypatch.setattr(sections, "evaluation", lambda _of, batch, _side, calls=0: lambda: seconds[batch])
     out, rows = main(capsys, "--only", "large")
-    assert [row[0] for row in rows] == [*OURS, "1", "4", "16"]
+    assert [row[0] for row in rows] == [*PENUMBRA, "1", "4", "16"]
     nfe, _ = count_nfe(JumpSchedule(250, jump_length=10, jump_n_sample=10).times(250))
     assert [float(row[-1]) for row in rows[4:]] == [nfe, nfe / 2, nfe / 2]
     assert f"{nfe} evaluations by the paper's schedule" in out
 
 
-def test_batches_grow_until_memory_holds_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grow_batch_ends_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def evaluation(_of: object, batch: int, _side: int) -> Any:
         if batch == 64:
-            raise Absent("ours does not run here: OutOfMemoryError")
+            raise EngineUnavailable("Penumbra does not run here: OutOfMemoryError")
         return lambda: 1.0
 
     monkeypatch.setattr(sections, "evaluation", evaluation)
-    told: list[str] = []
-    ours: Any = None
-    assert list(sections.batches(ours, 8, told.append)) == [(1, 1.0), (4, 0.25), (16, 0.0625)]
-    assert told == ["64 images at once: ours does not run here: OutOfMemoryError"]
+    warnings: list[str] = []
+    engine: Any = None
+    assert list(sections.grow_batch(engine, 8, warnings.append)) == [(1, 1.0), (4, 0.25), (16, 0.0625)]
+    assert warnings == ["64 images at once: Penumbra does not run here: OutOfMemoryError"]
 
 
-def test_ranks_are_judged_by_one_process(
+def test_section_ranks_compares_ranks_with_one_process(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: Any
 ) -> None:
-    """Here each run is one process, so that images are the same; how many there would be is told."""
-    monkeypatch.setattr(sections, "PICTURES", 2)
+    """Each run is one process of the command; the number of ranks is read from the command line."""
+    monkeypatch.setattr(sections, "IMAGES", 2)
     monkeypatch.setattr(ranks, "STEPS", 2)
-    monkeypatch.setattr(ranks, "in_turn", lambda measures, rounds: [Times((each(),)) for each in measures])
+    monkeypatch.setattr(ranks, "interleaved", lambda measures, rounds: [Times((m(),)) for m in measures])
     calls: list[tuple[str, int]] = []
 
     def run(words: list[str], folder: Path, variables: Mapping[str, str]) -> str:
-        [started] = [i for i, word in enumerate(words) if word.endswith("test.py")]
-        calls.append((words[started - 1], len(os.sched_getaffinity(0))))
+        started = words.index("guided_diffusion.cli")
+        assert words[started - 1] == "-m"
+        calls.append((words[started - 2], len(os.sched_getaffinity(0))))
         monkeypatch.chdir(folder)
         assert variables["OMP_NUM_THREADS"] == "1"
         return "" if command.main(words[started + 1 :]) == 0 else "it failed"
 
-    monkeypatch.setattr(ranks, "call", run)
+    monkeypatch.setattr(ranks, "run_command", run)
     before = os.sched_getaffinity(0)
     _, rows = main(capsys, "--only", "ranks")
     assert os.sched_getaffinity(0) == before
@@ -273,44 +279,44 @@ def test_ranks_are_judged_by_one_process(
     assert len(calls) == 8  # each again, with nothing left to do
 
 
-def test_ranks_that_do_not_run_are_told_in_one_line(
+def test_section_ranks_reports_a_failed_run_in_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sections, "PICTURES", 1)
-    monkeypatch.setattr(ranks, "call", lambda *_: "Traceback\nNo room")
+    monkeypatch.setattr(sections, "IMAGES", 1)
+    monkeypatch.setattr(ranks, "run_command", lambda *_: "Traceback\nNo room")
     out, rows = main(capsys, "--only", "ranks")
-    assert "test.py by one process does not run here: No room" in out and not rows
+    assert "a run with one process does not work here: No room" in out and not rows
 
 
-def test_the_clock_waits_for_the_device_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counting_network_synchronises_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[object] = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: waited.append(device))
     out: Any = SimpleNamespace(is_cuda=True, device=torch.device("cuda:1"))
-    assert worker.wait(out) is out
-    worker.Counted(lambda: out, lambda: 0.0, "cuda:1")()
+    assert worker.synchronise(out) is out
+    worker.CountingNetwork(lambda: out, lambda: 0.0, "cuda:1")()
     assert waited == [torch.device("cuda:1"), "cuda:1", "cuda:1"]
 
 
-def test_ours_rounds_products_as_the_engine_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(hardware, "keep_memory", lambda: True)
-    monkeypatch.setattr(hardware, "round_products", told.append)
-    sections.write_weights(TINY, tmp_path / "w.pt", torch.float32)
-    options = {"engine": "ours", "precision": "tf32", "compile": False, "model": asdict(TINY)}
-    Here("", {**options, "weights": str(tmp_path / "w.pt"), "device": "cpu", "threads": 1})
-    assert told == ["tf32"]
+def test_penumbra_engine_sets_tf32_for_its_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    precisions: list[str] = []
+    monkeypatch.setattr(memory, "tune_malloc", lambda: True)
+    monkeypatch.setattr(device, "set_tf32", precisions.append)
+    settings.write_weights(TINY, tmp_path / "w.pt", torch.float32)
+    options = {"engine": "penumbra", "precision": "tf32", "compile": False, "model": asdict(TINY)}
+    InProcess("", {**options, "weights": str(tmp_path / "w.pt"), "device": "cpu", "threads": 1})
+    assert precisions == ["tf32"]
 
 
-def test_a_worker_counts_the_arithmetic_it_does(here: None, tmp_path: Path) -> None:
-    sections.write_weights(TINY, tmp_path / "w.pt", torch.float32)
-    options = {"engine": "ours", "precision": "fp32", "compile": False, "model": asdict(TINY)}
-    ours = Here("", {**options, "weights": str(tmp_path / "w.pt"), "device": "cpu", "threads": 1})
-    ours.server.engine.call = build_network(TINY)  # torch's counter does not see packed convolutions
-    assert ours.ask("flops", batch=2, side=16)["flops"] == flops_per_evaluation(TINY, (2, 3, 16, 16))
+def test_server_counts_the_flops_of_the_network(in_process: None, tmp_path: Path) -> None:
+    settings.write_weights(TINY, tmp_path / "w.pt", torch.float32)
+    options = {"engine": "penumbra", "precision": "fp32", "compile": False, "model": asdict(TINY)}
+    engine = InProcess("", {**options, "weights": str(tmp_path / "w.pt"), "device": "cpu", "threads": 1})
+    engine.server.engine.call = build_network(TINY)  # torch's counter does not see packed convolutions
+    assert engine.ask("flops", batch=2, side=16)["flops"] == flops_per_evaluation(TINY, (2, 3, 16, 16))
 
 
 @pytest.mark.parametrize("arguments", [["--repaint", "nowhere"], ["--device", "tpu"]])
-def test_wrong_arguments_are_told_in_one_line(
+def test_main_rejects_wrong_arguments_in_one_line(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert benchmark.main(arguments) == 2

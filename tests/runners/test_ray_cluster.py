@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.images.pairs import Pair
-from guided_diffusion.runners.ray_cluster import Worker, cut, dealt, share
+from guided_diffusion.runners.ray_cluster import Worker, dispatch, plan_workers, split_chunks
 from tests.conftest import ROOT, Outcome
 
 Project = Callable[..., Path]
@@ -36,7 +36,7 @@ def test_as_many_workers_as_there_are_parts_or_places_and_each_fits(
     nodes: list[tuple[int, int]], parts: int, device: str
 ) -> None:
     known = [{"GPU": float(gpus), "CPU": float(cpus), "memory": 1e9} for gpus, cpus in nodes]
-    count, each = share(known, parts, device)
+    count, each = plan_workers(known, parts, device)
     gpus, cpus = (sum(node[i] for node in nodes) for i in (0, 1))
     if gpus and device != "cpu":
         assert each == {"num_gpus": 1} and count == min(parts, gpus)
@@ -52,7 +52,7 @@ def test_each_of_several_workers_has_two_parts_if_there_are_as_many_pictures(
     total: int, workers: int, most: int
 ) -> None:
     pairs = [Pair(str(i), None, None) for i in range(total)]
-    parts = cut(pairs, workers, most)
+    parts = split_chunks(pairs, workers, most)
     assert [pair for part in parts for pair in part] == pairs
     assert all(len(part) <= most for part in parts)
     if workers == 1:
@@ -91,11 +91,9 @@ class Placed:
 
 def test_what_finds_no_place_is_not_waited_for() -> None:
     free, never = Placed(), Placed()
-    assert [*dealt(Ready([never]), [never, free], [[0, 1], [2], [3]])] == [0, 1, 2, 3]
-    with pytest.raises(
-        TimeoutError, match="^no worker was given a place within 300 s; is the cluster busy.$"
-    ):
-        next(dealt(Ready([never, free]), [never, free], [[0]]))
+    assert [*dispatch(Ready([never]), [never, free], [[0, 1], [2], [3]])] == [0, 1, 2, 3]
+    with pytest.raises(TimeoutError, match="^no worker started within 300 s; is the cluster busy.$"):
+        next(dispatch(Ready([never, free]), [never, free], [[0]]))
 
 
 def test_a_worker_makes_the_pictures_of_one_process_and_tells_of_each(project: Project, cli: Cli) -> None:

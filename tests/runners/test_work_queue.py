@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from guided_diffusion.output.log_folder import LogFolder
 from guided_diffusion.runners import work_queue
-from guided_diffusion.runners.work_queue import Board
+from guided_diffusion.runners.work_queue import WorkQueue
 from tests.conftest import NFE, Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,33 +26,33 @@ Cli = Callable[..., Outcome]
 Project = Callable[..., Path]
 
 
-def shared(store: dist.Store, total: int, ranks: int) -> list[Board]:
+def shared(store: dist.Store, total: int, ranks: int) -> list[WorkQueue]:
     """Boards of several ranks on one store."""
-    return [Board(total, store, rank, ranks) for rank in range(ranks)]
+    return [WorkQueue(total, store, rank, ranks) for rank in range(ranks)]
 
 
 def test_each_picture_is_taken_once_and_a_quick_rank_takes_more() -> None:
-    one, other = (each.take() for each in shared(dist.HashStore(), 7, 2))
+    one, other = (each.claim() for each in shared(dist.HashStore(), 7, 2))
     taken = [next(one), next(other), next(one), next(one), next(one)]
     assert taken + [*one] + [*other] == list(range(7))
 
 
 def test_the_leader_hears_every_report_once_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     leader, other = shared(dist.HashStore(), 4, 2)
-    assert list(leader.news()) == []
-    mine, others = leader.take(), other.take()
-    other.post(next(others), {"name": "ä"})
-    leader.post(next(mine), ["b"])
-    assert list(leader.news()) == [{"name": "ä"}, ["b"]]
-    assert list(leader.news()) == []
+    assert list(leader.poll()) == []
+    mine, others = leader.claim(), other.claim()
+    other.report(next(others), {"name": "ä"})
+    leader.report(next(mine), ["b"])
+    assert list(leader.poll()) == [{"name": "ä"}, ["b"]]
+    assert list(leader.poll()) == []
     slow = next(others)
-    other.post(next(others), "quick")
-    assert list(leader.news()) == ["quick"] and list(mine) == []
+    other.report(next(others), "quick")
+    assert list(leader.poll()) == ["quick"] and list(mine) == []
     monkeypatch.setattr(
-        work_queue.time, "sleep", lambda _seconds: waited.append(1) or other.post(slow, "slow")
+        work_queue.time, "sleep", lambda _seconds: waited.append(1) or other.report(slow, "slow")
     )
     waited: list[int] = []
-    assert list(leader.rest()) == ["slow"] and len(waited) == 1
+    assert list(leader.drain()) == ["slow"] and len(waited) == 1
 
 
 @pytest.mark.parametrize(("total", "ranks", "share"), [(10, 1, None), (10, 2, 3), (1, 4, 1), (100, 4, 13)])
@@ -60,12 +60,12 @@ def test_half_of_what_each_rank_would_get_may_be_taken_together(
     monkeypatch: pytest.MonkeyPatch, total: int, ranks: int, share: int | None
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", str(ranks))
-    assert shared(monkeypatch, total, ranks)[0].share == share
+    assert shared(monkeypatch, total, ranks)[0].max_claim_size == share
 
 
 def test_nothing_to_do_is_done_at_once() -> None:
-    empty = Board(0, dist.HashStore())
-    assert list(empty.take()) == list(empty.news()) == list(empty.rest()) == []
+    empty = WorkQueue(0, dist.HashStore())
+    assert list(empty.claim()) == list(empty.poll()) == list(empty.drain()) == []
 
 
 @given(st.data())
@@ -75,7 +75,7 @@ def test_whoever_is_started_anew_every_picture_is_told(data: st.DataObject) -> N
     done: list[int] = []
     for last in [*[False] * data.draw(st.integers(0, 3)), True]:
         boards = shared(store, total, data.draw(st.integers(1, 4)))
-        working = [each.take() for each in boards]
+        working = [each.claim() for each in boards]
         in_hand: set[int] = set()
         while working and (last or data.draw(st.booleans())):
             number = next(taking := data.draw(st.sampled_from(working)), None)
@@ -86,8 +86,8 @@ def test_whoever_is_started_anew_every_picture_is_told(data: st.DataObject) -> N
             in_hand.add(number)
             if last or data.draw(st.booleans()):
                 done.append(number)
-                boards[0].post(number, number)
-    assert list(boards[0].news()) == sorted(done) == list(range(total))
+                boards[0].report(number, number)
+    assert list(boards[0].poll()) == sorted(done) == list(range(total))
 
 
 @pytest.fixture
@@ -147,21 +147,21 @@ def test_the_leader_hears_of_others_while_it_is_at_a_picture(
     project: Project, cli: Cli, command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another rank's report comes up after this one's first evaluation, of the only image it has."""
-    conf, shared = project(count=2), Board(2, dist.HashStore(), 0, 2)
-    shared.store.set("taker 1", "1")
+    conf, shared = project(count=2), WorkQueue(2, dist.HashStore(), 0, 2)
+    shared.store.set("claimer 1", "1")
     other = {"name": "p1", "level": 20, "line": "p1: by another", "counts": {}, "image": {}, "shown": None}
     steps: list[int] = []
 
     def step(_display: object, progress: Any) -> None:
         steps.append(progress.step)
         if progress.step == 1:
-            shared.post(1, other)
+            shared.report(1, other)
 
     heard: list[int] = []
     accept = LogFolder.accept
     monkeypatch.setattr(command.Display, "step", step)
     monkeypatch.setattr(LogFolder, "accept", lambda *told: heard.append(len(steps)) or accept(*told))
-    monkeypatch.setattr(command.board, "join", lambda _total: shared)
+    monkeypatch.setattr(command.work_queue, "join", lambda _total: shared)
     monkeypatch.setattr(command, "HEARING_SECONDS", 0.0)
     assert cli("--conf_path", conf).code == 0
     assert len(heard) == 2 and heard[0] < NFE == heard[1], "p1, then its own"

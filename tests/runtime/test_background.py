@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from guided_diffusion.runtime import background as module
-from guided_diffusion.runtime.background import WRITERS, ahead, aside
+from guided_diffusion.runtime.background import WORKERS, background_map, prefetch
 
 
 def one(_item: object) -> int:
@@ -16,7 +16,7 @@ def one(_item: object) -> int:
 
 
 def test_several_threads_work_and_one_tells_in_order_before_the_end() -> None:
-    all_at_work, threads = threading.Barrier(WRITERS), set[int]()
+    all_at_work, threads = threading.Barrier(WORKERS), set[int]()
     told: list[tuple[int, int]] = []
 
     def work(item: int) -> int:
@@ -24,12 +24,12 @@ def test_several_threads_work_and_one_tells_in_order_before_the_end() -> None:
         all_at_work.wait(10)
         return item**2
 
-    with aside(work, lambda answer: told.append((answer, threading.get_ident())), one) as hand_over:
-        for item in range(5 * WRITERS):
+    with background_map(work, lambda answer: told.append((answer, threading.get_ident())), one) as hand_over:
+        for item in range(5 * WORKERS):
             hand_over(item)
-    assert [answer for answer, _ in told] == [item**2 for item in range(5 * WRITERS)]
+    assert [answer for answer, _ in told] == [item**2 for item in range(5 * WORKERS)]
     [teller] = {thread for _, thread in told}
-    assert len(threads | {teller, threading.get_ident()}) == WRITERS + 2
+    assert len(threads | {teller, threading.get_ident()}) == WORKERS + 2
 
 
 def test_the_order_is_kept_where_a_later_item_is_done_first() -> None:
@@ -42,7 +42,7 @@ def test_the_order_is_kept_where_a_later_item_is_done_first() -> None:
             later.set()
         return item
 
-    with aside(work, told.append, one) as hand_over:
+    with background_map(work, told.append, one) as hand_over:
         hand_over(0)
         hand_over(1)
     assert told == [0, 1]
@@ -57,7 +57,7 @@ def test_the_main_thread_goes_on_meanwhile_but_not_without_bound(held: int) -> N
         assert gate.wait(10)
         return item
 
-    with aside(work, done.append, lambda _item: module.AT_HAND // held) as hand_over:
+    with background_map(work, done.append, lambda _item: module.MAX_PENDING_BYTES // held) as hand_over:
         for item in range(held):
             hand_over(item)
         assert done == []
@@ -73,13 +73,13 @@ def test_an_error_of_the_work_is_raised(tells: bool) -> None:
         raise OSError(f"disk full at {item}")
 
     work, tell = (abs, fail) if tells else (fail, abs)
-    with pytest.raises(OSError, match="disk full at 7"), aside(work, tell, one) as hand_over:
+    with pytest.raises(OSError, match="disk full at 7"), background_map(work, tell, one) as hand_over:
         hand_over(7)
 
 
 def test_an_error_outside_leaves_nothing_undone() -> None:
     done: list[int] = []
-    with pytest.raises(KeyboardInterrupt), aside(lambda item: item, done.append, one) as hand_over:
+    with pytest.raises(KeyboardInterrupt), background_map(lambda item: item, done.append, one) as hand_over:
         hand_over(0)
         raise KeyboardInterrupt
     assert done == [0]
@@ -100,7 +100,7 @@ class Taking:
 @pytest.mark.parametrize("most", [0, 1, 2, 5, 50])
 def test_answers_come_with_their_items_and_no_more_is_taken_than_said(most: int) -> None:
     items = Taking()
-    for count, (item, answer) in enumerate(ahead(lambda item: item**2, items, most, one)):
+    for count, (item, answer) in enumerate(prefetch(lambda item: item**2, items, most, one)):
         assert items.taken == min(10, count + 1 + (most if count else min(most, 1)))
         assert (item, answer()) == (count, count**2)
     assert items.taken == 10
@@ -108,7 +108,9 @@ def test_answers_come_with_their_items_and_no_more_is_taken_than_said(most: int)
 
 def test_what_is_heavy_is_not_piled_up() -> None:
     items = Taking()
-    for count, (_, answer) in enumerate(ahead(one, items, 50, lambda _answer: module.AT_HAND // 3)):
+    for count, (_, answer) in enumerate(
+        prefetch(one, items, 50, lambda _answer: module.MAX_PENDING_BYTES // 3)
+    ):
         answer()
         assert items.taken <= min(10, count + 1 + 3)
     assert items.taken == 10
@@ -122,7 +124,7 @@ def test_whoever_stops_early_waits_for_one_item_alone() -> None:
         assert item == 0 or gate.wait(10)
         return item
 
-    coming = ahead(work, range(1000), 500, one)
+    coming = prefetch(work, range(1000), 500, one)
     assert next(coming)[1]() == 0
     next(coming)
     threading.Timer(0.05, gate.set).start()
@@ -131,7 +133,7 @@ def test_whoever_stops_early_waits_for_one_item_alone() -> None:
 
 
 def test_an_answer_that_failed_fails_where_it_is_asked_for_and_the_others_do_not() -> None:
-    answers = [answer for _, answer in ahead(lambda item: 1 / item, [1, 0, 2], 1, one)]
+    answers = [answer for _, answer in prefetch(lambda item: 1 / item, [1, 0, 2], 1, one)]
     assert answers[0]() == 1 and answers[2]() == 0.5
     with pytest.raises(ZeroDivisionError):
         answers[1]()

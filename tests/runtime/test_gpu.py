@@ -10,17 +10,18 @@ import pytest
 import torch
 
 from guided_diffusion.engine import Engine, load_config
-from guided_diffusion.inpainting.tiled_denoiser import Tiled
+from guided_diffusion.inpainting.tiled_denoiser import TiledDenoiser
 from guided_diffusion.inpainting.views import View, read
-from guided_diffusion.operators import Nothing
-from guided_diffusion.samplers import Noise, Problem, walk
+from guided_diffusion.operators import NoObservation
+from guided_diffusion.samplers import Noise, Problem, sample
+from tests.helpers.results import inpainted
 
 pytestmark = pytest.mark.gpu
 Project = Callable[..., Path]
 
 
 def fill(conf: Path, *overrides: str) -> dict[str, np.ndarray]:
-    return {r.name: r.filled for r in Engine(load_config(conf, overrides))() if r.filled is not None}
+    return {r.name: inpainted(r) for r in Engine(load_config(conf, overrides))() if inpainted(r) is not None}
 
 
 def views_of(engine: Engine) -> list[View]:
@@ -30,11 +31,11 @@ def views_of(engine: Engine) -> list[View]:
 
 def never_waits(engine: Engine, problem: Problem) -> None:
     """A second walk runs through without a synchronisation; the first takes tables up, and captures."""
-    list(walk(engine.sampler, problem))
+    list(sample(engine.sampler, problem))
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        steps = list(walk(engine.sampler, problem))
+        steps = list(sample(engine.sampler, problem))
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.isfinite(steps[-1].x).all()
@@ -71,8 +72,8 @@ def test_captured_networks_change_no_byte_and_never_wait(project: Project) -> No
         assert all(np.array_equal(plain[name], quick[name]) for name in plain)
     engine = Engine(load_config(conf, ["compile=true"]))
     never_waits(engine, engine.painter.problem(views_of(engine)))
-    [call] = engine.networks.network.compiled.values()
-    assert call is not engine.networks.network.network, "it was not captured"
+    [call] = engine.models.network.compiled.values()
+    assert call is not engine.models.network.network, "it was not captured"
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
@@ -90,5 +91,5 @@ def test_overlapping_windows_never_wait_for_the_device(project: Project) -> None
     wide = torch.cat([problem.y] * 2, dim=3)
     noise = Noise([torch.Generator("cuda").manual_seed(0)], wide.shape[1:])
     where = torch.ones(wide.shape[2:], dtype=torch.bool)
-    denoise = Tiled(problem.denoise, 16, 8, where)
-    never_waits(engine, Problem(wide, Nothing(), denoise, problem.process, noise))
+    denoise = TiledDenoiser(problem.denoise, 16, 8, where)
+    never_waits(engine, Problem(wide, NoObservation(), denoise, problem.process, noise))

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from guided_diffusion.build import build_network, place
+from guided_diffusion.build import build_network
 from guided_diffusion.config.schema import ModelConfig
 from guided_diffusion.engine import Engine, load_config
-from guided_diffusion.runtime import distributed, graphs, hardware
-from guided_diffusion.runtime.graphs import Compiled, quickened
+from guided_diffusion.runtime import device, distributed, graphs
+from guided_diffusion.runtime.graphs import CompiledNetwork, maybe_compile
+from guided_diffusion.runtime.inference import prepare_for_inference
 from tests.conftest import MODEL, NFE
+from tests.helpers.results import inpainted
 
 SHAPES = [(1, 16, 16), (2, 16, 24)]
 
@@ -27,7 +29,8 @@ SHAPES = [(1, 16, 16), (2, 16, 24)]
 def tiny(weights: Path, precision: str = "fp32") -> nn.Module:
     network = build_network(ModelConfig(**MODEL))
     network.load_state_dict(torch.load(weights))
-    return place(network.eval().requires_grad_(False), torch.device("cpu"), precision, MODEL["image_size"])
+    network = network.eval().requires_grad_(False)
+    return prepare_for_inference(network, torch.device("cpu"), precision, MODEL["image_size"])
 
 
 def inputs(batch: int, rows: int, cols: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -38,8 +41,8 @@ def inputs(batch: int, rows: int, cols: int, seed: int) -> tuple[Tensor, Tensor]
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_compiled_network_says_the_same_to_the_bit(tiny_weights: Path, precision: str) -> None:
     network = tiny(tiny_weights, precision)
-    quick = quickened(network, True)
-    assert isinstance(quick, Compiled)
+    quick = maybe_compile(network, True)
+    assert isinstance(quick, CompiledNetwork)
     with torch.no_grad():
         for seed in range(2):
             for shape in SHAPES:
@@ -64,9 +67,9 @@ class Counting(nn.Module):
 
 
 def test_auto_waits_until_it_pays_for_each_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "PAYS_AFTER", {"cpu": 4})
+    monkeypatch.setattr(graphs, "CALLS_BEFORE_COMPILING", {"cpu": 4})
     network = Counting()
-    quick = quickened(network, "auto")
+    quick = maybe_compile(network, "auto")
     for i in range(10):
         for shape in ((1,), (2,)):
             assert torch.equal(quick(torch.full(shape, float(i))), torch.full(shape, 2.0 * i))
@@ -75,9 +78,9 @@ def test_auto_waits_until_it_pays_for_each_shape(monkeypatch: pytest.MonkeyPatch
 
 def test_the_shapes_used_last_stay_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the last of a batch that grows, which most are made in, is one of them."""
-    monkeypatch.setattr(graphs, "MOST_SHAPES", 2)
-    quick = quickened(Counting(), True)
-    assert isinstance(quick, Compiled)
+    monkeypatch.setattr(graphs, "MAX_SHAPES", 2)
+    quick = maybe_compile(Counting(), True)
+    assert isinstance(quick, CompiledNetwork)
     for size in (1, 2, 1, 3, 3):
         quick(torch.zeros(size))
     assert [shape for ((shape, _),) in quick.compiled] == [(1,), (3,)]
@@ -90,7 +93,7 @@ class Full(Counting):
 
     def __init__(self) -> None:
         super().__init__()
-        self.quick: Compiled | None = None
+        self.quick: CompiledNetwork | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.quick is not None and (self.quick.compiled or len(x) > 7):
@@ -98,11 +101,11 @@ class Full(Counting):
         return super().forward(x)
 
 
-@pytest.mark.parametrize("wait", [0, 1])
-def test_memory_of_the_compiled_is_given_back_where_there_is_none_left(wait: int) -> None:
+@pytest.mark.parametrize("after_calls", [0, 1])
+def test_memory_of_the_compiled_is_given_back_where_there_is_none_left(after_calls: int) -> None:
     network = Full()
-    quick = Compiled(network, wait)
-    for _ in range(wait + 1):
+    quick = CompiledNetwork(network, after_calls)
+    for _ in range(after_calls + 1):
         quick(torch.zeros(1))
     assert len(quick.compiled) == 1
     network.quick = quick
@@ -112,7 +115,7 @@ def test_memory_of_the_compiled_is_given_back_where_there_is_none_left(wait: int
 
 
 class Making:
-    """In place of `traced`: a maker that fails for want of memory while others are compiled."""
+    """In place of `trace`: a maker that fails for want of memory while others are compiled."""
 
     def __init__(self, compiled: dict[tuple[object, ...], graphs.Call]) -> None:
         self.compiled = compiled
@@ -126,8 +129,8 @@ class Making:
 def test_the_compiled_give_way_to_one_that_finds_no_memory(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    quick = Compiled(Counting(), 0)
-    monkeypatch.setattr(graphs, "traced", Making(quick.compiled))
+    quick = CompiledNetwork(Counting(), 0)
+    monkeypatch.setattr(graphs, "trace", Making(quick.compiled))
     for size in (1, 2, 2):
         assert torch.equal(quick(torch.ones(size)), torch.full((size,), 2.0))
     assert [shape for ((shape, _),) in quick.compiled] == [(2,)]
@@ -148,13 +151,13 @@ def test_what_holds_on_to_what_it_was_made_from_is_not_taken(
         def forward(self, x: Tensor, t: Tensor) -> Tensor:
             return x + t
 
-    monkeypatch.setattr(graphs, "traced", stale)
-    quick = quickened(Sum(), True)
+    monkeypatch.setattr(graphs, "trace", stale)
+    quick = maybe_compile(Sum(), True)
     for value in range(3):
         for time in (torch.tensor([value]), torch.tensor([[0.5 * value]])):
             x = torch.full((2,), float(value))
             assert torch.equal(quick(x, time), x + time)
-    assert "it would change what the network says" in caplog.messages[0]
+    assert "it would change the network's output" in caplog.messages[0]
 
 
 class Drifting(Counting):
@@ -170,13 +173,13 @@ class Unwilling(Counting):
 
 
 @pytest.mark.parametrize(
-    ("kind", "why"), [(Drifting, "it would change what the network says"), (Unwilling, "no tracing")]
+    ("kind", "why"), [(Drifting, "it would change the network's output"), (Unwilling, "no tracing")]
 )
 def test_what_cannot_be_compiled_goes_on_and_one_line_tells(
     kind: type[Counting], why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     network = kind()
-    quick = quickened(network, True)
+    quick = maybe_compile(network, True)
     with caplog.at_level(logging.WARNING, "penumbra"):
         quick(torch.ones(2))
         before = network.calls
@@ -192,12 +195,12 @@ def test_heavy_networks_on_a_cpu_are_left_alone_unless_asked_for() -> None:
     light = nn.Linear(2, 2)
     with FakeTensorMode():
         weights = nn.Parameter(torch.empty(10_001, 10_000, device="cuda"))
-    on_gpu = quickened(nn.ParameterList([weights]), "auto")
-    assert isinstance(on_gpu, Compiled) and on_gpu.wait == graphs.PAYS_AFTER["cuda"]
-    assert quickened(heavy, "auto") is heavy
-    assert isinstance(quickened(heavy, True), Compiled)
-    assert isinstance(quickened(light, "auto"), Compiled)
-    assert quickened(light, False) is light
+    on_gpu = maybe_compile(nn.ParameterList([weights]), "auto")
+    assert isinstance(on_gpu, CompiledNetwork) and on_gpu.after_calls == graphs.CALLS_BEFORE_COMPILING["cuda"]
+    assert maybe_compile(heavy, "auto") is heavy
+    assert isinstance(maybe_compile(heavy, True), CompiledNetwork)
+    assert isinstance(maybe_compile(light, "auto"), CompiledNetwork)
+    assert maybe_compile(light, False) is light
 
 
 def test_a_run_gives_the_same_pictures_under_the_same_keys(project: Callable[..., Path]) -> None:
@@ -207,14 +210,14 @@ def test_a_run_gives_the_same_pictures_under_the_same_keys(project: Callable[...
     for wanted in ("false", "true", "auto"):
         engine = Engine(load_config(conf, [f"compile={wanted}"]))
         if wanted == "auto":
-            engine.networks.network.wait = NFE // 2
+            engine.models.network.after_calls = NFE // 2
         results[wanted] = {result.name: result for result in engine()}
-        assert isinstance(engine.networks.network, Compiled) is (wanted != "false")
+        assert isinstance(engine.models.network, CompiledNetwork) is (wanted != "false")
         if wanted != "false":
-            assert len(engine.networks.network.compiled) == 1
+            assert len(engine.models.network.compiled) == 1
     for name, plain in results["false"].items():
         for other in (results["true"][name], results["auto"][name]):
-            assert np.array_equal(plain.filled, other.filled) and plain.key == other.key
+            assert np.array_equal(inpainted(plain), inpainted(other)) and plain.key == other.key
 
 
 class CUDA:
@@ -259,7 +262,7 @@ def test_a_network_is_captured_on_the_device_where_it_is(monkeypatch: pytest.Mon
         def clone(self, **_: object) -> There:
             return self
 
-    graphs.captured(nn.Identity(), (There(),))  # type: ignore[arg-type]
+    graphs.capture_graph(nn.Identity(), (There(),))  # type: ignore[arg-type]
     assert cuda.used == [("warming", 1), ("capturing", 1)] and cuda.current == 0
 
 
@@ -269,6 +272,6 @@ def test_the_engine_makes_its_device_the_current_one(
     chosen: list[torch.device] = []
     monkeypatch.setattr(distributed, "find_device", lambda _name: torch.device("cuda:1"))
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.setattr(hardware, "has_bf16", lambda _device: bool(chosen))
+    monkeypatch.setattr(device, "has_bf16", lambda _device: bool(chosen))
     engine = Engine(load_config(project()))
     assert chosen == [torch.device("cuda:1")] and engine.precision == "bf16"

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from guided_diffusion.build import build_network, place
-from guided_diffusion.runtime.graphs import traced
-from guided_diffusion.runtime.hardware import has_bf16
-from guided_diffusion.runtime.onednn_conv import PackedConv2d, packed
+from guided_diffusion.build import build_network
+from guided_diffusion.runtime.device import has_bf16
+from guided_diffusion.runtime.graphs import trace
+from guided_diffusion.runtime.inference import place_network, prepare_for_inference
+from guided_diffusion.runtime.onednn_conv import PackedConv2d, prepack_conv
 from tests.helpers import stored
 
 CPU = torch.device("cpu")
@@ -25,7 +26,9 @@ def network(precision: str, gradients: bool) -> nn.Module:
     built = build_network(WIDE).eval().requires_grad_(False)
     for parameter in built.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)  # some are born as zero
-    return place(built, CPU, precision, None if gradients else WIDE.image_size)
+    if gradients:
+        return place_network(built, CPU, precision)
+    return prepare_for_inference(built, CPU, precision, WIDE.image_size)
 
 
 def images(count: int = 5) -> Tensor:
@@ -57,11 +60,11 @@ def test_one_layer_is_that_convolution(stride: int) -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(5, 7, 3, stride=stride, padding=1, bias=stride == 1)
     x = torch.randn(2, 5, 9, 12).to(memory_format=torch.channels_last)
-    quick = packed(layer, list(x.shape))
+    quick = prepack_conv(layer, list(x.shape))
     assert isinstance(quick, PackedConv2d)
     with torch.no_grad():
         assert torch.allclose(quick(x), layer(x), atol=1e-5)
-        assert torch.equal(traced(quick, (x,))(x), quick(x))
+        assert torch.equal(trace(quick, (x,))(x), quick(x))
     assert sum(p.numel() for p in quick.parameters()) == sum(p.numel() for p in layer.parameters())
 
 
@@ -69,10 +72,10 @@ def test_what_cannot_be_packed_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch)
     double = nn.Conv2d(3, 3, 1, dtype=torch.float64)
     elsewhere = nn.Conv2d(3, 3, 1, device="meta")
     for left in (double, elsewhere):
-        assert packed(left, SHAPE) is left
+        assert prepack_conv(left, SHAPE) is left
     monkeypatch.setattr(torch.ops, "mkldnn", object())  # a torch without it
     plain = nn.Conv2d(3, 3, 1)
-    assert packed(plain, SHAPE) is plain
+    assert prepack_conv(plain, SHAPE) is plain
 
 
 @pytest.mark.skipif(not has_bf16(CPU), reason="bfloat16 is emulated here")
