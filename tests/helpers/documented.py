@@ -29,9 +29,7 @@ NOT_RUN = {
     r"scripts/(install|check|test|check_wheel|test_pythons)\b": "installs or tests; CI does it",
     r"^torchrun": "starts several processes; tests/cli and tests/training do it",
     r"\bray=": "starts a Ray cluster; tests/runners does it",
-    r"(test\.py|penumbra) .*confs/(face_example|shadow_places2|shadow_repaint_istd128|test_\w+)\.yml(?!.*dry_run)": (
-        "needs weights that do not ship"
-    ),
+    r"(test\.py|penumbra) .*confs/(face_\w+|shadow_places2|\w+_istd128|test_\w+)\.yml": "needs a download",
     r"--dataset|--real|ISTD": "needs a dataset that does not ship",
     r"guided_diffusion\.benchmark": "measures for minutes, as it should",
     r"scripts/(ladder|figures|samples)\.py": "trains or draws for minutes",
