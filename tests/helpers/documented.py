@@ -46,6 +46,7 @@ SMALL = {
     r"^iterations: \d+": "iterations: 1",
     r"^batch_size: \d+": "batch_size: 2",
     r"^workers: \d+": "workers: 0",
+    r"^(loss_factors: .*)": r"\1\ndiffusion_steps: 4",  # priors only: fewer steps for the sample grid
     r"^data:$": "data:\n  max_len: 1",
 }
 
