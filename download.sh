@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetches the checkpoints and example data that RePaint published into data/. See usage() and data/README.md.
+# Fetch the checkpoints and example data that RePaint published into data/. See usage() and data/README.md.
 set -euo pipefail
 export LC_ALL=C
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -16,8 +16,8 @@ usage: bash download.sh [faces] [places2] [imagenet] [data]      (nothing named:
   places2   data/pretrained/places256_300000.pt    (Google Drive, about 2 GB)
   imagenet  data/pretrained/256x256_diffusion.pt and 256x256_classifier.pt   (OpenAI, about 2.5 GB)
   data      data/datasets/gts/ and gt_keep_masks/  (Google Drive: RePaint's faces and masks)
-Run it again after an interruption: it resumes. data/checksums.txt keeps the SHA-256 that each file had when it was
-first seen; later runs check against it. Exit: 0 = all there, 1 = some failed (each named), 2 = wrong argument.
+Run it again after an interruption; it resumes. data/checksums.txt records the SHA-256 of each file at its first
+download; later runs compare with it. Exit: 0 = all there, 1 = some failed (each is named), 2 = wrong argument.
 Mirrors: PENUMBRA_OPENAI_URL=URL (files as URL/NAME), PENUMBRA_DRIVE_URL=URL (files as URL/DRIVE_ID, without gdown).
 PENUMBRA_MIN_BYTES=N replaces the smallest size that a file may have.
 END
@@ -46,15 +46,15 @@ gdown_tool() {
   fi
 }
 
-sha256() { # FILE -> its 64 digits
+sha256() { # FILE -> 64 hexadecimal digits
   if have sha256sum; then sha256sum <"$1"; else shasum -a 256 <"$1"; fi | cut -c 1-64
 }
 
-recorded() { # NAME -> the digits seen first, or nothing
+recorded() { # NAME -> the recorded digits, or nothing
   [ ! -f "$record" ] || awk -v name="$1" '$2 == name { print $1; exit }' "$record"
 }
 
-kind() { # FILE -> zip, pickle or other, by its first two bytes
+kind() { # FILE -> zip, pickle or other, from the first two bytes
   case $(od -An -tx1 -N2 "$1" | tr -d ' \n') in
     504b) echo zip ;;
     80??) echo pickle ;;
@@ -62,7 +62,7 @@ kind() { # FILE -> zip, pickle or other, by its first two bytes
   esac
 }
 
-fault() { # FILE MIN_BYTES -> what is wrong with a file that claims to be whole, or nothing
+fault() { # FILE MIN_BYTES -> what is wrong with a complete download, or nothing
   local size found
   size=$(($(wc -c <"$1")))
   found=$(kind "$1")
@@ -81,15 +81,15 @@ fault() { # FILE MIN_BYTES -> what is wrong with a file that claims to be whole,
   fi
 }
 
-intact_zip() { # FILE: reads every member and compares its CRC
+intact_zip() { # FILE: read every member and compare its CRC
   [ "$(kind "$1")" = zip ] &&
     python -c 'import sys, zipfile; sys.exit(zipfile.ZipFile(sys.argv[1]).testzip() is not None)' "$1" 2>/dev/null
 }
 
-fetch_http() { # URL NAME.unchecked: resumes NAME.part; NAME.unchecked appears when the transfer is complete
+fetch_http() { # URL NAME.unchecked: resume NAME.part; rename it to NAME.unchecked when the transfer is complete
   local part=${2%.unchecked}.part status
   for _ in 1 2 3 4; do
-    # What was kept of an error page must not be continued with the file's own bytes.
+    # A saved error page must not be continued with bytes of the file.
     if [ -s "$part" ] && [ "$(kind "$part")" = other ]; then rm -f "$part"; fi
     status=0
     if have curl; then curl_part "$1" "$part" || status=$?; else wget_part "$1" "$part" || status=$?; fi
@@ -105,12 +105,12 @@ fetch_http() { # URL NAME.unchecked: resumes NAME.part; NAME.unchecked appears w
   return 1
 }
 
-curl_part() { # URL PART: 0, $again when another try may help, or 1
+curl_part() { # URL PART -> 0, $again if another try may help, or 1
   local meter=--silent status=0 code
   if [ -t 2 ]; then meter=--progress-bar; fi
   code=$(curl "$meter" --show-error --fail --location --connect-timeout 30 --speed-limit 1 --speed-time 60 \
     --continue-at - --output "$2" --write-out '%{http_code}' "$1") || status=$?
-  # 33: the server cannot resume; 416: it has nothing after what is here, so what is here is not its file.
+  # 33: the server cannot resume. 416: the partial file is longer than the server's file, so it is another file.
   if [ "$status" = 33 ] || [ "$code" = 416 ]; then
     rm -f "$2"
     return "$again"
@@ -122,7 +122,7 @@ curl_part() { # URL PART: 0, $again when another try may help, or 1
   esac
 }
 
-wget_part() { # URL PART: as curl_part
+wget_part() { # URL PART -> the same as curl_part
   local meter=-nv status=0
   if [ -t 2 ]; then meter=; fi
   # shellcheck disable=SC2086
@@ -144,7 +144,7 @@ fetch_gdown() { # ID_OR_URL NAME.unchecked: gdown keeps its own partial file, NA
   gdown_tool $options -O "$2" "$1"
 }
 
-address() { # SOURCE -> what a browser opens
+address() { # SOURCE -> address for a browser
   case $1 in
     *://*) echo "$1" ;;
     *) echo "https://drive.google.com/uc?id=$1" ;;
@@ -164,7 +164,7 @@ fetch() { # SOURCE TARGET: a Google Drive id, or a URL
   fi
 }
 
-agrees() { # NAME SUM REMEDY: compares with the record, or makes it
+agrees() { # NAME SUM REMEDY: compare with the recorded checksum, or record it
   local known
   known=$(recorded "$1")
   if [ -z "$known" ]; then
@@ -175,7 +175,7 @@ agrees() { # NAME SUM REMEDY: compares with the record, or makes it
   fi
 }
 
-verify() { # NAME MIN_BYTES: a file that is already there
+verify() { # NAME MIN_BYTES: check a file that is already there
   local file=$root/data/$1 reason sum
   reason=$(fault "$file" "$2")
   if [ -n "$reason" ]; then
@@ -187,7 +187,7 @@ verify() { # NAME MIN_BYTES: a file that is already there
   echo "data/$1: already there (SHA-256 $sum)"
 }
 
-obtain() { # NAME MIN_BYTES SOURCE: NAME is relative to data/
+obtain() { # NAME MIN_BYTES SOURCE: download and check; NAME is relative to data/
   local file=$root/data/$1 fresh=$root/data/$1.unchecked reason sum
   mkdir -p "${file%/*}"
   if [ -e "$file" ]; then
@@ -195,7 +195,7 @@ obtain() { # NAME MIN_BYTES SOURCE: NAME is relative to data/
     return
   fi
   echo "data/$1: downloading"
-  # A whole but unchecked file is what a run leaves that was killed between the transfer and the check.
+  # A run that was killed between transfer and check leaves a complete file that is not checked yet.
   if [ ! -e "$fresh" ] && ! fetch "$3" "$fresh"; then
     complain "data/$1" "the download failed; run again to resume, or delete data/$1.* to start over"
     return 1
@@ -215,7 +215,7 @@ obtain() { # NAME MIN_BYTES SOURCE: NAME is relative to data/
   echo "data/$1: done (SHA-256 $sum)"
 }
 
-unpack() { # ZIP: moves gts/ and gt_keep_masks/ out of it, wherever they lie inside; keeps the files that exist
+unpack() { # ZIP: move its folders gts/ and gt_keep_masks/ to data/datasets/; keep the files that exist
   local target=$root/data/datasets work=$root/data/datasets/.unpack folder top file
   rm -rf "$work"
   python -m zipfile -e "$1" "$work" || return 1
@@ -234,14 +234,14 @@ unpack() { # ZIP: moves gts/ and gt_keep_masks/ out of it, wherever they lie ins
   rm -rf "$work"
 }
 
-item() { # NAME MIN_BYTES SOURCE: obtain, and remember a failure
+item() { # NAME MIN_BYTES SOURCE: obtain, and record a failure
   if ! obtain "$@"; then
     failed="$failed data/$1"
     return 1
   fi
 }
 
-group() { # one of the four words; smallest sizes are well under the published files'
+group() { # WORD: one of the four; the smallest sizes are far below those of the published files
   case $1 in
     faces) item pretrained/celeba256_250000.pt 1000000000 1norNWWGYP3EZ_o05DmoW1ryKuKMmhlCX ;;
     places2) item pretrained/places256_300000.pt 1000000000 1QEl-btGbzQz6IwkXiFGd49uQNTUtTHsk ;;

@@ -1,28 +1,40 @@
-"""From config values to networks and processes; what a network costs."""
+"""From config values to networks, samplers and processes; the cost of a network."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
+from typing import get_type_hints
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from guided_diffusion.config.builder import construct
 from guided_diffusion.config.resolutions import attention_downsamples, channel_mults
-from guided_diffusion.config.schema import ClassifierConfig, ModelConfig, ProcessConfig
+from guided_diffusion.config.schema import ClassifierConfig, Config, ModelConfig, ProcessConfig
 from guided_diffusion.denoiser import network_times
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, space_timesteps
+from guided_diffusion.samplers import SAMPLERS, Sampler
 from guided_diffusion.unet import Encoder, EncoderUNetModel, UNetModel
 
 NUM_CLASSES = 1000  # ImageNet
+SAMPLER_KEYS = {  # name -> type, so that errors can also name keys inside a type
+    field.name: get_type_hints(cls, include_extras=True)[field.name]
+    for cls in SAMPLERS.values()
+    for field in fields(cls)
+}
 
 
-def build_network(model: ModelConfig) -> UNetModel:
-    """The U-Net of a config, freshly initialised, on torch's default device."""
+def build_network(model: ModelConfig, channels: int = 3) -> UNetModel:
+    """Build the U-Net of a config, freshly initialised, on torch's default device.
+
+    channels: of the images in model space, 3 for pixels.
+    """
     spec = Encoder(
-        in_channels=3,
+        in_channels=channels,
         model_channels=model.num_channels,
         num_res_blocks=model.num_res_blocks,
         channel_mult=model.channel_mults,
@@ -37,14 +49,15 @@ def build_network(model: ModelConfig) -> UNetModel:
         norm_num_groups=model.norm_num_groups,
     )
     classes = NUM_CLASSES if model.class_cond else None
-    return UNetModel(spec, 6 if model.learn_sigma else 3, classes, model.num_heads_upsample)
+    outputs = 2 * channels if model.learn_sigma else channels
+    return UNetModel(spec, outputs, classes, model.num_heads_upsample)
 
 
 def build_classifier(config: ClassifierConfig, image_size: int, channel_mult: str = "") -> EncoderUNetModel:
-    """The noisy ImageNet classifier of a config, freshly initialised, on torch's default device.
+    """Build the noisy ImageNet classifier of a config, freshly initialised, on torch's default device.
 
-    Its levels are guided-diffusion's for the image size; where there are none for that size, `channel_mult`
-    (the model's) tells them.
+    Its levels are those of guided-diffusion for the image size; where there are none for that size,
+    `channel_mult` (the model's) gives them.
     """
     spec = Encoder(
         in_channels=3,
@@ -66,8 +79,18 @@ def _classifier_mults(image_size: int, otherwise: str) -> tuple[float, ...]:
         return channel_mults(otherwise, image_size)
 
 
+def build_sampler(config: Config) -> tuple[Sampler, list[str]]:
+    """Build the sampler of a config, with warnings about keys that it does not read. Raises ConfigError."""
+    cls = SAMPLERS[config.method]
+    known = {field.name for field in fields(cls)}
+    options = {key: value for key, value in config.options.items() if key in known}
+    foreign = sorted(set(config.options) - set(options))
+    warning = f"keys that method {config.method} does not read: {', '.join(foreign)}"
+    return construct(cls, options, f"method {config.method}"), [warning] if foreign else []
+
+
 def build_process(config: ProcessConfig) -> tuple[GaussianDiffusion, Tensor]:
-    """The respaced process, and for each of its indices the time the network was trained with."""
+    """Build the respaced process, and (T,) the time the network was trained with for each of its indices."""
     betas = get_named_beta_schedule(config.noise_schedule, config.diffusion_steps)
     timesteps = space_timesteps(config.diffusion_steps, config.timestep_respacing)
     times = network_times(timesteps, config.diffusion_steps, config.rescale_timesteps)
@@ -77,7 +100,7 @@ def build_process(config: ProcessConfig) -> tuple[GaussianDiffusion, Tensor]:
 
 
 def flops_per_evaluation(model: ModelConfig, shape: Sequence[int]) -> int:
-    """Floating-point operations of one evaluation on (B, 3, H, W); counted without weights or memory."""
+    """Count the floating-point operations of one evaluation on (B, 3, H, W), without weights or memory."""
     with torch.device("meta"):
         network: nn.Module = build_network(model)
         x, t = torch.empty(*shape), torch.zeros(1)

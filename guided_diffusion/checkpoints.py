@@ -24,6 +24,15 @@ from guided_diffusion.images.files import file_stat, is_remote, path_kind, read_
 
 State = Mapping[str, Tensor]
 Network = TypeVar("Network", bound=nn.Module)
+WEIGHTS = Path(__file__).parent / "weights"  # what ships
+
+
+def shipped_path(path: str) -> str:
+    """Return the path of the weights: `path`, or the shipped file of that name where nothing is at `path`."""
+    shipped = WEIGHTS / PurePath(path).name
+    if is_remote(path) or not shipped.is_file() or Path(path).is_file():
+        return path
+    return str(shipped)
 
 
 def digest(path: str) -> str:
@@ -32,6 +41,7 @@ def digest(path: str) -> str:
     Raises:
         CheckpointError: The file is not there or cannot be read.
     """
+    path = shipped_path(path)
     _require(path)
     try:
         if is_remote(path):
@@ -63,7 +73,7 @@ def remedy(path: str) -> str:
 def _require(path: str) -> None:
     try:
         kind = path_kind(path)
-    except Exception as error:  # remote only: no network, no credentials, an unknown kind of address
+    except OSError as error:
         raise CheckpointError(f"checkpoint {path} cannot be reached ({_reason(error)})") from error
     if kind != "file":
         raise CheckpointError(f"checkpoint {path} is not there; {remedy(path)}")
@@ -71,6 +81,7 @@ def _require(path: str) -> None:
 
 def read_state(path: str) -> State:
     """Return name -> tensor on the CPU. Raises CheckpointError, which says what is wrong with the file."""
+    path = shipped_path(path)
     _require(path)
     try:
         state = _read_safetensors(path) if path.endswith(".safetensors") else _read_pt(path)
@@ -189,16 +200,9 @@ def infer_config(state: State, image_size: int) -> dict[str, Any]:
     }
 
 
-_SHIPPED_DIRS = (
-    Path(__file__).with_name("weights"),
-    Path(__file__).parents[1] / "data" / "pretrained",  # in a checkout
-)
-
-
 def shipped(name: str) -> Path:
     """Return the path of a weights file that comes with this package; it may be missing."""
-    paths = [folder / name for folder in _SHIPPED_DIRS]
-    return next((path for path in paths if path.exists()), paths[0])
+    return WEIGHTS / name
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from guided_diffusion.losses import (
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a denoiser says of x_t; every tensor is (B, C, H, W) float32."""
+    """A denoiser's prediction from x_t; every tensor is (B, C, H, W) float32."""
 
     x0: Tensor  # the clean image, clipped to [-1, 1] if the denoiser clips
     eps: Tensor  # the noise that goes with x0
@@ -36,57 +36,49 @@ class Prediction:
 
 
 class Denoise(Protocol):
-    """The contract samplers rely on: x (B, C, H, W), t an index of the respaced process."""
+    """The contract that samplers rely on.
 
-    def __call__(self, x: Tensor, t: int) -> Prediction: ...
+    Args:
+        x: (B, C, H, W), noisy at time t.
+        t: index of the respaced process.
+        clean: None, or (B, 1, H, W): 1 where x is free of noise, 0 where it is at time t. Where it is 1 the
+            prediction is x itself. Raises ValueError if this denoiser cannot take clean pixels.
+    """
 
-
-@runtime_checkable
-class DenoiseGiven(Denoise, Protocol):
-    """A Denoise that can be told which pixels are clean."""
-
-    def given(self, x: Tensor, t: int, known: Tensor) -> Prediction:
-        """x is clean where `known`, (B, 1, H, W), is 1 and at t where it is 0; there x0 = x, here it is
-        predicted."""
-        ...
+    def __call__(self, x: Tensor, t: int, clean: Tensor | None = None) -> Prediction: ...
 
 
 @dataclass(frozen=True)
 class Denoiser:
-    """A network together with how its output is to be read.
-
-    timesteps: for each index of `process`, the time the network was trained with (ascending; may be
-    fractional).
-    predict_xstart: the network gives x0, else eps. learn_sigma: it gives 2C channels, the second half being
-    v.
-    sigma_small: fixed variance is the posterior's, else beta (only without learn_sigma).
-    clip: clip x0 to [-1, 1]. autocast: the type to which torch narrows the arithmetic, or None.
-    labels: (B,) classes or None; x may hold n windows of each of the B images, (n * B, C, H, W).
-    """
+    """A network, and how its output is to be read."""
 
     network: nn.Module
     process: GaussianDiffusion
     timesteps: Tensor
+    """(T,), the training time of each index of `process`; ascending, may be fractional."""
     predict_xstart: bool = False
+    """The network predicts x0; otherwise eps."""
     learn_sigma: bool = True
+    """The network returns 2C channels; the second half is v (Nichol & Dhariwal 2021, eq. 15)."""
     sigma_small: bool = False
+    """The fixed variance is the posterior's; otherwise beta. Only without `learn_sigma`."""
     clip: bool = True
+    """Clip x0 to [-1, 1]."""
     autocast: torch.dtype | None = None
+    """The type to which torch narrows the arithmetic; None: none."""
     labels: Tensor | None = None
+    """(B,) classes. x may hold n windows of each of the B images, (n * B, C, H, W)."""
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, t: int) -> Prediction:
-        """x (B, C, H, W) at index t of the process -> Prediction."""
-        out, v = self._network(x, self.timesteps[t : t + 1])
-        return self._read(x, t, out, v)
-
-    @torch.no_grad()
-    def given(self, x: Tensor, t: int, known: Tensor) -> Prediction:
-        """As DenoiseGiven: the network sees time 0 at the known pixels (TD-Paint)."""
-        out, v = self._network(x, self.timesteps[t] * (1 - known))
+    def __call__(self, x: Tensor, t: int, clean: Tensor | None = None) -> Prediction:
+        """Predict from x (B, C, H, W) at index t; the network sees time 0 at `clean` pixels (TD-Paint)."""
+        if clean is None:
+            out, v = self._network(x, self.timesteps[t : t + 1])
+            return self._read(x, t, out, v)
+        out, v = self._network(x, self.timesteps[t] * (1 - clean))
         p = self._read(x, t, out, v)
-        x0 = torch.where(known > 0, x, p.x0)
-        return replace(p, x0=x0, eps=torch.where(known > 0, self.process.eps_from_x0(x, t, x), p.eps))
+        x0 = torch.where(clean > 0, x, p.x0)
+        return replace(p, x0=x0, eps=torch.where(clean > 0, self.process.eps_from_x0(x, t, x), p.eps))
 
     def _network(self, x: Tensor, times: Tensor) -> tuple[Tensor, Tensor | None]:
         label = () if self.labels is None else (self.labels.repeat(len(x) // len(self.labels)),)

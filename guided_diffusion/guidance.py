@@ -1,4 +1,4 @@
-"""Guidance: a wrapper that turns a Denoiser into another one that also fills `score`.
+"""Classifier guidance: wraps a Denoise into another one that also sets `score`.
 
 Paper: Dhariwal & Nichol 2021 (arXiv 2105.05233), section 4 (classifier guidance).
 The raw gradient travels, because the DDPM and DDIM rules use it differently (algorithms 1 and 2).
@@ -18,23 +18,24 @@ RAISED = 256  # times the gradient on its way back through float16, for which a 
 
 
 @dataclass(frozen=True)
-class Guided:
-    """A denoiser with classifier guidance.
-
-    classifier: (x_t, time) -> logits (B, classes); timesteps: as in Denoiser; labels: (B,) the wanted
-    classes, as there;
-    scale: s of the paper, 0 = none; autocast: the type to which torch narrows the classifier's arithmetic,
-    or None.
-    """
+class GuidedDenoiser:
+    """A denoiser with classifier guidance; it is again a Denoise."""
 
     denoise: Denoise
     classifier: nn.Module
+    """(x_t, time) -> logits (B, classes)."""
     timesteps: Tensor
+    """(T,), the time the networks were trained with for each index of the process."""
     labels: Tensor
+    """(B,), the class wanted for each image."""
     scale: float
+    """s of the paper; 0: no guidance."""
     autocast: torch.dtype | None = None
+    """The type to which torch narrows the classifier's arithmetic; None: none."""
 
-    def __call__(self, x: Tensor, t: int) -> Prediction:
+    def __call__(self, x: Tensor, t: int, clean: Tensor | None = None) -> Prediction:
+        if clean is not None:
+            raise ValueError("a classifier has not learned from clean pixels beside noisy ones; use repaint")
         return replace(self.denoise(x, t), score=self.score(x, t))
 
     def score(self, x: Tensor, t: int) -> Tensor:

@@ -1,8 +1,8 @@
-"""Likelihood terms of the variational bound, and weights of the simple loss over times.
+"""Likelihood terms of the variational bound, weights of the simple loss over times, losses of coarser images.
 
 Papers: Ho et al. 2020 (section 3.3, discretised decoder), Nichol & Dhariwal 2021 (section 3.1), Hang et al.
 2023 (arXiv 2303.09556, min-SNR), Choi et al. 2022 (arXiv 2204.00227, P2), Hoogeboom et al. 2023 (arXiv
-2301.11093, section 3.4, errors of coarser images).
+2301.11093, section 3.4, losses of coarser images).
 Where we differ: the weights have mean 1.
 Likelihoods are in nats, elementwise, same shape as the inputs; log-variances are natural logarithms.
 """
@@ -30,8 +30,10 @@ def normal_kl(mean1: Tensor, logvar1: Tensor, mean2: Tensor, logvar2: Tensor) ->
 def discretized_gaussian_log_likelihood(x: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
     """log P(x) of 8-bit images under a Gaussian cut into 256 bins over [-1, 1]; the end bins are open.
 
-    x: the image, in [-1, 1]; means, log_scales: of the Gaussian, log_scales = log of the standard
-    deviation.
+    Args:
+        x: the image, in [-1, 1].
+        means: mean of the Gaussian, same shape.
+        log_scales: natural logarithm of its standard deviation, same shape.
     """
     normal = torch.distributions.Normal(means, torch.exp(log_scales), validate_args=False)
     upper = torch.where(x > 0.999, torch.ones_like(x), normal.cdf(x + 1 / 255))
@@ -40,9 +42,11 @@ def discretized_gaussian_log_likelihood(x: Tensor, means: Tensor, log_scales: Te
 
 
 def mean_flat(x: Tensor, where: Tensor | None = None) -> Tensor:
-    """Mean over everything but the batch: (B, ...) -> (B,); over the pixels where `where` is 1, if given.
+    """Mean over everything but the batch: (B, ...) -> (B,).
 
-    where: (B, 1, H, W) for x (B, C, H, W), 0 or 1, at least one 1 in each image.
+    Args:
+        x: (B, ...); with `where` (B, C, H, W).
+        where: pixels to average over, (B, 1, H, W), 0 or 1, at least one 1 in each image; None = all.
     """
     if where is None:
         return x.flatten(1).mean(1)
@@ -51,11 +55,16 @@ def mean_flat(x: Tensor, where: Tensor | None = None) -> Tensor:
 
 
 def coarse_error(error: Tensor, factors: Sequence[int], where: Tensor | None = None) -> Tensor:
-    """Squared errors of coarser images (B,): the sum over `factors` f of f times the mean square of `error`
-    (B, C, H, W) averaged over f x f pixels ("simple diffusion", section 3.4).
+    """Squared error of coarser images, (B,) ("simple diffusion", section 3.4).
 
-    Noise counts 1 / f there, an error of the mean colour f times. Outside `where` (as for `mean_flat`) errors
-    are 0, and what remains is divided by its share of the image. The factors divide H and W.
+    The sum, over the factors f, of f times the mean square of the error averaged over f x f pixels. White
+    noise contributes 1 / f of its square, an error of the mean colour f times its square.
+
+    Args:
+        error: (B, C, H, W).
+        factors: sides of the squares in pixels; they divide H and W.
+        where: as for `mean_flat`. Errors elsewhere count as 0, and the result is divided by the share of the
+            image that counts.
     """
     total = error.new_zeros(len(error))
     if where is not None:
@@ -66,10 +75,11 @@ def coarse_error(error: Tensor, factors: Sequence[int], where: Tensor | None = N
 
 
 def time_weights(kind: LossWeighting, alpha_bar: Tensor) -> Tensor:
-    """Weights (T,) of the squared error of eps at each time, of mean 1 over the times.
+    """Weights (T,) of the squared error of eps at each time; their mean is 1.
 
-    alpha_bar: (T,) in (0, 1), the signal's share of the variance, so that SNR = alpha_bar / (1 - alpha_bar).
-    none: 1. min_snr: min(SNR, 5) / SNR. p2: 1 / (k + SNR)^gamma with k = gamma = 1.
+    Args:
+        kind: none = 1; min_snr = min(SNR, 5) / SNR; p2 = 1 / (k + SNR)^gamma with k = gamma = 1.
+        alpha_bar: share of the signal in the variance, (T,), in (0, 1); SNR = alpha_bar / (1 - alpha_bar).
     """
     if kind == "none":
         return torch.ones_like(alpha_bar)
@@ -79,5 +89,5 @@ def time_weights(kind: LossWeighting, alpha_bar: Tensor) -> Tensor:
 
 
 def nats_to_bits(x: Tensor) -> Tensor:
-    """Nats to bits."""
+    """Convert nats to bits."""
     return x / math.log(2.0)

@@ -1,4 +1,4 @@
-"""Models: those of a Config with their weights, loaded when first asked for, and the denoiser they make."""
+"""Models: the networks of a Config with their weights, loaded when first needed, and their denoiser."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from guided_diffusion.config.schema import Config
 from guided_diffusion.denoiser import Denoise, Denoiser
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.guidance import Guided
+from guided_diffusion.guidance import GuidedDenoiser
 from guided_diffusion.runtime import graphs, memory
 from guided_diffusion.runtime.device import DTYPES
 from guided_diffusion.runtime.inference import convolution_inputs, place_network, prepare_for_inference
@@ -27,76 +27,90 @@ from guided_diffusion.unet import UNetModel
 
 @dataclass(frozen=True)
 class Models:
-    """The network of `config` and, with guidance, its classifier.
-
-    process, times: the respaced process, and for each of its indices the time the networks were trained with;
-    precision: fp32, tf32, bf16 or fp16, as the device takes it. Loading raises CheckpointError.
-    """
+    """The network of `config` and, with guidance, its classifier. Loading raises CheckpointError."""
 
     config: Config
     process: GaussianDiffusion
+    """The respaced process."""
     times: Tensor
+    """(T,), the time the networks were trained with for each index of `process`."""
     device: torch.device
     precision: str
+    """fp32, tf32, bf16 or fp16, as the device takes it."""
+    channels: int = 3
+    """Channels of model space."""
 
     @property
     def classifier_path(self) -> str | None:
-        """None when there is no guidance."""
+        """Path of the classifier's weights, None without guidance."""
         guide = self.config.classifier
         return guide.classifier_path if guide.classifier_scale != 0 else None
 
     @property
     def paths(self) -> list[str]:
-        """Of the weights."""
-        return [path for path in (self.config.model_path, self.classifier_path) if path]
+        """Paths of all weights."""
+        paths = (self.config.model_path, self.classifier_path)
+        return [checkpoints.shipped_path(path) for path in paths if path]
 
-    def empty(self) -> tuple[nn.Module, nn.Module | None]:
-        """The network and its classifier: shapes on the meta device, without weights.
+    @property
+    def single_shape(self) -> bool:
+        """True if a classifier takes images of the model's size only."""
+        return self.classifier_path is not None and self.config.classifier.classifier_pool == "attention"
+
+    def build_on_meta(self) -> tuple[nn.Module, nn.Module | None]:
+        """Build the network and its classifier on the meta device: shapes without weights.
 
         Raises ConfigError for settings that no network fits.
         """
         model, guide = self.config.model, self.config.classifier
         try:
             with torch.device("meta"):
-                network = build.build_network(model)
+                network = build.build_network(model, self.channels)
                 if self.classifier_path is None:
                     return network, None
                 return network, build.build_classifier(guide, model.image_size, model.channel_mult)
         except (ValueError, RuntimeError) as error:
             raise ConfigError(f"these settings describe no network: {error}") from error
 
-    def expected(self, shape: Sequence[int]) -> int:
-        """How many images of a shape (rows, cols, 3) memory is expected to hold: boundless but for
-        `batch_size: auto` on a CPU, where it would be too late when memory is full."""
+    def expected_batch(self, shape: Sequence[int]) -> int:
+        """Estimate how many images of a shape (rows, cols, 3) memory holds.
+
+        Limited only for `batch_size: auto` on a CPU: a GPU reports that memory is out, and the batch is
+        halved; a CPU does not.
+        """
         if self.config.data.batch_size != "auto" or self.device.type != "cpu":
             return sys.maxsize
-        return max(1, memory.available_memory() // (2 * self.features(shape)))
+        return max(1, memory.available_memory() // (2 * self.activation_bytes(shape)))
 
-    def features(self, shape: Sequence[int]) -> int:
-        """Bytes of memory, at most, in which the network sees one image (rows, cols, 3): all that its
-        convolutions are given. The measured peaks are half to three quarters of it."""
+    def activation_bytes(self, shape: Sequence[int]) -> int:
+        """Bound the memory of one image (rows, cols, 3) in the network: the inputs of all its convolutions.
+
+        The measured peaks are half to three quarters of it (docs/reports/benchmarks.md).
+        """
         rows, columns, _ = shape
         share = rows * columns / self.config.model.image_size**2
-        return int(share * self._given * DTYPES[self.precision].itemsize)
+        return int(share * self._convolution_inputs * DTYPES[self.precision].itemsize)
 
     @cached_property
-    def _given(self) -> int:
-        """Numbers that the convolutions are given for an image of the model's size."""
-        network, _ = self.empty()
+    def _convolution_inputs(self) -> int:
+        """Count the numbers that all convolutions take for an image of the model's size."""
+        network, _ = self.build_on_meta()
         assert isinstance(network, UNetModel)
         shapes = convolution_inputs(network, self.config.model.image_size)
         return sum(map(math.prod, shapes.values()))
 
     @cached_property
     def network(self) -> nn.Module:
-        empty, _ = self.empty()
+        """The diffusion model on its device."""
+        empty, _ = self.build_on_meta()
         loaded = self._load(empty, self.config.model_path, as_stored=True)
         placed = prepare_for_inference(loaded, self.device, self.precision, self.config.model.image_size)
         return graphs.maybe_compile(placed, self.config.compile)
 
     @cached_property
     def classifier(self) -> nn.Module | None:
-        _, empty = self.empty()
+        """The classifier on its device, None without guidance."""
+        _, empty = self.build_on_meta()
         if empty is None:
             return None
         return place_network(self._load(empty, str(self.classifier_path)), self.device, "fp32")
@@ -106,13 +120,13 @@ class Models:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Of the weights, wherever they come from, and the arithmetic. Reads the files."""
+        """Digests of the weights, whatever their paths, and the precision. Reads the files."""
         paths = [self.config.model_path, self.classifier_path]
         weights = [checkpoints.digest(path) if path else None for path in paths]
         return {"weights": weights, "precision": self.precision}
 
     def denoiser(self, images: Sequence[ImageSeed]) -> Denoise:
-        """The denoiser for these images (whose draws decide the labels of a class-conditional model)."""
+        """Assemble the denoiser for these images; their seeds decide labels of a class-conditional model."""
         model, process, guide = self.config.model, self.config.process, self.config.classifier
         classifier = self.classifier
         labels = self.labels(images) if model.class_cond or classifier is not None else None
@@ -131,12 +145,12 @@ class Models:
             return plain
         dtype = DTYPES[self.precision]
         autocast = dtype if dtype.itemsize == 2 else None
-        return Guided(plain, classifier, times, labels, guide.classifier_scale, autocast)
+        return GuidedDenoiser(plain, classifier, times, labels, guide.classifier_scale, autocast)
 
     def labels(self, images: Sequence[ImageSeed]) -> Tensor:
-        """Classes (B,): cond_y for all, else for each image one of its draws."""
+        """Choose classes (B,): cond_y for all, or a random one for each image, from its seed."""
         if self.config.cond_y is not None:
             return torch.full((len(images),), self.config.cond_y, device=self.device)
         draw = partial(torch.randint, build.NUM_CLASSES, (), device=self.device)
-        draws = [draw(generator=each.generator("label", self.device)) for each in images]
+        draws = [draw(generator=seed.generator("label", self.device)) for seed in images]
         return torch.stack(draws)

@@ -1,4 +1,4 @@
-"""Operator: what was observed of an image x, as a linear map A with a pseudo-inverse.
+"""Operator: what was observed of an image x, as a map A with a pseudo-inverse.
 
 Paper: Wang et al. 2022 (arXiv 2212.00490, DDNM) for the range / null-space view.
 Contract: A A^+ A = A. Tensors are (B, C, H, W) in model space; nothing here draws random numbers.
@@ -8,26 +8,47 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-class Operator(Protocol):
-    """y = A x for the observed part y; `pinv` maps y back to image space."""
+class Operator:
+    """y = A x. A subclass gives `forward` and `pinv`; the defaults are for exact linear observations."""
 
-    def forward(self, x: Tensor) -> Tensor: ...
+    observes: ClassVar[bool] = True
+    """False where nothing is observed: y then holds no more than the shape."""
 
-    def pinv(self, y: Tensor) -> Tensor: ...
+    @property
+    def known(self) -> Tensor | None:
+        """1 where y is the pixel itself, else 0: (B or 1, 1, H, W). None if no pixel is observed as such."""
+        return None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A x."""
+        raise NotImplementedError
+
+    def pinv(self, y: Tensor) -> Tensor:
+        """A^+ y: the observation back in image space."""
+        raise NotImplementedError
+
+    def posterior_mean(self, x0: Tensor, y: Tensor, variance: float) -> Tensor:
+        """E[x | y] for x ~ N(x0, variance); by default y is exact, so the variance does not matter."""
+        return replace_range(self, x0, y)
 
 
 @dataclass(frozen=True)
-class Mask:
-    """Pixels are seen where keep = 1 and unseen where keep = 0. keep: (B, 1, H, W) or (B, C, H, W) float."""
+class Mask(Operator):
+    """Observes the pixels where keep = 1."""
 
     keep: Tensor
+    """(B, 1, H, W) or (B, C, H, W), float, 1 = observed, 0 = not."""
+
+    @property
+    def known(self) -> Tensor:
+        return self.keep
 
     def forward(self, x: Tensor) -> Tensor:
         return self.keep * x
@@ -37,19 +58,8 @@ class Mask:
 
 
 @dataclass(frozen=True)
-class Identity:
-    """The whole image is seen."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-    def pinv(self, y: Tensor) -> Tensor:
-        return y
-
-
-@dataclass(frozen=True)
-class LowPass:
-    """The mean of each block of factor x factor pixels is seen, and stands in all of the block's pixels.
+class LowPass(Operator):
+    """Observes the mean of each block of factor x factor pixels, repeated in all of the block's pixels.
 
     Blocks that the right or lower border cuts are smaller, so any size will do. An orthogonal projection:
     it is its own pseudo-inverse.
@@ -68,18 +78,17 @@ class LowPass:
 
 
 @dataclass(frozen=True)
-class Shade:
-    """A shadow lies on the image: of each pixel's light the share `transmission` arrives.
-
-    transmission: T in (0, 1], (B, C, H, W). variance: of the light observed, how far T may be wrong included;
-    (B, 1, H, W) or (B, C, H, W), 0 = exact, inf = tells nothing. to_light, from_light: model space to linear
-    light and back; observation and image are both in model space.
-    """
+class ShadowOperator(Operator):
+    """Observes the image in shadow: each pixel's linear light is multiplied by the transmission."""
 
     transmission: Tensor
+    """T, (B, C, H, W) in (0, 1]; 1 = lit."""
     variance: Tensor
+    """Of the observed light, errors of T included: (B, 1, H, W) or (B, C, H, W); 0 = exact, inf = unknown."""
     to_light: Callable[[Tensor], Tensor]
+    """From model space to linear light. Image and observation are both in model space."""
     from_light: Callable[[Tensor], Tensor]
+    """From linear light to model space."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.from_light(self.transmission * self.to_light(x))
@@ -88,19 +97,21 @@ class Shade:
         return self.from_light(self.to_light(y) / self.transmission)
 
     def posterior_mean(self, x0: Tensor, y: Tensor, variance: float) -> Tensor:
-        """The image's mean given y, where its light is N(that of x0, variance) before y is seen.
+        """The mean given y, where the image's light is N(that of x0, variance) before y is observed.
 
-        In light (T y + gamma x0) / (T^2 + gamma), gamma = own variance / `variance`: Wiener's filter, the
+        In light (T y + gamma x0) / (T^2 + gamma), gamma = self.variance / `variance`: the Wiener filter, the
         data consistency of ShadowDiffusion (Guo et al. 2023, arXiv 2212.04711) with a gamma per pixel.
         """
         power = self.transmission**2
-        seen = power / (power + self.variance / max(variance, 1e-12))  # in [0, 1]; 0 where blind
-        return self.from_light(torch.lerp(self.to_light(x0), self.to_light(y) / self.transmission, seen))
+        weight = power / (power + self.variance / max(variance, 1e-12))  # in [0, 1]; 0 where y is unknown
+        return self.from_light(torch.lerp(self.to_light(x0), self.to_light(y) / self.transmission, weight))
 
 
 @dataclass(frozen=True)
-class Nothing:
-    """Nothing is seen: plain generation."""
+class NoObservation(Operator):
+    """Observes nothing: plain generation."""
+
+    observes = False
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x)
@@ -110,8 +121,7 @@ class Nothing:
 
 
 def replace_range(operator: Operator, x: Tensor, y: Tensor) -> Tensor:
-    """x with its observed part replaced by y: A^+ y + (1 - A^+ A) x (DDNM eq. 10). For a mask: keep y, else
-    x.
+    """Replace the observed part of x by y: A^+ y + (1 - A^+ A) x (DDNM eq. 10).
 
     y is taken through A first, so a full image serves as well as an observation.
     """

@@ -1,4 +1,4 @@
-"""Noise schedules and the choice of the timesteps that sampling visits.
+"""Noise schedules, and respacing: the timesteps that sampling visits.
 
 Papers: Ho et al. 2020 (linear betas), Nichol & Dhariwal 2021 (arXiv 2102.09672, eq. 17 cosine; section 4
 respacing), Song et al. 2020 (arXiv 2010.02502, DDIM striding).
@@ -13,10 +13,10 @@ import numpy as np
 
 
 def get_named_beta_schedule(name: str, steps: int) -> np.ndarray:
-    """Betas of the forward process, float64 (steps,), each in (0, 1).
+    """Betas of the forward process, float64 (steps,), each in (0, 1). Raises ValueError.
 
     linear: 1e-4 .. 0.02 at 1000 steps, scaled by 1000/steps.
-    cosine: alpha_bar(s) = cos^2 of (s + .008) / 1.008 * pi/2, betas at most 0.999.
+    cosine: alpha_bar(s) = cos^2((s + .008) / 1.008 * pi/2), betas at most 0.999.
     """
     if name == "linear":
         scale = 1000 / steps
@@ -32,12 +32,14 @@ def get_named_beta_schedule(name: str, steps: int) -> np.ndarray:
 
 
 def space_timesteps(steps: int, respacing: str | int | Iterable[int]) -> list[int]:
-    """The training timesteps to keep, ascending.
+    """List the training timesteps to sample with, in ascending order. Raises ValueError if that is
+    impossible.
 
-    steps: length of the training process. respacing: '' keeps all; 'ddimN' takes every k-th step so that
-    exactly N remain; otherwise one or more counts ('250', '10,15,25', [10, 15, 25]): the process is cut into
-    that many equal sections and each count is spread evenly over its section, both ends included.
-    Raises ValueError when the counts cannot be met.
+    Args:
+        steps: Timesteps of the training process.
+        respacing: '' = all; 'ddimN' = every k-th step, so that exactly N remain; else a count or several
+            ('250', '10,15,25', [10, 15, 25]). The process is cut into that many equal sections, and each
+            count is spread evenly over its section, both ends included.
     """
     if isinstance(respacing, str) and respacing.startswith("ddim"):
         return _ddim_timesteps(steps, respacing)
@@ -45,7 +47,7 @@ def space_timesteps(steps: int, respacing: str | int | Iterable[int]) -> list[in
     if not counts:
         return list(range(steps))
     size, extra = divmod(steps, len(counts))
-    kept: list[int] = []
+    timesteps: list[int] = []
     start = 0
     for i, count in enumerate(counts):
         length = size + (i < extra)
@@ -56,11 +58,11 @@ def space_timesteps(steps: int, respacing: str | int | Iterable[int]) -> list[in
             )
         stride = (length - 1) / (count - 1) if count > 1 else 1.0
         position = 0.0
-        for _ in range(count):  # accumulated, not multiplied: the rounding is part of the published schedule
-            kept.append(start + round(position))
+        for _ in range(count):  # accumulate, do not multiply: its rounding is published
+            timesteps.append(start + round(position))
             position += stride
         start += length
-    return sorted(set(kept))
+    return sorted(set(timesteps))
 
 
 def _counts(respacing: str | int | Iterable[int]) -> list[int]:
@@ -77,9 +79,9 @@ def _counts(respacing: str | int | Iterable[int]) -> list[int]:
 
 
 def _ddim_timesteps(steps: int, respacing: str) -> list[int]:
-    wanted = int(respacing[4:]) if respacing[4:].isdigit() else 0
+    count = int(respacing[4:]) if respacing[4:].isdigit() else 0
     for stride in range(1, steps):
-        if wanted and len(range(0, steps, stride)) == wanted:
+        if count and len(range(0, steps, stride)) == count:
             return list(range(0, steps, stride))
     raise ValueError(
         f"timestep_respacing {respacing!r}: no whole stride takes that many of {steps} steps; try 'ddim50'"
@@ -87,6 +89,6 @@ def _ddim_timesteps(steps: int, respacing: str) -> list[int]:
 
 
 def respaced_betas(betas: np.ndarray, timesteps: list[int]) -> np.ndarray:
-    """Betas of the process that visits only `timesteps`, alpha_bar unchanged at each; float64 (N,)."""
-    kept = np.cumprod(1.0 - betas)[timesteps]
-    return 1 - kept / np.concatenate([[1.0], kept[:-1]])
+    """Betas of the process that visits only `timesteps`, float64 (N,). alpha_bar stays the same at each."""
+    alpha_bar = np.cumprod(1.0 - betas)[timesteps]
+    return 1 - alpha_bar / np.concatenate([[1.0], alpha_bar[:-1]])

@@ -1,8 +1,8 @@
-"""The order in which timesteps are visited: RePaint's walk down with jumps back up.
+"""Jump schedules: the order in which RePaint visits timesteps, down with jumps back up.
 
-A walk is a list of indices into the respaced process, from t_T - 1 to -1: down in steps of one, each one
-evaluation of the network, and up, which adds noise. Lugmayr et al., "RePaint", CVPR 2022, section 4.2.
-Run as a script it prints the cost of a walk and plots it.
+A schedule is a list of indices into the respaced process, from t_T - 1 to -1. Each step down is a network
+function evaluation; each step up adds noise. Paper: Lugmayr et al., "RePaint", CVPR 2022, section 4.2.
+Run as a script, this file prints the cost of a schedule and plots it.
 """
 
 import argparse
@@ -13,7 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 
 PAPER = {"t_T": 250, "n_sample": 1, "jump_length": 10, "jump_n_sample": 10}
-NEVER_HELD_BACK = 100_000_000
+"""Schedule of the RePaint paper."""
+NO_LIMIT = 100_000_000
+"""Value of start_resampling at which every jump is allowed."""
 
 
 def get_schedule_jump(
@@ -25,15 +27,11 @@ def get_schedule_jump(
     jump2_n_sample: int = 1,
     jump3_length: int = 1,
     jump3_n_sample: int = 1,
-    start_resampling: int = NEVER_HELD_BACK,
+    start_resampling: int = NO_LIMIT,
 ) -> list[int]:
-    """The walk as a list of timesteps, t_T - 1 first and -1 last.
+    """List the timesteps of a schedule, from t_T - 1 to -1.
 
-    t_T: number of steps of the walk. n_sample: times that each single step is done.
-    jump_length, jump_n_sample: at every multiple of jump_length the walk goes jump_length back up, until that
-    stretch was done jump_n_sample times. jump2_* and jump3_* nest shorter jumps inside the longer ones, which
-    start afresh after each longer jump. start_resampling: no repetition reaches above this timestep.
-    The values are taken as they are; `check_schedule` tells which make no sense.
+    The arguments are the fields of `JumpSchedule`. They are not checked here; see `check_schedule`.
     """
     kinds = ((jump_length, jump_n_sample), (jump2_length, jump2_n_sample), (jump3_length, jump3_n_sample))
     jumps_left = [_jumps(t_T, *kind) for kind in kinds]
@@ -55,29 +53,29 @@ def get_schedule_jump(
 
 
 def _jumps(t_T: int, length: int, n_sample: int) -> dict[int, int]:
-    """How often a jump of this kind starts at each timestep: none may reach above t_T - 1."""
+    """Number of jumps that start at each timestep. No jump reaches above t_T - 1."""
     return dict.fromkeys(range(0, t_T - length, length), n_sample - 1)
 
 
 def merge_jumps(times: Sequence[int]) -> list[int]:
-    """The walk with each run of steps back up as one jump: the turning points of what goes up stay."""
+    """Merge each run of steps up into a single jump from its first to its last timestep."""
     inner = range(1, len(times) - 1)
     turns = [times[i] for i in inner if not times[i - 1] < times[i] < times[i + 1]]
     return [*times[:1], *turns, *times[1:][-1:]]
 
 
 def count_nfe(times: Sequence[int]) -> tuple[int, int]:
-    """Steps down (network evaluations) and steps up (noise only) of a walk."""
+    """Count the steps down (network function evaluations) and the steps up (noise only)."""
     down = sum(t_next < t for t, t_next in pairwise(times))
     return down, len(times) - 1 - down
 
 
-def check_schedule(
-    steps: int | None = None, start_resampling: int = NEVER_HELD_BACK, **schedule: int
-) -> None:
-    """Raise a ValueError of one line for a schedule that cannot be walked or would silently not resample.
+def check_schedule(steps: int | None = None, start_resampling: int = NO_LIMIT, **schedule: int) -> None:
+    """Raise a ValueError of one line for a schedule that is impossible or would silently never jump.
 
-    schedule: arguments of `get_schedule_jump`. steps: number of steps of the respaced process, where known.
+    Args:
+        steps: Number of steps of the respaced process; None = not checked.
+        schedule: Arguments of `get_schedule_jump`.
     """
     for key, value in schedule.items():
         if value < 1:
@@ -104,25 +102,33 @@ def check_schedule(
 
 @dataclass(frozen=True)
 class JumpSchedule:
-    """The YAML's schedule_jump_params. t_T None = every step of the respaced process.
-
-    merge_jumps: the noise of a whole jump is added at once: the same distribution by fewer draws than the
-    published code's.
-    """
+    """The YAML's schedule_jump_params."""
 
     t_T: int | None = None
+    """Steps of the schedule; `null` = all steps of the respaced process."""
     n_sample: int = 1
+    """Number of times that each single step is done."""
     jump_length: int = 1
+    """Steps of a jump back up. A jump starts at every multiple of it."""
     jump_n_sample: int = 1
+    """Number of times that each stretch of `jump_length` steps is done; 1 = no jumps."""
     jump2_length: int = 1
+    """Steps of shorter jumps nested in the jumps above. They start over after each longer jump."""
     jump2_n_sample: int = 1
+    """Number of times that each stretch of `jump2_length` steps is done."""
     jump3_length: int = 1
+    """Steps of the shortest jumps, nested in both others."""
     jump3_n_sample: int = 1
+    """Number of times that each stretch of `jump3_length` steps is done."""
     start_resampling: int | None = None
+    """Timestep above which nothing is repeated; `null` = no limit."""
     merge_jumps: bool = False
+    """Whether the noise of a whole jump is added at once. The distribution is the same, with fewer random
+    draws than in the published code."""
 
     def times(self, steps: int) -> list[int]:
-        """The walk for a respaced process of `steps` steps. Raises ValueError as `check_schedule` does."""
+        """List the timesteps for a respaced process of `steps` steps. Raises ValueError as
+        `check_schedule`."""
         given = {
             key: value for key, value in vars(self).items() if value is not None and key != "merge_jumps"
         }
@@ -133,7 +139,8 @@ class JumpSchedule:
 
 
 def plot_schedule(times: Sequence[int], path: str) -> None:
-    """Draw timestep against transition number into an image file. Needs the extra `plot` (ImportError)."""
+    """Plot timestep against transition number into an image file. Raises ImportError without the extra
+    `plot`."""
     from matplotlib.figure import Figure
 
     down, up = count_nfe(times)
@@ -143,7 +150,7 @@ def plot_schedule(times: Sequence[int], path: str) -> None:
     axes.set(
         xlabel="transition",
         ylabel="timestep t",
-        title=f"{down} network evaluations, {up} steps back up",
+        title=f"{down} network function evaluations, {up} steps back up",
         xlim=(0, len(times) - 1),
         ylim=(-1, max(times) + 1),
     )
@@ -151,11 +158,12 @@ def plot_schedule(times: Sequence[int], path: str) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _times_of(conf_path: str) -> list[int]:
-    # Lazy: the schedule itself must not depend on the configuration, only this script does.
-    from guided_diffusion.config.builder import ConfigError, as_mapping, construct
-    from guided_diffusion.config.schema import ProcessConfig
+def _load_times(conf_path: str) -> list[int]:
+    # Imported here: only the script needs the configuration, the schedule does not.
+    from guided_diffusion.config.builder import as_mapping, construct
+    from guided_diffusion.config.model import ProcessConfig
     from guided_diffusion.config.yaml_files import read_yaml
+    from guided_diffusion.errors import ConfigError
 
     mapping = read_yaml(conf_path)
     if "schedule_jump_params" not in mapping:
@@ -167,19 +175,21 @@ def _times_of(conf_path: str) -> list[int]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print evaluations and transitions and plot the walk; exit code 2 = wrong config, 1 = plot not made."""
-    parser = argparse.ArgumentParser(description="Cost and image of a jump schedule (default: the paper's).")
+    """Print the cost of a schedule and plot it. Exit code 2 = wrong configuration, 1 = no plot."""
+    parser = argparse.ArgumentParser(
+        description="Print the cost of a jump schedule and plot it (default: the RePaint paper's)."
+    )
     parser.add_argument("--conf_path", help="YAML with schedule_jump_params")
     parser.add_argument("--out", default="schedule.png", help="image to write (default: %(default)s)")
     parser.add_argument("--no_plot", action="store_true", help="print the numbers only")
     args = parser.parse_args(argv)
     try:
-        times = _times_of(args.conf_path) if args.conf_path else get_schedule_jump(**PAPER)
+        times = _load_times(args.conf_path) if args.conf_path else get_schedule_jump(**PAPER)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     down, up = count_nfe(times)
-    print(f"{down} evaluations, {up} steps back up, {down + up} transitions")
+    print(f"{down} network function evaluations, {up} steps back up, {down + up} transitions")
     if args.no_plot:
         return 0
     try:
@@ -195,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # As a script, Python looks for modules beside this file first; ours must not hide anyone else's.
+    # A script's folder is first in sys.path; modules of this package must not hide others of the same name.
     package = Path(__file__).resolve().parent
     sys.path = [str(package.parent), *(p for p in sys.path if not p or Path(p).resolve() != package)]
     sys.exit(main())

@@ -1,9 +1,8 @@
-"""Training of a prior: `python -m guided_diffusion.train --conf_path confs/train/scenes64.yml`.
-`confs/train/shadow_detector.yml` trains the network that detects shadows, `scene_classifier.yml` the one that
-tells materials.
+"""Training: `python -m guided_diffusion.train --conf_path confs/train/scenes64.yml`.
 
-Resumes by itself: the same command goes on from the last saved state, with the same images, times and
-noises it would have drawn. Under torchrun each rank draws its own share of every batch.
+`confs/train/shadow_detector.yml` trains the shadow detector, `scene_classifier.yml` the scene classifier.
+The same command resumes from the last saved state, with the images, timesteps and noise that an uninterrupted
+run would have drawn. Under torchrun each rank draws its own share of every batch.
 """
 
 from __future__ import annotations
@@ -16,19 +15,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from guided_diffusion.build import build_process
-from guided_diffusion.codec import PixelCodec
-from guided_diffusion.denoiser import Denoiser
+from guided_diffusion.codec import Codec, PixelCodec
 from guided_diffusion.errors import (
     CheckpointError,
     ConfigError,
@@ -39,100 +35,115 @@ from guided_diffusion.errors import (
     TrainingError,
 )
 from guided_diffusion.images.files import write_bytes
-from guided_diffusion.images.formats import contact_sheet, write_image
-from guided_diffusion.operators import Nothing
+from guided_diffusion.images.formats import write_image
 from guided_diffusion.runtime import distributed
 from guided_diffusion.runtime.device import split_cores_among_ranks
 from guided_diffusion.runtime.memory import tune_malloc
-from guided_diffusion.samplers.base import Noise, Problem, walk
-from guided_diffusion.samplers.ddpm import DDPM
-from guided_diffusion.training.classifier_trainer import ClassifierTrainer
 from guided_diffusion.training.config import TrainConfig, load_train
-from guided_diffusion.training.data import open_batches, open_source
-from guided_diffusion.training.detector_trainer import DetectorTrainer
+from guided_diffusion.training.data import open_batches
 from guided_diffusion.training.loss_log import LossLog
-from guided_diffusion.training.run_cost import Slice, summary
-from guided_diffusion.training.supervised import LabelledTrainer
+from guided_diffusion.training.run_cost import RunCost, summarize
+from guided_diffusion.training.tasks import TRAINERS
 from guided_diffusion.training.trainer import Trainer
 
-_AGREE = 10  # steps between two questions whether some rank wants to stop; each costs an exchange
-_GRID_STEPS = 50
+_STOP_INTERVAL = 10  # steps after which the ranks ask each other whether to stop; asking costs an exchange
+_PIXELS = PixelCodec()
 
 
-def train(config: TrainConfig, device: torch.device, stop: Callable[[], bool] = lambda: False) -> Trainer:
-    """Train until `iterations` steps are done, or save and leave after a step where `stop` says so.
+def train(
+    config: TrainConfig,
+    device: torch.device,
+    stop: Callable[[], bool] = lambda: False,
+    codec: Codec = _PIXELS,
+) -> Trainer:
+    """Train until `iterations` steps are done, or until `stop` says so; then the state is saved.
 
-    Goes on from the state in the run's folder. Returns the trainer as it stands. Raises DatasetError or
-    CheckpointError before the first step, ImageError, TrainingError or OSError later.
+    Resumes from the state in the run's folder, if there is one.
+
+    Args:
+        stop: asked after each step; True = save and return.
+        codec: converts between uint8 images and the space that a prior works in.
+
+    Returns:
+        The trainer after the last step.
+
+    Raises:
+        DatasetError, CheckpointError: before the first step.
+        ImageError, TrainingError, OSError: later.
     """
-    source = open_source(config)
-    kinds = {"prior": Trainer, "detect": DetectorTrainer, "classify": ClassifierTrainer}
-    trainer = kinds[config.task](config, device)
+    task = TRAINERS[config.task]
+    source = task.open_source(config, codec)
+    trainer = task(config, device, codec)
     trainer.restore()
-    ranks = distributed.world_size()
-    model: nn.Module = DistributedDataParallel(trainer.network) if ranks > 1 else trainer.network
-    log = (
-        LossLog(config.folder / "loss.csv", trainer.step, trainer.parts) if distributed.is_leader() else None
-    )
-    if trainer.step:  # the run may have been killed between the state and what follows it
-        _write_figures(trainer)
+    log = None
+    if distributed.is_leader():
+        log = LossLog(config.folder / "loss.csv", trainer.step, trainer.loss_names)
+    if trainer.step:  # the run may have been killed after the state was saved, before the rest was
+        _write_cost(trainer)
         if not _grid_path(trainer).exists():
             _draw_grid(trainer)
-    if trainer.step >= config.iterations:
-        return trainer
-    images, flops = config.batch_size * ranks, trainer.step_flops()
-    figures = Slice(trainer.slices, trainer.step, images, flops, device, trainer.precision)
-    batches = open_batches(source, config, trainer.step * config.batch_size * ranks)
-    told: set[str] = set()
-    stopped = False
-    with _bar(trainer) as bar:
-        while trainer.step < config.iterations and not stopped:
-            x0, faults = next(batches)
-            _tell(faults, told)
-            trainer.train_step(model, x0.to(device, non_blocking=True))
-            bar.update()
-            stopped = _agreed(stop, trainer.step)
-            trainer.slices = figures.rows(trainer.step)
-            _log_and_save(trainer, log, bar, stopped)
+    if trainer.step < config.iterations:
+        _run_steps(trainer, source, log, stop)
     return trainer
 
 
-def _bar(trainer: Trainer) -> tqdm[Any]:
+def _run_steps(
+    trainer: Trainer, source: Dataset[Tensor], log: LossLog | None, stop: Callable[[], bool]
+) -> None:
+    config, device, ranks = trainer.config, trainer.device, distributed.world_size()
+    model: nn.Module = DistributedDataParallel(trainer.network) if ranks > 1 else trainer.network
+    images = config.batch_size * ranks
+    cost = RunCost(trainer.cost_rows, trainer.step, images, trainer.step_flops(), device, trainer.precision)
+    batches = open_batches(source, config, trainer.step * images)
+    warned: set[str] = set()
+    stopped = False
+    with _progress_bar(trainer) as bar:
+        while trainer.step < config.iterations and not stopped:
+            batch, faults = next(batches)
+            _warn_once(faults, warned)
+            trainer.train_step(model, batch.to(device, non_blocking=True))
+            bar.update()
+            stopped = _any_rank_wants_stop(stop, trainer.step)
+            trainer.cost_rows = cost.rows(trainer.step)
+            _log_and_save(trainer, log, bar, stopped)
+
+
+def _progress_bar(trainer: Trainer) -> tqdm[Any]:
     config = trainer.config
     hidden = not distributed.is_leader()
     return tqdm(total=config.iterations, initial=trainer.step, disable=hidden, desc=config.name, unit="step")
 
 
-def _tell(faults: list[str], told: set[str]) -> None:
+def _warn_once(faults: list[str], warned: set[str]) -> None:
     for fault in faults:
-        if fault not in told:
+        if fault not in warned:
             tqdm.write(f"warning: another image in its place: {fault}", file=sys.stderr)
-            told.add(fault)
+            warned.add(fault)
 
 
-def _agreed(stop: Callable[[], bool], step: int) -> bool:
-    """Whether to stop now, the same answer on all ranks: their clocks differ, and one alone would hang."""
+def _any_rank_wants_stop(stop: Callable[[], bool], step: int) -> bool:
+    """True if the run is to stop now; the same on all ranks, since one that stops alone hangs the rest."""
     if distributed.world_size() == 1:
         return stop()
-    return step % _AGREE == 0 and distributed.any_rank(stop())
+    return step % _STOP_INTERVAL == 0 and distributed.any_rank(stop())
 
 
 def _log_and_save(trainer: Trainer, log: LossLog | None, bar: tqdm[Any], stopped: bool) -> None:
-    """Whatever is due after a step."""
+    """Write whatever is due after a step."""
     config, step = trainer.config, trainer.step
     logs = step % config.log_interval == 0
     saves = stopped or _is_due(trainer, config.save_interval)
     if logs or saves:
-        trainer.check()
+        trainer.check_finite()
     if logs:
-        images = trainer.counted * config.batch_size * distributed.world_size()
+        images = trainer.steps_in_totals * config.batch_size * distributed.world_size()
         means = trainer.report()
         if log is not None:
             rate = log.add(step, images, trainer.seconds, means)
             bar.set_postfix_str(f"loss {means['loss']:.4f}, {rate:.3g} images/s")
     if saves:
         trainer.save()
-        _write_figures(trainer)
+        _write_cost(trainer)
     _draw_grid(trainer)
 
 
@@ -140,10 +151,12 @@ def _is_due(trainer: Trainer, interval: int) -> bool:
     return trainer.step % interval == 0 or trainer.step == trainer.config.iterations
 
 
-def _write_figures(trainer: Trainer) -> None:
+def _write_cost(trainer: Trainer) -> None:
     if distributed.is_leader():
-        text = json.dumps(summary(trainer.slices), indent=2)
-        write_bytes(trainer.config.folder / "figures.json", f"{text}\n".encode())
+        text = json.dumps(summarize(trainer.cost_rows), indent=2)
+        write_bytes(trainer.config.folder / "cost.json", f"{text}\n".encode())
+        # Earlier versions wrote the same facts, all of which are in the state, under this name.
+        (trainer.config.folder / "figures.json").unlink(missing_ok=True)
 
 
 def _grid_path(trainer: Trainer) -> Path:
@@ -153,41 +166,17 @@ def _grid_path(trainer: Trainer) -> Path:
 def _draw_grid(trainer: Trainer) -> None:
     config = trainer.config
     if distributed.is_leader() and _is_due(trainer, config.sample_interval or config.save_interval):
-        grid = trainer.grid() if isinstance(trainer, LabelledTrainer) else sample_grid(trainer)
-        write_image(_grid_path(trainer), grid)
+        write_image(_grid_path(trainer), trainer.grid())
 
 
-def sample_grid(trainer: Trainer, rows: int = 4) -> np.ndarray:
-    """rows x rows samples of the averaged network by DDPM, always from the same noise: uint8 (H, W, 3)."""
-    config, device = trainer.config, trainer.device
-    steps = min(_GRID_STEPS, config.process.diffusion_steps)
-    process, times = build_process(replace(config.process, timestep_respacing=str(steps)))
-    denoise = Denoiser(
-        trainer.ema,
-        process,
-        times.to(device),
-        predict_xstart=config.process.predict_xstart,
-        learn_sigma=config.model.learn_sigma,
-        autocast=trainer.autocast,
-    )
-    size = config.model.image_size
-    generators = [torch.Generator(device).manual_seed(i) for i in range(rows * rows)]
-    noise = Noise(generators, (3, size, size))
-    x = torch.zeros(0)
-    for step in walk(DDPM(), Problem(torch.zeros(1, device=device), Nothing(), denoise, process, noise)):
-        x = step.x
-    images = list(PixelCodec().decode(x))
-    grid = [images[i * rows : (i + 1) * rows] for i in range(rows)]
-    return contact_sheet(grid, [], None, max(size, 128))
+class StopSignal:
+    """Called after each step: True once the time is over or the user or the system asked the run to end.
 
-
-class Stop:
-    """Asked after each step: is the time over, or has the user or the system asked to end?
-
-    The first Ctrl-C (or SIGTERM) lets the step end and the state be saved, the second does not wait.
+    The first Ctrl-C (or SIGTERM) lets the step end and the state be saved; the second stops at once.
     """
 
     def __init__(self, minutes: float | None) -> None:
+        """minutes: time until the run is to stop; None = no limit."""
         self.deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
         self.interrupted = False
 
@@ -195,8 +184,8 @@ class Stop:
         return self.interrupted or time.monotonic() > self.deadline
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Signals are for this object."""
+    def handle_signals(self) -> Iterator[None]:
+        """Handle SIGINT and SIGTERM here, and restore the handlers at the end."""
         before = {
             number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)
         }
@@ -218,12 +207,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m guided_diffusion.train",
         description="Train a diffusion prior, the shadow detector or the scene classifier. The same command "
-        "goes on after a stop or a kill.",
-        epilog="State, weights, loss.csv and sample grids go to runs/<name>. Exit 0: done, or the minutes "
-        "are over; 1: failed on the way; 2: the configuration is wrong; 130: interrupted. The keys of the "
-        "YAML are in docs/training.md.",
+        "resumes after a stop or a kill.",
+        epilog="Writes the state, weights, loss.csv, cost.json and sample grids to runs/<name>. Exit codes: "
+        "0 done, or the minutes are over; 1 failed while training; 2 wrong configuration; 130 interrupted. "
+        "The keys of the YAML are explained in docs/reference/training_keys.md.",
     )
-    parser.add_argument("--conf_path", help="the YAML, e.g. confs/train/scenes64.yml")
+    parser.add_argument("--conf_path", help="YAML of the run, e.g. confs/train/scenes64.yml")
     parser.add_argument(
         "--set",
         action="extend",
@@ -234,22 +223,23 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     parser.add_argument(
-        "--minutes", type=float, help="save and leave after so many minutes; run again to go on"
+        "--minutes", type=float, help="save and stop after this many minutes; run again to resume"
     )
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit code."""
     options = _parse(arguments)
     tune_malloc()
     split_cores_among_ranks()
-    stop = Stop(options.minutes)
+    stop = StopSignal(options.minutes)
     try:
         distributed.check_launch()
         config = load_train(options.conf_path, options.set)
         device = distributed.find_device(options.device)
         distributed.setup(device)
-        with stop.listening():
+        with stop.handle_signals():
             trainer = train(config, device, stop)
     except (ConfigError, DatasetError, CheckpointError, DeviceError, LaunchError) as error:
         return _fail(str(error), 2)
@@ -265,7 +255,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    # What a loader's worker raised arrives as its whole traceback; the message is at its end.
+    # An error of a loader's worker arrives with its traceback; the message is at the end.
     line = f"error: {message.rpartition('ImageError: ')[2].strip()}"
     print(distributed.with_rank_prefix(line), file=sys.stderr)
     return code

@@ -19,9 +19,9 @@ from guided_diffusion.config.schema import ModelConfig
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.images.masks import dilate
 from guided_diffusion.shadow import remover
-from guided_diffusion.shadow.relight import Prior, Relit
+from guided_diffusion.shadow.relight import Prior, RelitImage
 
-MODEL = {
+MODEL: dict[str, Any] = {
     "image_size": 16,
     "num_channels": 32,
     "channel_mult": "1,1",
@@ -139,7 +139,7 @@ def refusal(call: Callable[..., object], *args: object) -> str:
     return str(caught.value)
 
 
-# keep_mask() with its hole one pixel larger, as method relight has it: 0.012 of 16 pixels is less than one.
+# keep_mask() with its hole one pixel larger, as task remove_shadow has it: 0.012 of 16 pixels is less than one.
 RELIT_KEEP = keep_mask()
 for shift in ((0, 1), (0, -1), (1, 0), (-1, 0)):
     RELIT_KEEP = RELIT_KEEP & np.roll(keep_mask(), shift, (0, 1))
@@ -154,7 +154,7 @@ class Negative:
 
     def __call__(
         self, image: np.ndarray, shadow: np.ndarray, settings: Any, prior: Prior | None, find: Any
-    ) -> Relit:
+    ) -> RelitImage:
         self.calls.append((image, shadow, settings, prior, find))
         free, nfe = np.iinfo(image.dtype).max - image // 2, 0
         if prior is not None:
@@ -164,7 +164,7 @@ class Negative:
         free = np.where(dilate(shadow, settings.reach(*shadow.shape))[..., None], free, image)
         matte = shadow.astype(np.float32) * np.float32(0.4)
         black = shadow & (image.max(axis=2) == 0)
-        return Relit(free, matte, np.full(image.shape, 0.2, np.float32), black, "", nfe)
+        return RelitImage(free, matte, np.full(image.shape, 0.2, np.float32), black, "", nfe)
 
 
 @pytest.fixture
@@ -176,5 +176,5 @@ def negative(monkeypatch: pytest.MonkeyPatch) -> Negative:
 
 @pytest.fixture
 def shaded(project: Callable[..., Path], negative: Negative) -> Callable[..., Path]:
-    """As `project`, with method relight and the stand-in."""
-    return lambda *counts, **settings: project(*counts, **{"method": "relight", **settings})
+    """As `project`, with task remove_shadow and the stand-in."""
+    return lambda *counts, **settings: project(*counts, **{"task": "remove_shadow", **settings})

@@ -17,6 +17,7 @@ from guided_diffusion.images import inputs
 from guided_diffusion.output.results import Progress, Result
 from guided_diffusion.runtime.seeds import ImageSeed
 from tests.conftest import NFE, image, keep_mask
+from tests.helpers.results import inpainted
 
 Project = Callable[..., Path]
 
@@ -26,8 +27,8 @@ def results(conf: Path, *overrides: str) -> dict[str, Result]:
 
 
 def filled(result: Result) -> np.ndarray:
-    assert result.filled is not None, result.error
-    return result.filled
+    assert inpainted(result) is not None, result.error
+    return inpainted(result)
 
 
 def test_known_bytes_are_kept_and_the_hole_is_filled(project: Project) -> None:
@@ -96,7 +97,7 @@ def test_a_broken_picture_fails_alone(project: Project) -> None:
     found = results(conf, "data.batch_size=2")
     assert "p1.png" in found["p1"].error
     assert "16x16" in found["p2"].error and "16x20" in found["p2"].error
-    assert found["p0"].filled is not None
+    assert inpainted(found["p0"]) is not None
 
 
 def test_a_turned_jpeg_and_other_kinds_of_pictures(project: Project) -> None:
@@ -124,7 +125,7 @@ def test_a_hole_too_long_for_any_memory_fails_its_picture(project: Project) -> N
     Image.fromarray(np.zeros((2, 600), bool)).save("masks/thin.png")
     found = results(conf)
     assert "600x2 image is so long and thin" in found["thin"].error
-    assert found["p0"].filled is not None
+    assert inpainted(found["p0"]) is not None
 
 
 def test_progress_counts_every_evaluation(project: Project) -> None:
@@ -178,7 +179,7 @@ def test_pil_with_nothing_to_fill_comes_back_without_a_model(project: Project) -
     engine = Engine(load_config(project(count=0, data={})))
     out = engine.inpaint(Image.fromarray(image(3)), Image.new("L", (16, 16), 255))
     assert np.array_equal(np.array(out), image(3))
-    assert "network" not in vars(engine.networks)  # cached there once it is loaded
+    assert "network" not in vars(engine.models)  # cached there once it is loaded
 
 
 def test_pil_without_a_mask_says_that_the_method_needs_one(project: Project) -> None:
@@ -257,8 +258,8 @@ def test_repaint_without_a_mask_says_what_it_needs(project: Project) -> None:
 def test_classes_are_drawn_per_picture_or_given(project: Project) -> None:
     engine = Engine(load_config(project(count=0), ["class_cond=true"]))
     images = [ImageSeed(0, name) for name in "abc"]
-    together = engine.networks.labels(images)
-    assert torch.equal(engine.networks.labels(images[1:2]), together[1:2])
+    together = engine.models.labels(images)
+    assert torch.equal(engine.models.labels(images[1:2]), together[1:2])
     assert len(set(together.tolist())) > 1
     given = Engine(load_config(project(count=0), ["class_cond=true", "cond_y=7"]))
     assert given.networks.labels(images[:2]).tolist() == [7, 7]
@@ -276,7 +277,7 @@ def test_each_of_several_fillings_is_that_of_its_seed_alone(project: Project) ->
 
 
 def test_seeds_keep_their_truths(project: Project) -> None:
-    conf = project(count=1, data={"gt_path": "gts", "mask_path": "masks", "free_path": "gts"})
+    conf = project(count=1, data={"gt_path": "gts", "mask_path": "masks", "shadow_free_path": "gts"})
     config = load_config(conf, ["seeds=2"])
     assert inputs.truths(config) == {"p0_seed0": "gts/p0.png", "p0_seed1": "gts/p0.png"}
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from guided_diffusion.build import build_classifier, build_process
 from guided_diffusion.config.schema import ClassifierConfig, Config, ProcessConfig
 from guided_diffusion.denoiser import Prediction
-from guided_diffusion.guidance import Guided
+from guided_diffusion.guidance import GuidedDenoiser
 from guided_diffusion.models import Models
 from guided_diffusion.runtime.seeds import ImageSeed
 
@@ -46,8 +46,8 @@ def image() -> Tensor:
     return torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(1))
 
 
-def guided(classifier: nn.Module, scale: float = 1.0) -> Guided:
-    return Guided(denoise, classifier, TIMES, LABELS, scale)
+def guided(classifier: nn.Module, scale: float = 1.0) -> GuidedDenoiser:
+    return GuidedDenoiser(denoise, classifier, TIMES, LABELS, scale)
 
 
 @pytest.mark.parametrize("t", [0, 1, 2])
@@ -93,7 +93,7 @@ def test_scale_multiplies_and_zero_is_none() -> None:
 
 def test_pictures_of_a_batch_are_guided_apart() -> None:
     x = image()
-    alone = Guided(denoise, Linear(), TIMES, LABELS[1:], 1.0).score(x[1:], 1)
+    alone = GuidedDenoiser(denoise, Linear(), TIMES, LABELS[1:], 1.0).score(x[1:], 1)
     assert torch.allclose(guided(Linear()).score(x, 1)[1:], alone, atol=1e-6)
 
 
@@ -128,7 +128,8 @@ def test_in_bfloat16_the_score_is_a_few_percent_off() -> None:
         weight += 0.05 * draws if weight.ndim < 2 else draws * weight[0].numel() ** -0.5 - weight
     x = torch.randn(2, 3, 32, 32, generator=generator)
     exact, half = (
-        Guided(denoise, classifier, TIMES, LABELS, 1.0, dtype).score(x, 1) for dtype in (None, torch.bfloat16)
+        GuidedDenoiser(denoise, classifier, TIMES, LABELS, 1.0, dtype).score(x, 1)
+        for dtype in (None, torch.bfloat16)
     )
     assert half.dtype == torch.float32 and 1e-3 < off(half, exact) < 0.06
 
@@ -149,7 +150,8 @@ def test_in_float16_a_score_too_small_for_it_is_not_lost() -> None:
     classifier, x = Sure().requires_grad_(False), torch.zeros(1, 3, 256, 256)
     label = torch.zeros(1, dtype=torch.long)
     exact, half = (
-        Guided(denoise, classifier, TIMES, label, 2.0, dtype).score(x, 0) for dtype in (None, torch.float16)
+        GuidedDenoiser(denoise, classifier, TIMES, label, 2.0, dtype).score(x, 0)
+        for dtype in (None, torch.float16)
     )
     assert 0 < exact.abs().max() < 3e-7 and off(half, exact) < 0.03
 
@@ -164,4 +166,4 @@ def test_the_classifier_has_the_precision_of_the_network(precision: str, dtype: 
     networks = Models(config, process, times, torch.device("cpu"), precision)
     vars(networks).update(network=nn.Identity(), classifier=Linear())
     wrapped = networks.denoiser([ImageSeed(0, "a")])
-    assert isinstance(wrapped, Guided) and wrapped.autocast is dtype
+    assert isinstance(wrapped, GuidedDenoiser) and wrapped.autocast is dtype

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from guided_diffusion.operators import Identity, LowPass, Mask, Nothing, Operator, replace_range
+from guided_diffusion.operators import Identity, LowPass, Mask, NoObservation, Operator, replace_range
 
 SHAPE = (2, 3, 4, 5)
 
@@ -28,7 +28,7 @@ def masks() -> Any:
 
 
 def operators() -> Any:
-    return masks() | st.sampled_from([Identity(), Nothing()])
+    return masks() | st.sampled_from([Identity(), NoObservation()])
 
 
 @settings(deadline=None)
@@ -60,7 +60,7 @@ def test_a_mask_replaces_pixels_to_the_last_bit(mask: Mask, x: Tensor, y: Tensor
 @given(images(), images())
 def test_the_two_extremes(x: Tensor, y: Tensor) -> None:
     assert torch.equal(replace_range(Identity(), x, y), y)
-    assert torch.equal(replace_range(Nothing(), x, y), x)
+    assert torch.equal(replace_range(NoObservation(), x, y), x)
 
 
 @settings(deadline=None)

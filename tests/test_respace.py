@@ -22,18 +22,18 @@ def respacing(name: str) -> str:
     return "" if name == "all" else name
 
 
-def test_the_stored_tables_are_the_ones_meant() -> None:
+def test_golden_file_is_complete() -> None:
     assert {"all", "50", "250", "ddim50", "10,15,25"} <= set(RESPACINGS)
     assert {"all", "50", "ddim50", "10,15,25"} <= set(WITH_BETAS)
 
 
 @pytest.mark.parametrize("name", RESPACINGS)
-def test_timesteps_are_the_published_ones(name: str) -> None:
+def test_space_timesteps_equals_the_published_tables(name: str) -> None:
     assert space_timesteps(1000, respacing(name)) == GOLDEN[f"{name}/timesteps"].tolist()
 
 
 @pytest.mark.parametrize("name", WITH_BETAS)
-def test_respaced_betas_are_the_published_ones(name: str) -> None:
+def test_respaced_betas_equal_the_published_tables(name: str) -> None:
     betas = get_named_beta_schedule("linear", 1000)
     respaced = respaced_betas(betas, space_timesteps(1000, respacing(name)))
     assert np.array_equal(respaced, GOLDEN[f"{name}/betas"])
@@ -49,17 +49,17 @@ def sections(draw: st.DrawFn) -> tuple[int, list[int]]:
 
 @settings(deadline=None)
 @given(sections())
-def test_each_section_gives_its_count_and_both_its_ends(case: tuple[int, list[int]]) -> None:
+def test_space_timesteps_gives_each_section_its_count_and_ends(case: tuple[int, list[int]]) -> None:
     steps, counts = case
-    kept = space_timesteps(steps, counts)
-    assert kept == space_timesteps(steps, ",".join(map(str, counts)))
-    assert len(kept) == sum(counts)
-    assert all(a < b for a, b in itertools.pairwise(kept))
+    timesteps = space_timesteps(steps, counts)
+    assert timesteps == space_timesteps(steps, ",".join(map(str, counts)))
+    assert len(timesteps) == sum(counts)
+    assert all(a < b for a, b in itertools.pairwise(timesteps))
     size, extra = divmod(steps, len(counts))
     start = 0
     for i, count in enumerate(counts):
         length = size + (i < extra)
-        inside = [t for t in kept if start <= t < start + length]
+        inside = [t for t in timesteps if start <= t < start + length]
         assert len(inside) == count
         assert inside[0] == start
         assert count == 1 or inside[-1] == start + length - 1
@@ -70,21 +70,21 @@ def test_each_section_gives_its_count_and_both_its_ends(case: tuple[int, list[in
 
 @settings(deadline=None)
 @given(steps=st.integers(2, 1000), stride=st.integers(1, 999))
-def test_ddim_takes_every_kth_step(steps: int, stride: int) -> None:
+def test_space_timesteps_ddim_takes_every_kth_step(steps: int, stride: int) -> None:
     wanted = len(range(0, steps, min(stride, steps - 1)))
-    kept = space_timesteps(steps, f"ddim{wanted}")
-    assert len(kept) == wanted
-    assert kept[0] == 0 and kept[-1] < steps
-    assert len({b - a for a, b in itertools.pairwise(kept)}) <= 1
+    timesteps = space_timesteps(steps, f"ddim{wanted}")
+    assert len(timesteps) == wanted
+    assert timesteps[0] == 0 and timesteps[-1] < steps
+    assert len({b - a for a, b in itertools.pairwise(timesteps)}) <= 1
 
 
-def test_forms_of_the_same_wish_agree() -> None:
+def test_space_timesteps_accepts_equivalent_forms() -> None:
     assert space_timesteps(1000, 250) == space_timesteps(1000, "250") == space_timesteps(1000, [250])
     assert space_timesteps(7, "") == space_timesteps(7, []) == list(range(7))
 
 
 @pytest.mark.parametrize(
-    ("steps", "wish", "message"),
+    ("steps", "respacing", "message"),
     [
         (100, "101", "section 1 has 100 steps, so it cannot give 101; ask for 1 to 100"),
         (100, "10,51", "section 2 has 50 steps, so it cannot give 51"),
@@ -97,25 +97,27 @@ def test_forms_of_the_same_wish_agree() -> None:
         (1000, "ddim0", "'ddim0': no whole stride"),
     ],
 )
-def test_a_wish_that_cannot_be_met_says_so(steps: int, wish: str | list[int], message: str) -> None:
+def test_space_timesteps_refuses_impossible_counts(
+    steps: int, respacing: str | list[int], message: str
+) -> None:
     with pytest.raises(ValueError) as error:
-        space_timesteps(steps, wish)
+        space_timesteps(steps, respacing)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 @settings(deadline=None)
 @given(sections())
-def test_respacing_keeps_alpha_bar(case: tuple[int, list[int]]) -> None:
+def test_respaced_betas_keep_alpha_bar(case: tuple[int, list[int]]) -> None:
     steps, counts = case
     betas = get_named_beta_schedule("cosine", steps)
-    kept = space_timesteps(steps, counts)
-    respaced = respaced_betas(betas, kept)
-    assert np.allclose(np.cumprod(1 - respaced), np.cumprod(1 - betas)[kept], rtol=1e-6, atol=0)
+    timesteps = space_timesteps(steps, counts)
+    respaced = respaced_betas(betas, timesteps)
+    assert np.allclose(np.cumprod(1 - respaced), np.cumprod(1 - betas)[timesteps], rtol=1e-6, atol=0)
     assert ((respaced > 0) & (respaced < 1)).all()
 
 
-def test_the_linear_schedule_is_ho_et_al_s() -> None:
+def test_linear_schedule_is_that_of_ho_et_al() -> None:
     betas = get_named_beta_schedule("linear", 1000)
     assert (betas[0], betas[-1], len(betas)) == (1e-4, 0.02, 1000)
     assert np.allclose(np.diff(betas), (0.02 - 1e-4) / 999)
@@ -123,7 +125,7 @@ def test_the_linear_schedule_is_ho_et_al_s() -> None:
     assert np.log(1 - coarse).sum() == pytest.approx(np.log(1 - betas).sum(), rel=0.1)
 
 
-def test_the_cosine_schedule_is_nichol_and_dhariwal_s() -> None:
+def test_cosine_schedule_is_that_of_nichol_and_dhariwal() -> None:
     betas = get_named_beta_schedule("cosine", 1000)
     alpha_bar = np.cumprod(1 - betas)
     for t in (0, 10, 499, 900):
@@ -135,7 +137,7 @@ def test_the_cosine_schedule_is_nichol_and_dhariwal_s() -> None:
     assert betas.max() == 0.999
 
 
-def test_schedules_that_do_not_exist_are_refused() -> None:
+def test_unknown_schedules_are_refused() -> None:
     with pytest.raises(ValueError, match="noise_schedule 'sqrt' is unknown; choose linear or cosine"):
         get_named_beta_schedule("sqrt", 10)
     with pytest.raises(ValueError, match="diffusion_steps 20 is too few for the linear schedule; use 21"):

@@ -1,4 +1,4 @@
-"""The jump schedule against lists made by the published code, its closed form, and its own rules."""
+"""Jump schedules against lists made by the published code, a closed form, and their rules."""
 
 import json
 import os
@@ -37,13 +37,13 @@ schedules = st.fixed_dictionaries(
 
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: str(case["params"]))
-def test_equals_the_published_lists(case):
+def test_schedule_equals_the_published_lists(case):
     times = get_schedule_jump(**case["params"])
     assert times == case["times"]
     assert count_nfe(times) == (case["n_reverse"], case["n_forward"])
 
 
-def test_the_golden_file_is_whole():
+def test_golden_file_is_complete():
     assert len(GOLDEN) == 11
     assert any(case["params"] == PAPER and case["n_reverse"] == 2410 for case in GOLDEN)
 
@@ -62,13 +62,13 @@ def test_the_golden_file_is_whole():
         ({"t_T": 50, "jump_n_sample": 3}, 130),
     ],
 )
-def test_evaluations_of_known_schedules(change, down):
+def test_count_nfe_of_known_schedules(change, down):
     assert count_nfe(get_schedule_jump(**{**PAPER, **change}))[0] == down
 
 
 @settings(max_examples=150, deadline=None)
 @given(schedules)
-def test_a_walk_goes_in_single_steps_from_the_top_to_the_end(schedule):
+def test_schedule_goes_in_single_steps_from_first_to_last(schedule):
     times = get_schedule_jump(**schedule)
     assert times[0] == schedule["t_T"] - 1
     assert times[-1] == -1
@@ -81,8 +81,8 @@ def test_a_walk_goes_in_single_steps_from_the_top_to_the_end(schedule):
 
 @settings(max_examples=150, deadline=None)
 @given(schedules)
-def test_merging_leaves_out_what_lies_within_a_jump_and_nothing_else(schedule):
-    """Filled up again in steps of one, it is the walk; and no two steps up follow each other."""
+def test_merge_jumps_drops_only_timesteps_inside_a_jump(schedule):
+    """Expanded to single steps it is the schedule again; and no two steps up follow each other."""
     times = get_schedule_jump(**schedule)
     merged = merge_jumps(times)
     filled = merged[:1]
@@ -90,20 +90,20 @@ def test_merging_leaves_out_what_lies_within_a_jump_and_nothing_else(schedule):
         filled += range(t + 1, t_next + 1) if t_next > t else [t_next]
     assert filled == times
     ups = [t_next > t for t, t_next in pairwise(merged)]
-    assert not any(one and other for one, other in pairwise(ups))
+    assert not any(up and up_next for up, up_next in pairwise(ups))
     assert count_nfe(merged)[0] == count_nfe(times)[0]
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 120), st.integers(1, 20), st.integers(1, 12))
-def test_closed_form_of_the_evaluations(t_T, length, n_sample):
+def test_count_nfe_equals_the_closed_form(t_T, length, n_sample):
     down, _ = count_nfe(get_schedule_jump(t_T, 1, length, n_sample))
     assert down == t_T + (n_sample - 1) * length * len(range(0, t_T - length, length))
 
 
 @settings(max_examples=100, deadline=None)
 @given(schedules)
-def test_nothing_is_repeated_above_start_resampling(schedule):
+def test_start_resampling_limits_repetition(schedule):
     held = {"start_resampling": 10, **schedule}
     times = get_schedule_jump(**held)
     above = [t for t in times if t > held["start_resampling"] + 1]
@@ -122,7 +122,7 @@ def test_nothing_is_repeated_above_start_resampling(schedule):
         ({"steps": 100}, "t_T 250 is beyond the 100 steps of the respaced process"),
     ],
 )
-def test_a_schedule_without_sense_is_refused_in_one_line(change, message):
+def test_check_schedule_refuses_nonsense_in_one_line(change, message):
     with pytest.raises(ValueError, match=message) as caught:
         check_schedule(**{**PAPER, **change})
     assert "\n" not in str(caught.value)
@@ -131,11 +131,11 @@ def test_a_schedule_without_sense_is_refused_in_one_line(change, message):
 @pytest.mark.parametrize(
     "change", [{}, {"steps": 250}, {"jump_length": 250, "jump_n_sample": 1}, {"t_T": 11}]
 )
-def test_a_sound_schedule_passes(change):
+def test_check_schedule_accepts_a_sound_schedule(change):
     check_schedule(**{**PAPER, **change})
 
 
-def test_a_schedule_without_t_T_walks_every_step():
+def test_jump_schedule_without_t_T_visits_every_step():
     assert JumpSchedule(jump_length=10, jump_n_sample=10).times(250) == get_schedule_jump(**PAPER)
     assert JumpSchedule().times(3) == [2, 1, 0, -1]
     assert JumpSchedule(t_T=2).times(3) == [1, 0, -1]
@@ -143,14 +143,14 @@ def test_a_schedule_without_t_T_walks_every_step():
     assert count_nfe(late)[0] == 1150
 
 
-def test_a_schedule_beyond_the_process_is_refused():
+def test_jump_schedule_beyond_the_process_is_refused():
     with pytest.raises(ValueError, match="t_T 251 is beyond the 250 steps"):
         JumpSchedule(t_T=251).times(250)
 
 
 @settings(max_examples=100, deadline=None)
 @given(schedules)
-def test_what_passes_the_check_does_resample(schedule):
+def test_check_schedule_accepts_only_schedules_that_resample(schedule):
     try:
         check_schedule(**schedule)
     except ValueError:
@@ -159,28 +159,30 @@ def test_what_passes_the_check_does_resample(schedule):
         assert count_nfe(get_schedule_jump(**schedule))[1] > 0
 
 
-def test_runs_as_a_script_from_anywhere_without_the_package_folder_hiding_modules(tmp_path):
-    image = tmp_path / "walk.png"
+def test_script_runs_anywhere_and_hides_no_module(tmp_path):
+    image = tmp_path / "schedule.png"
     script = ROOT / "guided_diffusion/scheduler.py"
     conf = ROOT / "confs/shadow.yml"
     command = [sys.executable, str(script), "--conf_path", str(conf), "--out", str(image)]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("45 evaluations, 4 steps back up, 49 transitions")
+    assert done.stdout.startswith("45 network function evaluations, 4 steps back up, 49 transitions")
     assert image.read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_a_configuration_it_is_the_paper(capsys):
+def test_main_defaults_to_the_paper(capsys):
     assert scheduler.main(["--no_plot"]) == 0
-    assert capsys.readouterr().out == "2410 evaluations, 2160 steps back up, 4570 transitions\n"
+    assert (
+        capsys.readouterr().out == "2410 network function evaluations, 2160 steps back up, 4570 transitions\n"
+    )
 
 
-def test_without_matplotlib_the_numbers_come_and_the_extra_is_named(capsys, monkeypatch, tmp_path):
+def test_main_without_matplotlib_prints_numbers_and_names_the_extra(capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert scheduler.main(["--out", str(tmp_path / "walk.png")]) == 1
+    assert scheduler.main(["--out", str(tmp_path / "schedule.png")]) == 1
     out, err = capsys.readouterr()
-    assert out.startswith("2410 evaluations")
+    assert out.startswith("2410 network function evaluations")
     assert "pip install -e '.[plot]'" in err
     assert not list(tmp_path.iterdir())
 
@@ -195,7 +197,7 @@ def test_without_matplotlib_the_numbers_come_and_the_extra_is_named(capsys, monk
         ("schedule_jump_params: {jump_lenght: 3}", "schedule_jump_params.jump_length"),
     ],
 )
-def test_a_wrong_configuration_is_exit_code_2_and_one_line(text, message, tmp_path, capsys):
+def test_main_returns_2_for_a_wrong_configuration(text, message, tmp_path, capsys):
     conf = tmp_path / "wrong.yml"
     conf.write_text(text)
     assert scheduler.main(["--conf_path", str(conf)]) == 2
@@ -204,6 +206,6 @@ def test_a_wrong_configuration_is_exit_code_2_and_one_line(text, message, tmp_pa
     assert err.count("\n") == 1
 
 
-def test_a_plot_that_cannot_be_written_is_said(tmp_path, capsys):
-    assert scheduler.main(["--out", str(tmp_path / "none" / "walk.png")]) == 1
+def test_main_reports_a_plot_that_cannot_be_written(tmp_path, capsys):
+    assert scheduler.main(["--out", str(tmp_path / "none" / "schedule.png")]) == 1
     assert "Cannot write the plot" in capsys.readouterr().err

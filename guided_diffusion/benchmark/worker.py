@@ -115,7 +115,8 @@ class PenumbraEngine:
         from guided_diffusion.config.schema import ProcessConfig
         from guided_diffusion.denoiser import Denoiser
         from guided_diffusion.operators import Mask
-        from guided_diffusion.samplers import Noise, Problem, RePaint, walk
+        from guided_diffusion.samplers import Noise, Problem, sample
+        from guided_diffusion.samplers.repaint import RePaint
         from guided_diffusion.scheduler import JumpSchedule
 
         process, times = build.build_process(ProcessConfig(timestep_respacing=str(schedule["t_T"])))
@@ -123,7 +124,7 @@ class PenumbraEngine:
         generators = [torch.Generator(self.device).manual_seed(i) for i in range(len(y))]
         problem = Problem(y, Mask(keep), denoise, process, Noise(generators, y.shape[1:]))
         sampler = RePaint(JumpSchedule(**schedule))
-        return lambda: [synchronise(step.x) for step in walk(sampler, problem)]
+        return lambda: [synchronise(step.x) for step in sample(sampler, problem)]
 
 
 class RePaintEngine:

@@ -1,1 +1,4 @@
-"""Every YAML key, with its default; reading, checking and translating YAML files. Loads no torch."""
+"""Configuration: every YAML key with its default, and the code that reads, checks and translates YAML files.
+
+Loads no torch.
+"""

@@ -1,4 +1,4 @@
-"""The resolution levels of a network, from the words of its YAML."""
+"""Resolution levels of a network, parsed from its YAML keys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from guided_diffusion.errors import ConfigError
 
 
 def channel_mults(text: str, image_size: int) -> tuple[float, ...]:
-    """Channel multiplier of each resolution level, from '1,2,2,4' or, if empty, guided-diffusion's table."""
+    """Channel multiplier of each resolution level, from text such as '1,2,2,4'; '' = guided-diffusion's
+    table."""
     table = {
         512: (0.5, 1, 1, 2, 2, 4, 4),
         256: (1, 1, 2, 2, 4, 4),
@@ -28,7 +29,8 @@ def channel_mults(text: str, image_size: int) -> tuple[float, ...]:
 
 
 def attention_downsamples(text: str, image_size: int, key: str = "attention_resolutions") -> tuple[int, ...]:
-    """Downsampling factors at which there is attention, from resolutions in pixels such as '32,16,8'."""
+    """Downsampling factors of the levels with self-attention, from resolutions in pixels such as
+    '32,16,8'."""
     return tuple(int(image_size // resolution) for resolution in _numbers(text, key))
 
 

@@ -1,4 +1,4 @@
-"""The YAML group `relight`: how a shadow is lifted off an image."""
+"""YAML group `relight`: how `task: remove_shadow` removes a shadow from an image."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,32 +8,37 @@ from guided_diffusion.config.builder import NonNegative
 
 @dataclass(frozen=True)
 class RelightConfig:
-    """fit: what tells the light: palette (pairs across the edge and the scene's colours), ring (a line
-    through the rings beside the edge) or gain (one number per channel). prior: whether the diffusion model
-    corrects that. refine: whether it takes out the noise that is lifted with the light; noise: standard
-    deviation of the input's, in levels of 255, for that. paint_black: whether the sampler paints what is too
-    dark to hold texture. look_twice: whether a shadow that is left within the mask, since two overlap, is
-    lifted as well. dilate: how far a shadow may reach beyond its mask, as a share of the image's
-    short side; nothing farther out changes.
-    """
+    """Settings of shadow removal. They affect the output `shadow_free`."""
 
     fit: Literal["palette", "ring", "gain"] = "palette"
+    """How the light in the shadow is estimated. `palette`: from pixel pairs across the shadow edge and the
+    colours of the lit part of the image; `ring`: a line fitted to the rings on both sides of the edge;
+    `gain`: a constant gain per channel."""
     prior: Literal["none", "diffusion"] = "none"
+    """Whether the diffusion model corrects the estimated light (40 network function evaluations)."""
     refine: bool = False
+    """Whether the diffusion model removes the noise that is amplified together with the light (10 more
+    network function evaluations for each crop window)."""
     noise: NonNegative = 1.0
-    paint_black: bool = False
-    look_twice: bool = True
+    """Standard deviation of the noise in the input, in levels of 255. Used by `refine`."""
+    inpaint_black: bool = False
+    """Whether the sampler inpaints the parts of a shadow that are too dark to hold texture."""
+    second_pass: bool = True
+    """Whether a second, overlapping shadow inside the mask is detected and removed too."""
     dilate: NonNegative = 0.03
+    """How far a shadow may reach beyond its mask, as a fraction of the image's short side. Pixels farther
+    away do not change."""
 
     @property
     def asks_prior(self) -> bool:
-        """Whether lifting itself needs the network."""
+        """Whether shadow removal itself needs the network."""
         return self.prior != "none" or self.refine
 
     @property
     def uses_network(self) -> bool:
-        return self.asks_prior or self.paint_black
+        """Whether `shadow_free` needs the network, for inpainting what is black or for anything else."""
+        return self.asks_prior or self.inpaint_black
 
     def reach(self, height: int, width: int) -> int:
-        """`dilate` in pixels of an image, at least 1."""
+        """`dilate` in pixels of an image of this size, at least 1."""
         return max(1, round(self.dilate * min(height, width)))

@@ -1,21 +1,27 @@
-"""From YAML files, their includes and command-line overrides to one plain mapping. Knows no key but two.
+"""Read YAML files, their includes and command-line overrides into a single plain mapping.
 
-The two are `include` and RePaint's `data.eval.<name>`, which must both be settled before files are merged.
+Only two keys are known here: `include`, and RePaint's `data.eval.<name>`. Both must be resolved before files
+are merged.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from guided_diffusion.config.builder import as_mapping
+from guided_diffusion.config.shipped import find_yaml
 from guided_diffusion.errors import ConfigError
 
 
+def _keep(mapping: dict[str, Any], where: str) -> dict[str, Any]:
+    return mapping
+
+
 class _Loader(yaml.SafeLoader):
-    """Also takes 1e-4 for a number, which YAML 1.1 calls text; refuses a key that is given twice."""
+    """Reads 1e-4 as a number, which YAML 1.1 calls text. Refuses a key that is given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -33,22 +39,35 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_yaml(path: str | Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """One YAML merged over those it includes (`include: file` or a list, relative to it; later wins).
+def read_yaml(
+    path: str | Path,
+    translate: Callable[[dict[str, Any], str], dict[str, Any]] = _keep,
+    including: tuple[Path, ...] = (),
+) -> dict[str, Any]:
+    """Read a YAML and merge it over the files that it includes.
 
-    The single dataset of RePaint's `data.eval` becomes `data` itself. Raises ConfigError.
+    `include:` holds a file name or a list of them, relative to the YAML. Later files win over earlier ones,
+    and the YAML's own keys win over all. A file that is not there may be the shipped one of that name.
+    RePaint's `data.eval.<name>` becomes `data`. Raises ConfigError.
+
+    Args:
+        translate: Called with each file's own mapping and its path before files are merged.
+        including: Files that are being read, to detect circles.
     """
-    here = Path(path)
+    here = find_yaml(path)
     if here.resolve() in including:
         raise ConfigError(f"{path} includes itself by way of {', '.join(p.name for p in including)}")
-    own = one_dataset(as_mapping(_parse(here), str(path), "the file"), str(path))
-    includes = own.pop("include", [])
+    content = flatten_dataset(as_mapping(_parse(here), str(path), "the file"), str(path))
+    includes = content.pop("include", [])
     merged: dict[str, Any] = {}
     for name in includes if isinstance(includes, list) else [includes]:
         if not isinstance(name, str):
             raise ConfigError(f"include: {name!r} is not a file name (in {path})")
-        merged = merge(merged, read_yaml(here.parent / name, (*including, here.resolve())))
-    return merge(merged, own)
+        beside = here.parent / name
+        included = beside if beside.is_file() else find_yaml(name)
+        source = included if included.is_file() else beside
+        merged = merge(merged, read_yaml(source, translate, (*including, here.resolve())))
+    return merge(merged, translate(content, str(path)))
 
 
 def _parse(path: Path) -> Any:
@@ -65,8 +84,8 @@ def _parse(path: Path) -> Any:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def one_dataset(mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Lifts `data.eval.<name>` to `data`, and the `paths` in there to the top."""
+def flatten_dataset(mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Replace `data` by its only dataset, `data.eval.<name>`, and move that dataset's `paths` to the top."""
     if "data" not in mapping:
         return dict(mapping)
     data = dict(as_mapping(mapping["data"], where, "data"))
@@ -86,16 +105,16 @@ def one_dataset(mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid over `base`; mappings on both sides are merged key by key."""
+    """Merge `over` over `base`: `over` wins; mappings on both sides are merged key by key."""
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge(merged[key], value) if both else value
+        deep = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if deep else value
     return merged
 
 
 def parse_override(text: str) -> dict[str, Any]:
-    """The mapping that `key.path=value` stands for; the value is YAML. Raises ConfigError."""
+    """Parse `key.path=value`, whose value is YAML, into a nested mapping. Raises ConfigError."""
     key, equals, value = text.partition("=")
     if not (key.strip() and equals):
         raise ConfigError(f"--set {text!r} is not key=value, e.g. --set seed=1")
@@ -105,4 +124,4 @@ def parse_override(text: str) -> dict[str, Any]:
         raise ConfigError(f"--set {text!r}: {value!r} is not a YAML value") from None
     for part in reversed(key.strip().split(".")):
         nested = {part: nested}
-    return one_dataset(nested, f"--set {text}")
+    return flatten_dataset(nested, f"--set {text}")

@@ -1,6 +1,7 @@
-"""The judge's report: how fills compare with the truth, in markdown, CSV and one image.
+"""Reports of `judge`: scores of inpainted images against the ground truth, as Markdown, CSV and one image.
 
-Every interval draws whole scenes: windows of one photograph are alike and count for less than as many scenes.
+Every interval resamples whole scenes: windows of one photograph are alike, so they count for less than as
+many scenes.
 """
 
 from __future__ import annotations
@@ -13,112 +14,136 @@ from dataclasses import dataclass
 import numpy as np
 
 from guided_diffusion.evaluation import hole_metrics
-from guided_diffusion.evaluation.acceptance import RIVALS, Scores, median_by_scene, verdicts
-from guided_diffusion.evaluation.cases import Place
+from guided_diffusion.evaluation.acceptance import BASELINES, Scores, check_acceptance
+from guided_diffusion.evaluation.bootstrap import bootstrap_by_scene, median_by_scene
+from guided_diffusion.evaluation.cases import EvalCase
 from guided_diffusion.evaluation.kid import SceneKid
-from guided_diffusion.evaluation.shadow_metrics import bootstrap_by_scene
-from guided_diffusion.images.formats import contact_sheet
+from guided_diffusion.images.contact_sheet import contact_sheet
 
-ON_SHEET = (*RIVALS, "repaint-1", "repaint-10", "td_paint")
+SHEET_METHODS = (*BASELINES, "repaint-1", "repaint-10", "td_paint")
 SHEET_ROWS = 8
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What one method made of all places; seconds and network evaluations are per image."""
+class MethodOutput:
+    """The results of a method for all cases."""
 
     method: str
     images: list[np.ndarray]
+    """one per case, uint8 (S, S, 3)"""
     seconds: float
+    """per image"""
     nfe: int = 0
+    """network function evaluations per image"""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A measure of (filled, place), its decimals, whether its median is told instead of its mean, and whether
-    only the places that structure crosses (True) or does not (False) count."""
+    """A column of the table: a measure, averaged over cases."""
 
     key: str
+    """name of the measure in scores and CSV"""
     title: str
-    measure: Callable[[np.ndarray, Place], float]
+    measure: Callable[[np.ndarray, EvalCase], float]
+    """value of an inpainted image, uint8 (S, S, 3), for its case"""
     decimals: int = 2
     median: bool = False
-    crossed: bool | None = None
+    """whether the median is reported instead of the mean"""
+    crossing: bool | None = None
+    """True: only cases whose hole structure crosses; False: only the others; None: all cases"""
 
     @property
     def head(self) -> str:
+        """Title with the kind of average."""
         return f"{self.title} ({'median' if self.median else 'mean'})"
 
-    def cell(self, values: Sequence[float], places: Sequence[Place]) -> str:
-        """The mean or median and its interval; "-" if no place counts or the measure says nothing here.
+    def cell(self, values: Sequence[float], cases: Sequence[EvalCase]) -> str:
+        """Format the mean or median and its interval.
 
-        One scene gives no interval.
+        The result is "-" if no case counts or the measure is undefined; with a single scene there is no
+        interval.
         """
-        of = [i for i, place in enumerate(places) if self.crossed in (None, place.crossed)]
-        told = [values[i] for i in of]
-        if not told or np.isnan(told).any():
+        indices = [i for i, case in enumerate(cases) if self.crossing in (None, case.structure_crosses)]
+        counted = [values[i] for i in indices]
+        if not counted or np.isnan(counted).any():
             return "-"
-        scenes = [places[i].scene for i in of]
-        low, high = (median_by_scene if self.median else bootstrap_by_scene)(told, scenes)
-        middle = np.median(told) if self.median else np.mean(told)
-        least, told_middle, most = (f"{value:.{self.decimals}f}" for value in (low, middle, high))
-        return told_middle if np.isnan(low) else f"{told_middle} [{least}, {most}]"
+        scenes = [cases[i].scene for i in indices]
+        low, high = (median_by_scene if self.median else bootstrap_by_scene)(counted, scenes)
+        middle = np.median(counted) if self.median else np.mean(counted)
+        lower, centre, upper = (f"{value:.{self.decimals}f}" for value in (low, middle, high))
+        return centre if np.isnan(low) else f"{centre} [{lower}, {upper}]"
 
 
-def _lab(x: np.ndarray, place: Place) -> float:
-    return hole_metrics.lab_error(x, place.truth, ~place.keep)
+def _lab(x: np.ndarray, case: EvalCase) -> float:
+    return hole_metrics.lab_error(x, case.ground_truth, ~case.keep)
+
+
+def _psnr(x: np.ndarray, case: EvalCase) -> float:
+    return hole_metrics.psnr(x, case.ground_truth, ~case.keep)
+
+
+def _with_ground_truth(
+    measure: Callable[[np.ndarray, np.ndarray, np.ndarray], float],
+) -> Callable[[np.ndarray, EvalCase], float]:
+    return lambda x, case: measure(x, case.ground_truth, case.keep)
+
+
+def _alone(measure: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[np.ndarray, EvalCase], float]:
+    return lambda x, case: measure(x, case.keep)
 
 
 COLUMNS = (
     Column("lab", "LAB error", _lab, 1),
-    Column("lab", "LAB error, structure crosses", _lab, 1, crossed=True),
-    Column("lab", "LAB error, none crosses", _lab, 1, crossed=False),
-    Column("psnr", "PSNR", lambda x, p: hole_metrics.psnr(x, p.truth, ~p.keep), 1),
-    Column("ring", "ring mismatch", lambda x, p: hole_metrics.ring_gradient_mismatch(x, p.truth, p.keep)),
-    Column("level", "ring level", lambda x, p: hole_metrics.ring_level_mismatch(x, p.truth, p.keep)),
-    Column("ring_error", "ring error", lambda x, p: hole_metrics.ring_gradient_error(x, p.truth, p.keep)),
-    Column("seam", "seam ratio", lambda x, p: hole_metrics.seam_ratio(x, p.keep), median=True),
-    Column(
-        "texture", "texture, hole / outside", lambda x, p: hole_metrics.texture_ratio(x, p.keep), median=True
-    ),
+    Column("lab", "LAB error, structure crosses", _lab, 1, crossing=True),
+    Column("lab", "LAB error, no structure crosses", _lab, 1, crossing=False),
+    Column("psnr", "PSNR", _psnr, 1),
+    Column("ring", "ring mismatch", _with_ground_truth(hole_metrics.ring_gradient_mismatch)),
+    Column("level", "ring level", _with_ground_truth(hole_metrics.ring_level_mismatch)),
+    Column("ring_error", "ring error", _with_ground_truth(hole_metrics.ring_gradient_error)),
+    Column("seam", "seam ratio", _alone(hole_metrics.seam_ratio), median=True),
+    Column("texture", "texture, hole / outside", _alone(hole_metrics.texture_ratio), median=True),
     Column(
         "texture_truth",
-        "texture, hole / truth",
-        lambda x, p: hole_metrics.texture_ratio_to_truth(x, p.truth, p.keep),
+        "texture, hole / ground truth",
+        _with_ground_truth(hole_metrics.texture_ratio_to_ground_truth),
         median=True,
     ),
 )
-MEASURES = tuple(column for column in COLUMNS if column.crossed is None)
+MEASURES = tuple(column for column in COLUMNS if column.crossing is None)
 
 
 @dataclass(frozen=True)
-class Block:
-    """All that was made of the places of one kind of mask, and how it scores, each alone and as a set."""
+class MaskKindResults:
+    """The results of all methods for a kind of mask."""
 
     kind: str
-    places: Sequence[Place]
-    answers: Sequence[Answer]
+    """kind of mask, such as `thick`"""
+    cases: Sequence[EvalCase]
+    outputs: Sequence[MethodOutput]
     scores: Scores
+    """method -> column key -> one value per case"""
     kid: SceneKid
+    """distances of the methods' sets of images from the ground truth"""
 
 
-def score(places: Sequence[Place], answers: Sequence[Answer]) -> Scores:
-    """Every measure of every fill."""
+def score_outputs(cases: Sequence[EvalCase], outputs: Sequence[MethodOutput]) -> Scores:
+    """Compute every measure of every inpainted image."""
     scores: Scores = {}
-    for a in answers:
-        pairs = list(zip(a.images, places, strict=True))
-        scores[a.method] = {c.key: [c.measure(x, p) for x, p in pairs] for c in MEASURES}
+    for output in outputs:
+        pairs = list(zip(output.images, cases, strict=True))
+        scores[output.method] = {c.key: [c.measure(x, case) for x, case in pairs] for c in MEASURES}
     return scores
 
 
-def table(block: Block) -> list[str]:
-    """Markdown: a row per method; each cell is the figure over all places and its 90 % interval."""
-    head = ["method", *(c.head for c in COLUMNS), block.kid.title, "evaluations", "seconds / image"]
+def format_table(results: MaskKindResults) -> list[str]:
+    """Format Markdown lines: a row per method; each cell is the mean or median with its 90 % interval."""
+    head = ["method", *(c.head for c in COLUMNS), results.kid.title, "NFE", "seconds / image"]
     lines = [_row(head), _row(["---"] * len(head))]
-    for a in block.answers:
-        cells = [column.cell(block.scores[a.method][column.key], block.places) for column in COLUMNS]
-        cells += [block.kid.cell(a.method), str(a.nfe), f"{a.seconds:.2g}"]
-        lines.append(_row([a.method, *cells]))
+    for output in results.outputs:
+        columns = results.scores[output.method]
+        cells = [column.cell(columns[column.key], results.cases) for column in COLUMNS]
+        cells += [results.kid.cell(output.method), str(output.nfe), f"{output.seconds:.2g}"]
+        lines.append(_row([output.method, *cells]))
     return lines
 
 
@@ -126,45 +151,49 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def to_csv(blocks: Sequence[Block]) -> bytes:
-    """A line per kind of mask, method and place."""
+def to_csv(blocks: Sequence[MaskKindResults]) -> bytes:
+    """Write a CSV with a line per kind of mask, method and case."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     keys = [column.key for column in MEASURES]
-    writer.writerow(["mask", "method", "place", "scene", "crossed", *keys])
+    writer.writerow(["mask", "method", "case", "scene", "structure_crosses", *keys])
     for block in blocks:
         for method, columns in block.scores.items():
-            for i, p in enumerate(block.places):
+            for i, case in enumerate(block.cases):
                 values = [f"{columns[key][i]:.6g}" for key in keys]
-                writer.writerow([block.kind, method, p.name, p.scene, int(p.crossed), *values])
+                crosses = int(case.structure_crosses)
+                writer.writerow([block.kind, method, case.name, case.scene, crosses, *values])
     return text.getvalue().encode()
 
 
-def sheet(blocks: Sequence[Block]) -> np.ndarray:
-    """masked | fills | truth of the first places of each kind of mask."""
-    shown = [a.method for a in blocks[0].answers if a.method in ON_SHEET]
+def draw_sheet(blocks: Sequence[MaskKindResults]) -> np.ndarray:
+    """Draw a contact sheet, uint8 (H, W, 3): the first cases of each kind of mask, a row each.
+
+    Columns: masked input, the methods of SHEET_METHODS, ground truth.
+    """
+    shown = [output.method for output in blocks[0].outputs if output.method in SHEET_METHODS]
     rows: list[list[np.ndarray]] = []
     labels: list[str] = []
     for block in blocks:
-        fills = {a.method: a.images for a in block.answers}
-        for i, place in enumerate(block.places[: max(1, SHEET_ROWS // len(blocks))]):
-            masked = place.truth * place.keep[..., None]
-            rows.append([masked, *(fills[method][i] for method in shown), place.truth])
-            labels.append(f"{block.kind}, {place.name}")
-    return contact_sheet(rows, ["masked", *shown, "truth"], labels, 2 * rows[0][0].shape[0])
+        images = {output.method: output.images for output in block.outputs}
+        for i, case in enumerate(block.cases[: max(1, SHEET_ROWS // len(blocks))]):
+            masked = case.ground_truth * case.keep[..., None]
+            rows.append([masked, *(images[method][i] for method in shown), case.ground_truth])
+            labels.append(f"{block.kind}, {case.name}")
+    return contact_sheet(rows, ["masked", *shown, "ground truth"], labels, 2 * rows[0][0].shape[0])
 
 
-def report(title: Sequence[str], blocks: Sequence[Block]) -> str:
-    """The whole markdown file."""
+def format_report(title: Sequence[str], blocks: Sequence[MaskKindResults]) -> str:
+    """Format the whole Markdown file: the title's lines, then a section per kind of mask."""
     lines = list(title)
     for block in blocks:
-        hole = 1 - np.mean([place.keep.mean() for place in block.places])
-        crossed = sum(place.crossed for place in block.places)
+        hole = 1 - np.mean([case.keep.mean() for case in block.cases])
+        crossing = sum(case.structure_crosses for case in block.cases)
         lines += ["", f"## Masks `{block.kind}`", ""]
         lines += [
-            f"{hole:.0%} is to be filled; structure crosses the hole in {crossed} of {len(block.places)}."
+            f"The holes cover {hole:.0%}; structure crosses the hole in {crossing} of {len(block.cases)}."
         ]
-        lines += ["", *table(block), "", block.kid.chance()]
-        told = verdicts(block.places, block.scores)
-        lines += ["", *told] if told else []
+        lines += ["", *format_table(block), "", block.kid.describe_null_range()]
+        checks = check_acceptance(block.cases, block.scores)
+        lines += ["", *checks] if checks else []
     return "\n".join(lines) + "\n"

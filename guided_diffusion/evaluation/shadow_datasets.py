@@ -1,6 +1,7 @@
-"""Sets for shadow removal as they come: which folders, which images belong together, which scene is shown.
+"""Datasets for shadow removal in their published layout: folders, matching images, scenes.
 
-Roles: pred (what is judged), free (the truth), mask (255 = shadow), shadow (the input), against (a rival).
+Roles: pred (the prediction), shadow_free (the ground truth), mask (255 = shadow), shadow (the input), against
+(another prediction).
 """
 
 from __future__ import annotations
@@ -17,82 +18,99 @@ from guided_diffusion.images.files import join_path, path_kind, read_bytes
 from guided_diffusion.images.formats import EXTENSIONS
 from guided_diffusion.images.pairs import images_by_stem
 
-# ISTD has test_A, test_B, test_C below test/; ISTD+ the same, or with the colours adjusted in a folder of its
-# own; SRD has shadow and shadow_free below SRD_Test/ or test/, its masks are a download of their own.
+# ISTD has test_A, test_B, test_C below test/. ISTD+ has the same, or its adjusted colours in a separate
+# folder. SRD has shadow and shadow_free below SRD_Test/ or test/; its masks are a separate download.
 _PARENTS = ("{split}", "{Split}", "SRD_{Split}", "")
 _FOLDERS = {
-    "free": ("{split}_C_fixed_official", "{split}_C_fixed", "{split}_C", "shadow_free", "free"),
+    "shadow_free": ("{split}_C_fixed_official", "{split}_C_fixed", "{split}_C", "shadow_free", "free"),
     "mask": ("{split}_B", "mask", "masks", "{split}mask"),
     "shadow": ("{split}_A", "shadow"),
 }
-# SRD calls the truth of IMG_1.jpg IMG_1_no_shadow.jpg (train) or IMG_1_free.jpg (test).
+# SRD calls the ground truth of IMG_1.jpg IMG_1_no_shadow.jpg (train) or IMG_1_free.jpg (test).
 _SUFFIX = re.compile(r"_(no_?shadow|shadow_?free|free|mask)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Item:
-    """One image: its name (relative POSIX path without extension), and role -> file."""
+class EvalItem:
+    """The files of an image."""
 
     name: str
+    """relative POSIX path without extension"""
     files: Mapping[str, str]
+    """role -> path"""
 
 
 def dataset_folders(root: str, split: str) -> dict[str, str]:
-    """Role -> folder, for as many of free, mask and shadow as lie below `root`, free among them.
+    """Find the folders of a dataset: role -> path, for shadow_free and those of mask and shadow that exist.
 
-    Raises DatasetError if there is no folder with the truth.
+    Args:
+        root: folder of the dataset, as unpacked.
+        split: `test` or `train`.
+
+    Raises:
+        DatasetError: if there is no folder with the ground truth.
     """
     names = {"split": split, "Split": split.capitalize()}
     for parent in (join_path(root, part.format(**names)) for part in _PARENTS):
-        found: dict[str, str] = {}
+        folders: dict[str, str] = {}
         for role, candidates in _FOLDERS.items():
             for path in (join_path(parent, candidate.format(**names)) for candidate in candidates):
                 if path_kind(path) == "folder":
-                    found.setdefault(role, path)
-        if "free" in found:
-            return found
-    looked = ", ".join(candidate.format(**names) for candidate in _FOLDERS["free"])
+                    folders.setdefault(role, path)
+        if "shadow_free" in folders:
+            return folders
+    candidates = _FOLDERS["shadow_free"]
+    searched = ", ".join(candidate.format(**names) for candidate in candidates)
     raise DatasetError(
-        f"--dataset {root} has no folder with the truth ({looked}), neither in {split} nor directly; "
-        "mend the path or --split, or name the folders with --free, --mask and --shadow"
+        f"--dataset {root} has no folder with the ground truth ({searched}), neither in {split} nor directly"
+        "; correct the path or --split, or name the folders with --shadow_free, --mask and --shadow"
     )
 
 
-def match(folders: Mapping[str, str]) -> tuple[list[Item], dict[str, list[str]]]:
-    """The images that all `folders` (role -> path) have, and role -> names that it lacks.
+def match_images(folders: Mapping[str, str]) -> tuple[list[EvalItem], dict[str, list[str]]]:
+    """Match the images of all folders by name.
 
-    Names are those in `folders["pred"]`; elsewhere a name matches itself, or, failing that, itself with or
-    without what `_SUFFIX` knows. What only the truth has is lacking in "pred".
-    Raises DatasetError when a folder is missing or empty, or when nothing matches.
+    The names are those in `folders["pred"]`. In another folder a name matches itself or, failing that, the
+    name with or without a suffix such as _free, _no_shadow or _mask.
+
+    Args:
+        folders: role -> path.
+
+    Returns:
+        The images that all folders have, sorted by name; and role -> names that this folder lacks. An image
+        of the ground truth without a prediction is lacking in "pred".
+
+    Raises:
+        DatasetError: if a folder is missing or empty, or nothing matches.
     """
     listed = {role: images_by_stem(path, f"--{role}") for role, path in folders.items()}
-    loose = {role: _loosely(named) for role, named in listed.items()}
-    items: list[Item] = []
+    loose = {role: _by_plain_name(named) for role, named in listed.items()}
+    items: list[EvalItem] = []
     lacking: dict[str, list[str]] = {}
     used: set[str] = set()
     for key, (name, _) in listed["pred"].items():
-        hits = {role: named.get(key) or loose[role].get(_plain(key)) for role, named in listed.items()}
+        hits = {role: named.get(key) or loose[role].get(_plain_name(key)) for role, named in listed.items()}
         files = {role: hit[1] for role, hit in hits.items() if hit is not None}
-        used.add(files.get("free", ""))
+        used.add(files.get("shadow_free", ""))
         for role in folders.keys() - files.keys():
             lacking.setdefault(role, []).append(name)
         if len(files) == len(folders):
-            items.append(Item(name, files))
+            items.append(EvalItem(name, files))
     if not items:
-        raise DatasetError(_nothing(folders, listed, lacking))
-    unjudged = [name for name, path in listed["free"].values() if path not in used]
-    return sorted(items, key=lambda item: item.name), lacking | ({"pred": unjudged} if unjudged else {})
+        raise DatasetError(_explain_no_match(folders, listed, lacking))
+    unmatched = [name for name, path in listed["shadow_free"].values() if path not in used]
+    return sorted(items, key=lambda item: item.name), lacking | ({"pred": unmatched} if unmatched else {})
 
 
-def _loosely(named: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    return {_plain(key): hit for key, hit in named.items()}
+def _by_plain_name(named: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    return {_plain_name(key): hit for key, hit in named.items()}
 
 
-def _plain(stem: str) -> str:
+def _plain_name(stem: str) -> str:
     return _SUFFIX.sub("", stem)
 
 
-def _nothing(
+def _explain_no_match(
     folders: Mapping[str, str],
     listed: Mapping[str, Mapping[str, tuple[str, str]]],
     lacking: Mapping[str, Sequence[str]],
@@ -106,16 +124,21 @@ def _nothing(
 
 
 def scene_of(name: str) -> str:
-    """The scene that a name tells: without a last `-3` or `_3`, if a digit is left (ISTD: 100-1 is of 100).
+    """Derive the scene from an image's name.
 
-    Else (IMG_6456) the image is a scene of its own.
+    A final `-3` or `_3` is dropped if a digit remains (ISTD: 100-1 is of scene 100). Otherwise (IMG_6456) the
+    image is its own scene.
     """
-    head = re.sub(r"[-_]\d+$", "", _plain(name))
+    head = re.sub(r"[-_]\d+$", "", _plain_name(name))
     return head if re.search(r"\d", PurePosixPath(head).name) else name
 
 
 def read_scenes(path: str, names: Sequence[str]) -> list[str]:
-    """The scene of each name, from a CSV with the columns name and scene. Raises DatasetError."""
+    """Read the scene of each name from a CSV with the columns name and scene.
+
+    Raises:
+        DatasetError: if the file cannot be read, or lacks a column or a name.
+    """
     if path_kind(path) != "file":
         raise DatasetError(f"--scenes {path} is no file; name a CSV with the columns name and scene")
     try:
@@ -126,7 +149,7 @@ def read_scenes(path: str, names: Sequence[str]) -> list[str]:
         ) from error
     if not rows or not {"name", "scene"} <= rows[0].keys():
         raise DatasetError(f"--scenes {path} lacks the columns name and scene, or any row; add them")
-    scenes = {_bare(row["name"] or ""): row["scene"] or "" for row in rows}
+    scenes = {_without_extension(row["name"] or ""): row["scene"] or "" for row in rows}
     missing = [name for name in names if not scenes.get(name)]
     if missing:
         raise DatasetError(
@@ -136,6 +159,6 @@ def read_scenes(path: str, names: Sequence[str]) -> list[str]:
     return [scenes[name] for name in names]
 
 
-def _bare(name: str) -> str:
+def _without_extension(name: str) -> str:
     path = PurePosixPath(name.strip())
     return str(path.with_suffix("") if path.suffix.lower() in EXTENSIONS else path)

@@ -1,6 +1,6 @@
-"""What `evaluate` prints and writes of the images it judged: a line each, means with intervals, a CSV.
+"""Reports of `evaluate`: one line per image, tables of means with intervals, paired differences, a CSV.
 
-Roles: pred is the prediction, shadow the input itself (identity), against another prediction.
+Roles: `pred` is the prediction, `shadow` the input itself (identity), `against` another prediction.
 """
 
 from __future__ import annotations
@@ -12,28 +12,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from guided_diffusion.evaluation.shadow_metrics import BAND, bootstrap_by_scene
+from guided_diffusion.evaluation.bootstrap import bootstrap_by_scene
+from guided_diffusion.evaluation.shadow_metrics import BAND
 
-Estimate = tuple[float, float, float]  # a mean and its 90 % interval over scenes; NaN where undefined
+Estimate = tuple[float, float, float]  # mean, and its 90 % interval over scenes; NaN where undefined
 
 
 @dataclass(frozen=True)
-class Judged:
-    """An image's scores: role -> measure -> value."""
+class ImageScores:
+    """The scores of an image."""
 
     name: str
     scene: str
     scores: Mapping[str, Mapping[str, float]]
+    """role -> measure -> value"""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: a measure, averaged over images or, by `pixels`, over the pixels of a region."""
+    """A row of the table: the mean of a measure."""
 
     title: str
     key: str
+    """name of the measure, as in `shadow_metrics.score`"""
     decimals: int = 2
     pixels: str | None = None
+    """name of a pixel count: the mean is over the pixels of that region; None: over images"""
 
 
 ROWS = (
@@ -53,43 +57,44 @@ ROWS = (
     Row("texture correlation with the input", "texture", 3),
     Row("LAB, NS, beyond identity", "lab_ns_beyond"),
 )
-NAMES = {"pred": "prediction", "shadow": "identity", "against": "against"}
-SHORT = ("lab_s", "lab_ns", "lab_all", "psnr_s_true", "lab_band", "texture")  # what an image's line tells
+ROLE_TITLES = {"pred": "prediction", "shadow": "identity", "against": "against"}
+# Measures in an image's line, and measures whose paired differences are reported.
+SHORT = ("lab_s", "lab_ns", "lab_all", "psnr_s_true", "lab_band", "texture")
 COMPARED = ("lab_s", "lab_s_true", "lab_band", "psnr_s_true")
 
 
 def estimate(
     values: Sequence[float], scenes: Sequence[str], weights: Sequence[float] | None = None
 ) -> Estimate:
-    """The (weighted) mean of the values that are defined, and its interval over scenes."""
+    """Compute the (weighted) mean of the values that are not NaN, and its interval over scenes."""
     weights = weights or [1.0] * len(values)
-    kept = [told for told in zip(values, scenes, weights, strict=True) if not np.isnan(told[0])]
-    if not kept:
+    defined = [entry for entry in zip(values, scenes, weights, strict=True) if not np.isnan(entry[0])]
+    if not defined:
         return np.nan, np.nan, np.nan
-    values, scenes, weights = zip(*kept, strict=True)
+    values, scenes, weights = zip(*defined, strict=True)
     return float(np.average(values, weights=weights)), *bootstrap_by_scene(values, scenes, weights)
 
 
-def mean_of(images: Sequence[Judged], role: str, row: Row) -> Estimate:
-    """What the table says of one measure and role."""
-    values = [p.scores[role].get(row.key, np.nan) for p in images]
-    weights = [p.scores[role][row.pixels] for p in images] if row.pixels else None
-    return estimate(values, [p.scene for p in images], weights)
+def mean_of_row(images: Sequence[ImageScores], role: str, row: Row) -> Estimate:
+    """Compute the table's entry for a row and a role."""
+    values = [image.scores[role].get(row.key, np.nan) for image in images]
+    weights = [image.scores[role][row.pixels] for image in images] if row.pixels else None
+    return estimate(values, [image.scene for image in images], weights)
 
 
-def table(images: Sequence[Judged]) -> list[str]:
-    """Markdown: a line per measure that is defined, a column per role."""
-    roles = [role for role in NAMES if role in images[0].scores]
-    lines = [["measure", *(NAMES[role] for role in roles)], ["---"] * (len(roles) + 1)]
+def format_table(images: Sequence[ImageScores]) -> list[str]:
+    """Format the means as Markdown lines: a row per measure that is defined, a column per role."""
+    roles = [role for role in ROLE_TITLES if role in images[0].scores]
+    lines = [["measure", *(ROLE_TITLES[role] for role in roles)], ["---"] * (len(roles) + 1)]
     for row in ROWS:
-        cells = [_cell(mean_of(images, role, row), row.decimals) for role in roles]
+        cells = [_cell(mean_of_row(images, role, row), row.decimals) for role in roles]
         if any(cells):
             lines.append([row.title, *cells])
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
-def _cell(told: Estimate, decimals: int) -> str:
-    mean, low, high = (_number(value, decimals) for value in told)
+def _cell(entry: Estimate, decimals: int) -> str:
+    mean, low, high = (_number(value, decimals) for value in entry)
     return f"{mean} [{low}, {high}]" if low else mean
 
 
@@ -97,43 +102,48 @@ def _number(value: float, decimals: int) -> str:
     return "" if np.isnan(value) else f"{value:.{decimals}f}"
 
 
-def each(images: Sequence[Judged]) -> list[str]:
-    """A line per image, of its prediction."""
-    width = max(len("image"), *(len(p.name) for p in images))
+def format_images(images: Sequence[ImageScores]) -> list[str]:
+    """Format a head line, and a line per image with the scores of its prediction."""
+    width = max(len("image"), *(len(image.name) for image in images))
     lines = [f"{'image':{width}}" + "".join(f"{key:>12}" for key in SHORT)]
-    for p in images:
-        values = (_number(p.scores["pred"].get(key, np.nan), 3 if key == "texture" else 2) for key in SHORT)
-        lines.append(f"{p.name:{width}}" + "".join(f"{value:>12}" for value in values))
+    for image in images:
+        scores = image.scores["pred"]
+        values = (_number(scores.get(key, np.nan), 3 if key == "texture" else 2) for key in SHORT)
+        lines.append(f"{image.name:{width}}" + "".join(f"{value:>12}" for value in values))
     return lines
 
 
-def differences(images: Sequence[Judged]) -> list[str]:
-    """Prediction less rival, image by image: one line per measure that both have."""
+def format_differences(images: Sequence[ImageScores]) -> list[str]:
+    """Format the paired differences, prediction minus the other prediction: a line per measure."""
     return [
         line for row in ROWS if row.key in COMPARED and not row.pixels for line in _difference(images, row)
     ]
 
 
-def _difference(images: Sequence[Judged], row: Row) -> list[str]:
-    ours, theirs = (np.array([p.scores[role][row.key] for p in images]) for role in ("pred", "against"))
-    both = [b for b in zip(ours, theirs, (p.scene for p in images), strict=True) if not np.isnan(b[0])]
-    if not both:
+def _difference(images: Sequence[ImageScores], row: Row) -> list[str]:
+    ours, theirs = (
+        np.array([image.scores[role][row.key] for image in images]) for role in ("pred", "against")
+    )
+    scenes = [image.scene for image in images]
+    pairs = [pair for pair in zip(ours, theirs, scenes, strict=True) if not np.isnan(pair[0])]
+    if not pairs:
         return []
-    paired = [a - b if a != b else 0.0 for a, b, _ in both]  # infinity less infinity is no difference
-    told = estimate(paired, [scene for _, _, scene in both])
-    base = float(np.mean([b for _, b, _ in both]))
-    ratio = f" ({told[0] / base:+.1%})" if row.key.startswith("lab") and base > 0 else ""
-    sure = "" if np.isnan(told[1]) else "; excludes 0" if told[1] > 0 or told[2] < 0 else "; includes 0"
-    return [f"- {row.title}, prediction less the other: {_cell(told, row.decimals)}{ratio}{sure}"]
+    differences = [a - b if a != b else 0.0 for a, b, _ in pairs]  # infinity minus infinity: no difference
+    mean, low, high = entry = estimate(differences, [scene for _, _, scene in pairs])
+    base = float(np.mean([b for _, b, _ in pairs]))
+    ratio = f" ({mean / base:+.1%})" if row.key.startswith("lab") and base > 0 else ""
+    significance = "" if np.isnan(low) else "; excludes 0" if low > 0 or high < 0 else "; includes 0"
+    return [f"- {row.title}, prediction minus the other: {_cell(entry, row.decimals)}{ratio}{significance}"]
 
 
-def to_csv(images: Sequence[Judged]) -> bytes:
-    """A line per role and image; what is undefined is blank."""
+def to_csv(images: Sequence[ImageScores]) -> bytes:
+    """Write a CSV with a line per role and image; undefined scores are blank."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     keys = list(images[0].scores["pred"])
     writer.writerow(["role", "name", "scene", *keys])
     for role in images[0].scores:
-        for p in images:
-            writer.writerow([role, p.name, p.scene, *(_number(p.scores[role][key], 6) for key in keys)])
+        for image in images:
+            scores = (_number(image.scores[role][key], 6) for key in keys)
+            writer.writerow([role, image.name, image.scene, *scores])
     return text.getvalue().encode()

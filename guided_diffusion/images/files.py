@@ -22,39 +22,48 @@ def _bf() -> Any:
 
 
 def is_remote(path: AnyPath) -> bool:
-    """Whether the path is one for blobfile."""
+    """Check whether the path is one for blobfile."""
     return "://" in str(path)
 
 
 def join_path(root: AnyPath, name: str) -> str:
-    """`root` and a relative POSIX name as one path, local or remote."""
+    """Join `root` and a relative POSIX name into one path, local or remote."""
     return _bf().join(str(root), name) if is_remote(root) else str(Path(root, name))
 
 
 def path_kind(path: AnyPath) -> Literal["file", "folder", "missing"]:
-    """What lies at the path."""
-    if is_remote(path):
-        is_folder, exists = _bf().isdir(str(path)), _bf().exists(str(path))
-    else:
-        is_folder, exists = Path(path).is_dir(), Path(path).is_file()
+    """Say whether a file, a folder or nothing lies at the path.
+
+    Raises OSError, its message one line, when that cannot be found out: remotely without network, without
+    credentials, or for an address that blobfile does not know.
+    """
+    try:
+        if is_remote(path):
+            is_folder, exists = _bf().isdir(str(path)), _bf().exists(str(path))
+        else:
+            is_folder, exists = Path(path).is_dir(), Path(path).is_file()
+    except Exception as error:  # blobfile raises nearly anything
+        raise OSError(" ".join(str(error).split()) or type(error).__name__) from error
     if is_folder:
         return "folder"
     return "file" if exists else "missing"
 
 
 def file_stat(path: AnyPath) -> tuple[int, float]:
-    """Size in bytes and time of the last change in seconds."""
-    told = _bf().stat(str(path)) if is_remote(path) else None
-    return (told.size, told.mtime) if told else (os.stat(path).st_size, os.stat(path).st_mtime)
+    """Return the size in bytes and the time of the last change in seconds."""
+    if is_remote(path):
+        stat = _bf().stat(str(path))
+        return stat.size, stat.mtime
+    return os.stat(path).st_size, os.stat(path).st_mtime
 
 
 def list_files(root: AnyPath) -> list[str]:
-    """Relative POSIX names, sorted, of all files below a folder; none that is hidden."""
+    """List the relative POSIX names of all files below a folder, sorted, without hidden ones."""
     return sorted(_remote_names(str(root)) if is_remote(root) else _local_names(Path(root)))
 
 
 def _local_names(root: Path) -> Iterator[str]:
-    seen = {root.resolve()}  # linked folders are followed, but a ring of links only once round
+    seen = {root.resolve()}  # linked folders are followed, but a cycle of links only once
     for folder, subfolders, files in os.walk(root, followlinks=True):
         fresh = {name: Path(folder, name).resolve() for name in subfolders if not name.startswith(".")}
         subfolders[:] = [name for name in sorted(fresh) if fresh[name] not in seen]
@@ -75,7 +84,7 @@ def _remote_names(root: str, prefix: str = "") -> Iterator[str]:
 
 
 def read_bytes(path: AnyPath) -> bytes:
-    """The whole file."""
+    """Read the whole file."""
     if is_remote(path):
         with _bf().BlobFile(str(path), "rb") as file:
             return file.read()
@@ -83,10 +92,10 @@ def read_bytes(path: AnyPath) -> bytes:
 
 
 def write_bytes(path: AnyPath, data: bytes) -> None:
-    """Write a file that appears under its name only when it is whole; folders are made as needed.
+    """Write a file atomically: it appears under its name only when it is whole. Make folders as needed.
 
     A kill at any moment leaves at most a hidden `*.part` file; the next write of the same file removes it.
-    Raises OSError when the place cannot be written.
+    Raises OSError when the file cannot be written.
     """
     if is_remote(path):
         with _bf().BlobFile(str(path), "wb") as file:  # appears when the upload is complete
@@ -94,8 +103,8 @@ def write_bytes(path: AnyPath, data: bytes) -> None:
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Hashed, since the name itself may already be as long as the file system allows. The part after it is
-    # fresh, so that two writers never share a file.
+    # Hashed, since the name itself may already be as long as the file system allows. The random part after it
+    # keeps two writers from sharing a file.
     prefix = f".{blake2s(os.fsencode(target.name), digest_size=8).hexdigest()}"
     part = target.parent / f"{prefix}.{uuid4().hex}.part"
     try:

@@ -1,4 +1,4 @@
-"""Images as people have them: read, write, list, resize and lay out.
+"""Image files: read, write and list them; resize arrays.
 
 An image is a uint8 array (H, W, 3), RGB, 0..255; a deep one is uint16, 0..65535. Paths are local or remote,
 as in `files`.
@@ -7,12 +7,12 @@ as in `files`.
 import io
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageDraw, ImageFile, ImageFont, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from guided_diffusion.errors import ImageError
 from guided_diffusion.images import png16
@@ -41,14 +41,14 @@ _LOW_BYTES["LA;16B"] = ("RGBA", slice(1, 2))  # grey high, grey low, alpha high,
 
 
 def list_images(root: AnyPath) -> list[str]:
-    """Relative POSIX names, sorted, of all images (by extension) below a folder; none that is hidden."""
+    """List the relative POSIX names of all images (by extension) below a folder, sorted, none hidden."""
     return [name for name in list_files(root) if PurePosixPath(name).suffix.lower() in EXTENSIONS]
 
 
 def read_image(path: AnyPath) -> np.ndarray:
-    """The image as uint8 (H, W, 3), turned upright by its EXIF orientation, fully decoded.
+    """Read an image as uint8 (H, W, 3), turned upright by its EXIF orientation, fully decoded.
 
-    Reads PNG, JPEG, WebP, TIFF and BMP; the first frame of an animation. Grey is repeated into three
+    Formats: PNG, JPEG, WebP, TIFF and BMP; of an animation the first frame. Grey is repeated into three
     channels, alpha is dropped (colours stay as stored), 16-bit values become round(v / 257).
     Raises ImageError for whatever cannot be read as a whole, and for files above MAX_PIXELS or MAX_BYTES.
     """
@@ -56,7 +56,7 @@ def read_image(path: AnyPath) -> np.ndarray:
 
 
 def read_deep(path: AnyPath) -> np.ndarray:
-    """As `read_image`, but a file with 16 bits a channel gives its exact values, uint16 (H, W, 3)."""
+    """Read an image like `read_image`, but keep the values of a 16-bit file, uint16 (H, W, 3)."""
     try:
         with warnings.catch_warnings():
             # Pillow warns of odd metadata (the pixels are whole) and of sizes below our own limit.
@@ -67,12 +67,12 @@ def read_deep(path: AnyPath) -> np.ndarray:
 
 
 def from_pil(pil_image: Image.Image) -> np.ndarray:
-    """A Pillow image of any mode as uint8 (H, W, 3), as `read_image` would give it (alpha dropped)."""
+    """Convert a Pillow image of any mode to the uint8 (H, W, 3) that `read_image` would give."""
     return eight_bits(np.ascontiguousarray(_upright(_to_rgb(pil_image), pil_image)))
 
 
 def eight_bits(image: np.ndarray) -> np.ndarray:
-    """The image as uint8: itself, or round(v / 257) of uint16. 257 is odd, so there are no ties."""
+    """Convert to uint8: a uint8 image is returned as it is, uint16 becomes round(v / 257), without ties."""
     if image.dtype != np.uint16:
         return image
     return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
@@ -145,7 +145,7 @@ def _to_rgb(pil_image: Image.Image) -> np.ndarray:
 def _upright(image: np.ndarray, pil_image: Image.Image) -> np.ndarray:
     try:
         orientation = pil_image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # an EXIF block too broken to parse says nothing about the pixels
+    except Exception:  # a broken EXIF block does not matter: the pixels are whole
         return image
     swap = image.swapaxes(0, 1)
     turned = {
@@ -161,11 +161,14 @@ def _upright(image: np.ndarray, pil_image: Image.Image) -> np.ndarray:
 
 
 def write_image(path: AnyPath, array: np.ndarray, text: Mapping[str, str] | None = None) -> None:
-    """Writes a PNG from uint8 or uint16 (H, W, 3), uint8 (H, W) or bool (H, W); `text` goes into its text
-    chunks.
+    """Write a PNG atomically; make folders as needed.
 
-    Folders are made as needed. The file appears under its name only when it is whole.
-    Raises ValueError for other arrays, OSError when the place cannot be written.
+    Raises ValueError for other arrays, OSError when the file cannot be written.
+
+    Args:
+        path: of the file.
+        array: uint8 or uint16 (H, W, 3), uint8 (H, W) or bool (H, W).
+        text: goes into the PNG's text chunks.
     """
     write_bytes(path, _encode_png(array, text or {}))
 
@@ -175,8 +178,10 @@ def _encode_png(array: np.ndarray, text: Mapping[str, str]) -> bytes:
         array = array.astype(np.uint8) * 255
     colour = array.ndim == 3 and array.shape[2] == 3
     if not (colour and array.dtype == np.uint16 or array.dtype == np.uint8 and (colour or array.ndim == 2)):
-        given = f"{array.dtype} {array.shape}"
-        raise ValueError(f"cannot write {given}; give uint8 or uint16 (H, W, 3), uint8 (H, W) or bool (H, W)")
+        actual = f"{array.dtype} {array.shape}"
+        raise ValueError(
+            f"cannot write {actual}; give uint8 or uint16 (H, W, 3), uint8 (H, W) or bool (H, W)"
+        )
     chunks = PngImagePlugin.PngInfo()
     for key, value in text.items():
         chunks.add_text(key, value)
@@ -188,7 +193,7 @@ def _encode_png(array: np.ndarray, text: Mapping[str, str]) -> bytes:
 
 
 def read_text(path: AnyPath) -> dict[str, str]:
-    """The text chunks of a PNG; {} when the file is missing, has none, or is not a whole PNG."""
+    """Read the text chunks of a PNG; {} when the file is missing, has none, or is not a whole PNG."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -196,15 +201,17 @@ def read_text(path: AnyPath) -> dict[str, str]:
             if not isinstance(pil_image, PngImagePlugin.PngImageFile):
                 return {}
             return {key: str(value) for key, value in pil_image.text.items()}  # decodes the pixels too
-    except Exception:  # as in read_image; here a broken file is just one that says nothing
+    except Exception:  # as in read_image; a broken file has no text
         return {}
 
 
 def resize(array: np.ndarray, size: tuple[int, int], kernel: str = "lanczos") -> np.ndarray:
-    """The array (H, W, C) or (H, W), uint8 or float32, at `size` = (height, width); antialiased.
+    """Resize an array with antialiasing, every channel by itself. The same size returns a copy.
 
-    Kernels: "lanczos" (sharpest, may overshoot), "hamming" and "bilinear" (weights never negative).
-    Each channel is treated alone. At its own size the array comes back as it is (a copy).
+    Args:
+        array: (H, W, C) or (H, W), uint8 or float32.
+        size: (height, width), pixels.
+        kernel: "lanczos" (sharpest, may overshoot), "hamming" or "bilinear" (weights never negative).
     """
     if array.shape[:2] == tuple(size):
         return array.copy()
@@ -218,62 +225,3 @@ def _resize_plane(plane: np.ndarray, size: tuple[int, int], kernel: str) -> np.n
     height, width = size
     pil_image = Image.fromarray(np.ascontiguousarray(plane))  # uint8 -> "L", float32 -> "F"
     return np.array(pil_image.resize((width, height), _KERNELS[kernel]))
-
-
-_PAPER, _CELL, _INK, _PALE_INK = (242, 242, 242), (226, 226, 226), (40, 40, 40), (110, 110, 110)
-
-
-def contact_sheet(
-    rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], labels: Sequence[str] | None, cell: int
-) -> np.ndarray:
-    """One image of many: a grid of `cell`-pixel squares under column titles, each row under its label.
-
-    Images are uint8 (H, W, 3), uint8 (H, W) or bool (H, W). Large ones are shrunk to fit, small ones
-    enlarged by whole factors. Returns uint8 (H, W, 3). Raises ValueError if rows and labels differ in number.
-    """
-    if labels is not None and len(labels) != len(rows):
-        raise ValueError(f"{len(labels)} labels for {len(rows)} rows; give one label per row")
-    gap = max(6, cell // 14)
-    font = ImageFont.load_default(size=max(11, min(20, cell // 9)))
-    line = sum(font.getmetrics()) + gap // 3  # type: ignore[union-attr]
-    columns = max([1, len(titles), *map(len, rows)])
-    top = gap + (line if titles else 0)
-    pitch = cell + gap + (line if labels else 0)
-    sheet = Image.new("RGB", (gap + columns * (cell + gap), top + len(rows) * pitch), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-    for column, title in enumerate(titles):
-        middle = gap + column * (cell + gap) + cell / 2
-        draw.text((middle, gap), _fit_text(draw, title, font, cell), _INK, font, anchor="ma")
-    for index, row in enumerate(rows):
-        y = top + index * pitch
-        if labels is not None:
-            draw.text((gap, y), _fit_text(draw, labels[index], font, sheet.width - 2 * gap), _PALE_INK, font)
-            y += line
-        for column, image in enumerate(row):
-            sheet.paste(_letterbox(image, cell), (gap + column * (cell + gap), y))
-    return np.array(sheet)
-
-
-def _letterbox(image: np.ndarray, cell: int) -> Image.Image:
-    if image.dtype == np.bool_:
-        image = image.astype(np.uint8) * 255
-    height, width = image.shape[:2]
-    factor = cell // max(height, width)
-    if factor >= 1:
-        image = image.repeat(factor, axis=0).repeat(factor, axis=1)
-    else:
-        shrink = cell / max(height, width)
-        image = resize(image, (max(1, round(height * shrink)), max(1, round(width * shrink))))
-    square = Image.new("RGB", (cell, cell), _CELL)
-    height, width = image.shape[:2]
-    square.paste(Image.fromarray(image).convert("RGB"), ((cell - width) // 2, (cell - height) // 2))
-    return square
-
-
-def _fit_text(draw: ImageDraw.ImageDraw, text: str, font: Any, width: float) -> str:
-    """The text, or its end after an ellipsis: the end of an image's name tells most."""
-    if draw.textlength(text, font) <= width:
-        return text
-    while text and draw.textlength("…" + text, font) > width:
-        text = text[1:]
-    return "…" + text

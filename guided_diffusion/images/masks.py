@@ -1,6 +1,10 @@
-"""Keep-masks: bool (H, W), True = known (kept), False = unknown (filled)."""
+"""Masks, bool (H, W): reading, resizing, growing, measuring and drawing.
+
+Two conventions have a type of their own. A mask is converted once, where it is read.
+"""
 
 from collections.abc import Callable
+from typing import NewType
 
 import numpy as np
 from PIL import Image
@@ -8,21 +12,28 @@ from PIL import Image
 from guided_diffusion.images.files import AnyPath
 from guided_diffusion.images.formats import from_pil, read_image
 
+KeepMask = NewType("KeepMask", np.ndarray)
+"""Bool (H, W): True = known, kept as it is; False = unknown, to be inpainted."""
+ShadowMask = NewType("ShadowMask", np.ndarray)
+"""Bool (H, W): True = shadow."""
+
 MAX_UNKNOWN = 0.7  # thick and thin masks leave at least the rest of the image known
 _BLOCK = 2**15  # pixels that the distance transform holds at a time
 _MIN_SIDE = 8  # below this, strokes can no longer promise both known and unknown pixels
 
 
 def read_mask(path: AnyPath) -> np.ndarray:
-    """The mask in an image file, bool (H, W): True where its luminance is 128 or more; alpha is ignored.
+    """Read the mask in an image file, bool (H, W): True where its luminance is 128 or more.
 
-    Luminance is ITU-R BT.601's, rounded as Pillow's mode "L". Raises ImageError as read_image does.
+    Alpha is ignored. Whether True means keep or shadow, only the caller knows.
+
+    Luminance is that of ITU-R BT.601's, rounded as Pillow's mode "L". Raises ImageError as read_image does.
     """
     return _bright(read_image(path))
 
 
 def mask_from_pil(pil_image: Image.Image) -> np.ndarray:
-    """The mask in a Pillow image of any mode, bool (H, W), as `read_mask` would give it."""
+    """Convert a Pillow image of any mode to the mask, bool (H, W), that `read_mask` would give."""
     return _bright(from_pil(pil_image))
 
 
@@ -33,23 +44,31 @@ def _bright(image: np.ndarray) -> np.ndarray:
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The mask at `size` = (height, width), bool: each pixel takes the value found at its centre."""
+    """Resize a mask to `size` = (height, width), bool: each pixel takes the value at its centre."""
     rows, columns = (
         ((2 * np.arange(new) + 1) * old) // (2 * new) for old, new in zip(mask.shape, size, strict=True)
     )
     return np.asarray(mask, dtype=bool)[rows[:, None], columns[None, :]]
 
 
-def dilate(mask: np.ndarray, radius: int) -> np.ndarray:
-    """The mask, bool (H, W), grown to all pixels within `radius` pixels of a True one (between centres)."""
-    return _squared_to(mask, radius) <= radius**2
+def dilate(mask: np.ndarray, radius: float) -> np.ndarray:
+    """Grow the mask, bool (H, W), to all pixels within `radius` pixels of a True one (between centres)."""
+    return _squared_to(mask, radius) <= int(radius**2)  # squared distances are whole numbers
+
+
+def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Return top, bottom, left and right of the True pixels, ends excluded; of the whole frame with none."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if rows.size == 0:
+        return 0, mask.shape[0], 0, mask.shape[1]
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 
 
 def edge_distance(mask: np.ndarray, reach: float) -> np.ndarray:
-    """Distance in pixels from each pixel's centre to the nearest on the other side of the mask's edge.
+    """Measure the distance from each pixel's centre to the nearest one across the mask's edge.
 
-    Float64 (H, W), 1 at the edge; infinity beyond `reach`. Exact: squares are minimised down, then across
-    (Felzenszwalb & Huttenlocher 2012, section 3).
+    Pixels, float64 (H, W), 1 at the edge; infinity beyond `reach`. Exact: squares are minimised down, then
+    across (Felzenszwalb & Huttenlocher 2012, section 3).
     """
     mask = np.asarray(mask, dtype=bool)
     squared = np.where(mask, _squared_to(~mask, reach), _squared_to(mask, reach))
@@ -57,7 +76,7 @@ def edge_distance(mask: np.ndarray, reach: float) -> np.ndarray:
 
 
 def _squared_to(member: np.ndarray, reach: float) -> np.ndarray:
-    """Squared distance to the nearest member, float32 (H, W); only what is within `reach` is right.
+    """Squared distance to the nearest member, float32 (H, W); right only within `reach`.
 
     Exact up to 4096 pixels. Across, it goes by blocks of rows that stay in the processor's cache.
     """
@@ -71,24 +90,33 @@ def _squared_to(member: np.ndarray, reach: float) -> np.ndarray:
     down **= 2
     squared = down.copy()
     for top in range(0, rows, max(1, _BLOCK // columns)):
-        near, found = (plane[top : top + max(1, _BLOCK // columns)] for plane in (down, squared))
+        near, best = (plane[top : top + max(1, _BLOCK // columns)] for plane in (down, squared))
         for dx in range(1, int(min(reach, columns - 1)) + 1):
-            np.minimum(found[:, dx:], near[:, :-dx] + np.float32(dx**2), out=found[:, dx:])
-            np.minimum(found[:, :-dx], near[:, dx:] + np.float32(dx**2), out=found[:, :-dx])
+            np.minimum(best[:, dx:], near[:, :-dx] + np.float32(dx**2), out=best[:, dx:])
+            np.minimum(best[:, :-dx], near[:, dx:] + np.float32(dx**2), out=best[:, :-dx])
     return squared
 
 
-def make_mask(kind: str, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """A keep-mask, bool `size` = (height, width), of one of the six kinds of RePaint (2022, section 5).
+def make_mask(kind: str, size: tuple[int, int], rng: np.random.Generator) -> KeepMask:
+    """Draw a mask of one of the six kinds of RePaint (2022, section 5).
 
-    thick: broad strokes or boxes; thin: many narrow strokes (both random, after LaMa, 2021; never all known
-    or all unknown); half: the left half is known; expand: the central quarter of each side is known; ev2li:
-    every second line is known; nn2: every second pixel of every second line is known.
+    * thick: broad strokes or boxes, random, after LaMa (2021); never all known or all unknown
+    * thin: many narrow strokes, likewise
+    * half: the left half is known
+    * expand: the central quarter of each side is known
+    * ev2li: every second line is known
+    * nn2: every second pixel of every second line is known
+
     Raises ValueError for another kind, or a thick or thin mask with a side under 8 pixels.
+
+    Args:
+        kind: a key of MASK_KINDS.
+        size: (height, width), pixels.
+        rng: source of the random kinds.
     """
     if kind not in MASK_KINDS:
         raise ValueError(f"mask kind {kind!r} is unknown; choose one of {', '.join(MASK_KINDS)}")
-    return MASK_KINDS[kind](size, rng)
+    return KeepMask(MASK_KINDS[kind](size, rng))
 
 
 def _thick(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -98,14 +126,14 @@ def _thick(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
             _add(hole, _box(size, rng))
     else:
         for _ in range(rng.integers(1, 5)):
-            _add_stroke(hole, rng, width=(30, 100), length=(40, 200), most_segments=4)
+            _add_stroke(hole, rng, width=(30, 100), length=(40, 200), max_segments=4)
     return ~hole
 
 
 def _thin(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     hole = _start(size)
     for _ in range(rng.integers(6, 21)):
-        _add_stroke(hole, rng, width=(3, 10), length=(20, 90), most_segments=5)
+        _add_stroke(hole, rng, width=(3, 10), length=(20, 90), max_segments=5)
     return ~hole
 
 
@@ -135,14 +163,14 @@ def _add_stroke(
     rng: np.random.Generator,
     width: tuple[float, float],
     length: tuple[float, float],
-    most_segments: int,
+    max_segments: int,
 ) -> None:
-    """Draws a bent line of round-ended segments; width and length in pixels of a 256-pixel image."""
+    """Draw a bent line of round-ended segments; width and length in pixels of a 256-pixel image."""
     scale = min(hole.shape) / 256
     extent = np.array(hole.shape, dtype=float)
     radius = max(0.75, scale * rng.uniform(*width) / 2)  # sqrt(1/2) always reaches the nearest pixel centre
     point, heading = rng.uniform(0, extent), rng.uniform(0, 2 * np.pi)
-    for _ in range(rng.integers(1, most_segments + 1)):
+    for _ in range(rng.integers(1, max_segments + 1)):
         step = scale * rng.uniform(*length) * np.array([np.sin(heading), np.cos(heading)])
         end = point + step
         _add(hole, _capsule(hole.shape, point, end, radius))
@@ -152,7 +180,7 @@ def _add_stroke(
 
 
 def _capsule(shape: tuple[int, ...], start: np.ndarray, end: np.ndarray, radius: float) -> np.ndarray:
-    """Pixels whose centre lies within `radius` of the segment from `start` to `end` (row, column)."""
+    """Mark pixels whose centre lies within `radius` of the segment from `start` to `end` (row, column)."""
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     down, right = rows + 0.5 - start[0], columns + 0.5 - start[1]
     along = end - start

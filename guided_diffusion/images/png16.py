@@ -12,7 +12,7 @@ UP = 2  # filter type: each byte less the one above it
 
 
 def encode(image: np.ndarray, chunks: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
-    """A file from uint16 (H, W, 3), neither side 0; `chunks` (type, data) go before the pixels."""
+    """Encode uint16 (H, W, 3), neither side 0; `chunks` (type, data) go before the pixels."""
     height, width = image.shape[:2]
     raw = image.astype(">u2").view(np.uint8).reshape(height, width * 6)
     lines = np.empty((height, 1 + raw.shape[1]), np.uint8)

@@ -1,4 +1,4 @@
-"""Gathering: an image whose views are filled one after another, until all are and it is a Result."""
+"""Composite: collects the inpainted views of one image and pastes them into it."""
 
 from __future__ import annotations
 
@@ -7,47 +7,59 @@ from dataclasses import replace
 import numpy as np
 
 from guided_diffusion.inpainting import windows
-from guided_diffusion.inpainting.views import Job, View
-from guided_diffusion.output.results import Result
+from guided_diffusion.inpainting.views import InpaintJob, ModelView
+from guided_diffusion.output.results import Output, Result
+
+OUTPUT = "inpainted"
 
 
-class Gathering:
-    """What has become of the views of one job: it holds what the model made, and copies the image last."""
+class Composite:
+    """The views of one job that are done so far. The image itself is copied last, to save memory."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: InpaintJob) -> None:
         self.job, self.failed = job, False
-        self.fills: dict[int, np.ndarray] = {}  # number of the view -> uint8 (rows, cols, 3)
+        self.inpainted: dict[int, np.ndarray] = {}  # number of the view -> uint8 (rows, cols, 3)
         self.nfe, self.seconds = 0, 0.0
 
-    def add(self, number: int, fill: np.ndarray, nfe: int, seconds: float) -> None:
-        """Take what a view was filled with, uint8 (rows, cols, 3), and what it cost."""
-        self.fills[number] = fill
+    def add(self, number: int, pixels: np.ndarray, nfe: int, seconds: float) -> None:
+        """Take the inpainted view, uint8 (rows, cols, 3), and its cost."""
+        self.inpainted[number] = pixels
         self.nfe, self.seconds = self.nfe + nfe, self.seconds + seconds
 
     @property
     def complete(self) -> bool:
-        return len(self.fills) == len(self.job.views)
+        """True once all views are done."""
+        return len(self.inpainted) == len(self.job.views)
 
     def fail(self, error: str) -> Result:
-        """The result of an image of which one view cannot be filled."""
+        """Return the result of an image of which one view failed."""
         self.failed = True
-        self.fills.clear()
-        return replace(self.job.unfilled, error=error)
+        self.inpainted.clear()
+        return replace(self.job.result, error=error)
 
     def result(self, paste_known: bool) -> Result:
-        """The complete image. paste_known: keep the known bytes; else windows are written whole, but for
-        what others fill, and native ones never."""
-        job = self.job
-        first = self.fills[0]
-        filled = first if job.gt is None else job.gt.copy()
-        for number, view in enumerate(job.views if job.gt is not None else ()):
-            windows.paste(filled, view.window, self.fills[number], self._written(view, paste_known))
-        unknown = job.keep is not None and not job.keep.any()
-        note = "the mask keeps no pixel: the image was generated" if unknown else ""
-        result = replace(job.unfilled, filled=filled, note=note)
-        return replace(result, nfe=self.nfe, seconds=self.seconds)
+        """Return the complete image.
 
-    def _written(self, view: View, paste_known: bool) -> np.ndarray:
-        if paste_known or view.native or self.job.keep is None:
-            return view.own
-        return view.own | self.job.keep[view.window.slices]
+        paste_known: keep the known bytes; otherwise windows are written whole, except for the pixels of other
+        views; full-resolution views never are.
+        """
+        gt, keep = self.job.result.gt, self.job.result.keep
+        image = self.inpainted[0] if gt is None else gt.copy()
+        for number, view in enumerate(self.job.views if gt is not None else ()):
+            windows.paste(image, view.window, self.inpainted[number], self._written(view, keep, paste_known))
+        generated = keep is not None and not keep.any()
+        note = "the mask keeps no pixel: the image was generated" if generated else ""
+        return with_inpainted(self.job, image, self.nfe, self.seconds, note)
+
+    def _written(self, view: ModelView, keep: np.ndarray | None, paste_known: bool) -> np.ndarray:
+        if paste_known or view.full_resolution or keep is None:
+            return view.fill_mask
+        return view.fill_mask | keep[view.window.slices]
+
+
+def with_inpainted(
+    job: InpaintJob, image: np.ndarray | None, nfe: int = 0, seconds: float = 0.0, note: str = ""
+) -> Result:
+    """Add the inpainted output to the job's result; image None: an earlier run finished it."""
+    inpainted = Output(job.key, image, nfe, seconds, note)
+    return replace(job.result, outputs={OUTPUT: inpainted, **job.result.outputs})

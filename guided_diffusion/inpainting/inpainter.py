@@ -1,5 +1,4 @@
-"""Painter: samples the views of Jobs, equally shaped ones in batches, whatever image they are of; what was
-filled goes back into the images."""
+"""Inpainter: samples the views of jobs, equally shaped ones in batches, whatever image they belong to."""
 
 from __future__ import annotations
 
@@ -14,111 +13,248 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from guided_diffusion.codec import PixelCodec
+from guided_diffusion.codec import Codec
 from guided_diffusion.denoiser import Denoise
+from guided_diffusion.errors import ImageError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.inpainting.coarse_guidance import Sketched
-from guided_diffusion.inpainting.composite import Gathering
-from guided_diffusion.inpainting.tiled_denoiser import Tiled
-from guided_diffusion.inpainting.views import Job, View
-from guided_diffusion.operators import Mask, Nothing, Operator
-from guided_diffusion.output.results import Progress, Result
+from guided_diffusion.inpainting.coarse_guidance import CoarseGuidedDenoiser
+from guided_diffusion.inpainting.composite import OUTPUT, Composite, with_inpainted
+from guided_diffusion.inpainting.tiled_denoiser import TiledDenoiser
+from guided_diffusion.inpainting.views import InpaintJob, ModelView
+from guided_diffusion.inpainting.windows import Window
+from guided_diffusion.operators import Mask, NoObservation, Operator
+from guided_diffusion.output.results import Output, Progress, Result
 from guided_diffusion.runtime import memory
 from guided_diffusion.runtime.seeds import ImageSeed
-from guided_diffusion.samplers import Noise, Problem, Sampler, walk
+from guided_diffusion.samplers import Noise, Problem, Sampler, sample
 from guided_diffusion.scheduler import count_nfe
 
-MOST_WAITING = 4  # batches' worth of views held back until others of their shape come
-HELD_BYTES = 1 << 31  # of images, beyond which none waits for others
-SKETCHED = 0.3  # share of the process, from the cleanest step on, in which a sketch is not heard
+MAX_PENDING_BATCHES = 4  # batches' worth of views held back until others of their shape come
+MAX_PENDING_BYTES = 1 << 31  # of images, beyond which no view waits for others
+COARSE_FREE_FRACTION = (
+    0.3  # clean end of the process, where coarse results do not count (docs/reports/sizes.md)
+)
 
-Piece = tuple[Gathering, int]  # an image, and the number of one of its views
+ViewRef = tuple[Composite, int]  # an image, and the number of one of its views
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Painter:
-    """Fills images by one sampler.
-
-    denoiser: images of a batch -> what denoises it, on `device`; size: the model's, in pixels; batch_size:
-    views, or windows of a native view, at once; expected: shape of a view -> as many as memory is expected to
-    hold, of which there will be fewer if it does not; paste_known: keep the known bytes.
-    """
+class Inpainter:
+    """Inpaints images with one sampler."""
 
     sampler: Sampler
     process: GaussianDiffusion
     denoiser: Callable[[Sequence[ImageSeed]], Denoise]
+    """The images of a batch -> their denoiser, on `device`."""
     device: torch.device
+    codec: Codec
     size: int
+    """Side of the model's images, in image pixels."""
     batch_size: int
-    expected: Callable[[tuple[int, ...]], int]
+    """Views, or windows of a full-resolution view, that are sampled together."""
+    expected_batch: Callable[[Shape], int]
+    """Shape of a view -> how many memory is expected to hold; halved when it does not."""
     paste_known: bool
-    room: dict[tuple[int, ...], int] = field(default_factory=dict)  # shape -> the most that memory holds
+    """Keep the known bytes."""
+    max_batch: dict[Shape, int] = field(default_factory=dict)
+    """Shape of a view -> how many memory holds, as found so far."""
 
     @cached_property
     def nfe(self) -> int:
-        """Of the network, for each view."""
+        """Network function evaluations for each view."""
         return count_nfe(self.sampler.times(self.process))[0]
 
-    def at_once(self, shape: tuple[int, ...]) -> int:
-        """How many views of a shape are to be sampled together."""
-        if shape not in self.room:
-            self.room[shape] = self.expected(shape)
-        return min(self.batch_size, self.room[shape])
+    def batch_size_for(self, shape: Shape) -> int:
+        """Return how many views of a shape are sampled together."""
+        if shape not in self.max_batch:
+            self.max_batch[shape] = self.expected_batch(shape)
+        return min(self.batch_size, self.max_batch[shape])
 
-    def paint(self, ready: Iterable[Job | Result | Progress]) -> Iterator[Result | Progress]:
-        """Copies images without a hole, samples the other Jobs in batches, and hands on what is no Job."""
-        waiting: defaultdict[tuple[int, ...], list[Piece]] = defaultdict(list)
-        for item in ready:
-            if not isinstance(item, Job):
-                yield item
-            elif item.keep is not None and item.keep.all():
-                note = "the mask keeps every pixel: nothing to fill, the image was copied"
-                yield replace(item.unfilled, filled=item.gt, note=note)
+    def run(self, jobs: Iterable[InpaintJob | Result]) -> Generator[Result | Progress, None, None]:
+        """Inpaint jobs in batches across images; Results are handed on."""
+        queue = InpaintQueue(self)
+        for job in jobs:
+            if isinstance(job, Result):
+                yield job
             else:
-                gathering = Gathering(item)
-                for number, view in enumerate(item.views):
-                    yield from self._next((gathering, number), view, waiting)
-        for batch in waiting.values():
-            yield from self._batch(batch)
+                yield from queue.add(job)
+        yield from queue.finish()
 
-    def _next(
-        self, piece: Piece, view: View, waiting: defaultdict[tuple[int, ...], list[Piece]]
-    ) -> Iterator[Result | Progress]:
-        """Put a view behind those that wait, and sample those of a shape if they fill a batch, or too many
-        wait; a native view gains nothing from others."""
-        if view.native:
-            yield from self._alone(piece)
+    def inpaint(self, job: InpaintJob) -> Output:
+        """Inpaint one image by itself. Raises ImageError."""
+        (result,) = (event for event in self.run([job]) if isinstance(event, Result))
+        if result.error:
+            raise ImageError(result.error)
+        return result.outputs[OUTPUT]
+
+    def sample_batch(self, batch: Sequence[ViewRef]) -> Iterator[Result | Progress]:
+        """Sample equally shaped views together."""
+        begin, x = time.monotonic(), torch.zeros(0)
+        for i, step in enumerate(sample(self.sampler, self.problem([_view(ref) for ref in batch])), start=1):
+            x = step.x
+            yield _progress(batch, i, self.nfe)
+        decoded = [
+            self._decode(latent) for latent in x
+        ]  # waits for the device, so the clock is read after it
+        seconds = (time.monotonic() - begin) / len(batch)
+        for ref, pixels in zip(batch, decoded, strict=True):
+            yield from self._finish(ref, pixels, self.nfe, seconds)
+
+    def sample_full_resolution(self, ref: ViewRef, batch_size: int) -> Iterator[Result | Progress]:
+        """Sample a view in overlapping windows, `batch_size` of them together, after its coarse view."""
+        view, begin = _view(ref), time.monotonic()
+        problem = self.problem([view])
+        tiled = self._tiled(problem, view, batch_size)
+        stages = [replace(problem, denoise=tiled)]
+        if view.coarse_view is not None:
+            stages.insert(0, self.problem([view.coarse_view]))
+        x, done, steps = problem.y, 0, len(stages) * self.nfe
+        for stage in stages:
+            if done and view.coarse_view is not None:
+                stage = replace(stage, denoise=self._guided_by(tiled, view, view.coarse_view, x))
+            for step in sample(self.sampler, stage):
+                x, done = step.x, done + 1
+                yield _progress([ref], done, steps)
+        pixels = self._decode(x[0])
+        yield from self._finish(ref, pixels, steps, time.monotonic() - begin)
+
+    def _tiled(self, problem: Problem, view: ModelView, batch_size: int) -> TiledDenoiser:
+        """The denoiser that works through windows where the view is inpainted."""
+        hole = np.zeros(view.pixels.shape[:2], dtype=bool)
+        height, width = view.fill_mask.shape
+        hole[view.window.inner][:height, :width] = view.fill_mask
+        region = self.codec.encode_mask(~hole[None])[0, 0] == 0
+        size = self.size // self.codec.factor
+        return TiledDenoiser(problem.denoise, size, size // 2, region, batch_size)
+
+    def _guided_by(
+        self, tiled: TiledDenoiser, view: ModelView, coarse_view: ModelView, x: Tensor
+    ) -> CoarseGuidedDenoiser:
+        """`tiled`, following the coarse view, whose result is x (1, C, h, w), where the view is inpainted."""
+        assert tiled.region is not None
+        full, coarse = view.window, coarse_view.window
+        down, across = (self._model_pixels(side) for side in (coarse.height, coarse.width))
+        large = F.interpolate(x, (down, across), mode="bicubic", align_corners=False)
+        canvas = x.new_zeros(*x.shape[:2], self._model_pixels(full.rows), self._model_pixels(full.cols))
+        top, left = (
+            (a - b) // self.codec.factor for a, b in ((coarse.top, full.top), (coarse.left, full.left))
+        )
+        placed = Window(top, left, down, across, down, across)
+        inner = canvas[(..., *placed.slices)]
+        inner[:] = self.codec.clamp(large)[(..., *placed.inner)][..., : inner.shape[-2], : inner.shape[-1]]
+        scale = coarse.height / coarse.rows
+        blocks = max(1, round(full.height / scale)), max(1, round(full.width / scale))
+        min_t = round(COARSE_FREE_FRACTION * self.process.num_timesteps)
+        region = tiled.region.to(x)[None, None]
+        return CoarseGuidedDenoiser(tiled, self.process, canvas, region, blocks, min_t, self.codec.clamp)
+
+    def _model_pixels(self, side: int) -> int:
+        """Convert a length from image pixels to model pixels."""
+        return -(-side // self.codec.factor)
+
+    def problem(self, batch: Sequence[ModelView]) -> Problem:
+        """Pose the sampler's problem for equally shaped views."""
+        y = self.codec.encode([view.pixels for view in batch]).to(self.device)
+        operator: Operator = NoObservation()
+        if any(view.keep is not None for view in batch):
+            shape = batch[0].pixels.shape[:2]
+            keeps = [np.zeros(shape, bool) if view.keep is None else view.keep for view in batch]
+            operator = Mask(self.codec.encode_mask(np.stack(keeps)).to(self.device))
+        generators = [view.seed.generator("noise", self.device) for view in batch]
+        denoise = self.denoiser([view.image_seed for view in batch])
+        return Problem(y, operator, denoise, self.process, Noise(generators, y.shape[1:]))
+
+    def _decode(self, x: Tensor) -> np.ndarray | ValueError:
+        """Decode one view (C, h, w) to uint8 (rows, cols, 3), or say why that cannot be."""
+        try:
+            return self.codec.decode(x[None])[0]
+        except ValueError as error:
+            return error
+
+    def _finish(
+        self, ref: ViewRef, pixels: np.ndarray | ValueError, nfe: int, seconds: float
+    ) -> Iterator[Result]:
+        """Hand a view over to its image; yields the result when that is complete, or has failed."""
+        composite, number = ref
+        if composite.failed:
             return
-        waiting[view.seen.shape].append(piece)
-        longest = max(waiting, key=lambda shape: len(waiting[shape]))
-        full = len(waiting[longest]) >= self.at_once(longest)
-        many = sum(map(len, waiting.values())) == MOST_WAITING * self.batch_size
-        if full or many or _bytes(waiting.values()) > HELD_BYTES:
-            yield from self._batch(waiting.pop(longest))
+        if isinstance(pixels, ValueError):
+            yield composite.fail(str(pixels))
+            return
+        rows, cols = _view(ref).pixels.shape[:2]  # a codec may have padded the view
+        composite.add(number, pixels[:rows, :cols], nfe, seconds)
+        if composite.complete:
+            yield composite.result(self.paste_known)
 
-    def _batch(self, batch: list[Piece]) -> Iterator[Result | Progress]:
-        """Sample equally shaped views: as many at once as memory holds, found by halving.
 
-        A view's draws are its own, so that it comes out the same.
+class InpaintQueue:
+    """Views that wait for others of their shape, so that they are sampled in full batches."""
+
+    def __init__(self, inpainter: Inpainter) -> None:
+        self.inpainter = inpainter
+        self.pending: defaultdict[Shape, list[ViewRef]] = defaultdict(list)
+
+    def add(self, job: InpaintJob) -> Iterator[Result | Progress]:
+        """Add an image, and sample what makes a full batch. An image without a hole is copied."""
+        keep = job.result.keep
+        if keep is not None and keep.all():
+            note = "the mask keeps every pixel: nothing to inpaint, the image was copied"
+            yield with_inpainted(job, job.result.gt, note=note)
+            return
+        composite = Composite(job)
+        for number, view in enumerate(job.views):
+            if view.full_resolution:
+                yield from self._run_full_resolution((composite, number))
+            else:
+                self.pending[view.pixels.shape].append((composite, number))
+                yield from self._run_full_batches()
+
+    def finish(self) -> Iterator[Result | Progress]:
+        """Sample everything that waits."""
+        while self.pending:
+            yield from self._run_batch(self.pending.pop(next(iter(self.pending))))
+
+    def _run_full_batches(self) -> Iterator[Result | Progress]:
+        """Sample the most frequent shape if it fills a batch, or if too much waits."""
+        shape = max(self.pending, key=lambda shape: len(self.pending[shape]))
+        limit = MAX_PENDING_BATCHES * self.inpainter.batch_size
+        full = len(self.pending[shape]) >= self.inpainter.batch_size_for(shape)
+        if full or sum(map(len, self.pending.values())) >= limit or self._nbytes() > MAX_PENDING_BYTES:
+            yield from self._run_batch(self.pending.pop(shape))
+
+    def _nbytes(self) -> int:
+        """Memory of the images that wait."""
+        composites = {composite for batch in self.pending.values() for composite, _ in batch}
+        return sum(composite.job.result.nbytes for composite in composites)
+
+    def _run_batch(self, batch: list[ViewRef]) -> Iterator[Result | Progress]:
+        """Sample equally shaped views, as many together as memory holds, found by halving.
+
+        A view's noise is its own, so the result does not depend on the batch.
         """
-        shape = _view(batch[0]).seen.shape
-        while batch := [(gathering, number) for gathering, number in batch if not gathering.failed]:
-            some = batch[: self.at_once(shape)]
-            held = yield from self._tried(self._sampled(some), shape, some[0], len(some))
-            batch = batch[len(some) :] if held else batch
+        shape = _view(batch[0]).pixels.shape
+        while batch := [ref for ref in batch if not ref[0].failed]:
+            chunk = batch[: self.inpainter.batch_size_for(shape)]
+            events = self.inpainter.sample_batch(chunk)
+            if (yield from self._run_or_halve(events, shape, chunk[0], len(chunk))):
+                batch = batch[len(chunk) :]
 
-    def _alone(self, piece: Piece) -> Iterator[Result | Progress]:
-        """Sample a native view: as many of its windows at once as memory holds."""
-        shape, held = (self.size, self.size, 3), False
-        while not held and not piece[0].failed:
-            at_once = self.at_once(shape)
-            held = yield from self._tried(self._native(piece, at_once), shape, piece, at_once)
+    def _run_full_resolution(self, ref: ViewRef) -> Iterator[Result | Progress]:
+        """Sample a full-resolution view, as many of its windows together as memory holds."""
+        shape, done = (self.inpainter.size, self.inpainter.size, 3), False
+        while not done and not ref[0].failed:
+            batch_size = self.inpainter.batch_size_for(shape)
+            events = self.inpainter.sample_full_resolution(ref, batch_size)
+            done = yield from self._run_or_halve(events, shape, ref, batch_size)
 
-    def _tried(
-        self, events: Iterator[Result | Progress], shape: tuple[int, ...], piece: Piece, at_once: int
+    def _run_or_halve(
+        self, events: Iterator[Result | Progress], shape: Shape, ref: ViewRef, batch_size: int
     ) -> Generator[Result | Progress, None, bool]:
-        """Whether memory held so many at once; if not, there will be half as many the next time. If even one
-        is too many, the image of the piece fails."""
+        """Hand on the events; returns False, and halves the batch of that shape, when memory runs out.
+
+        If even one view is too many, its image fails.
+        """
         try:
             yield from events
             return True
@@ -126,106 +262,21 @@ class Painter:
             if not memory.is_out_of_memory(error):
                 raise
         torch.cuda.empty_cache()  # here, where no traceback holds the failed attempt any longer
-        self.room[shape] = -(-at_once // 2)
-        if at_once == 1:
-            rows, columns = _view(piece).seen.shape[:2]
-            seen = f"the model sees {columns}x{rows} pixels"
-            yield piece[0].fail(f"out of memory on {self.device}: {seen}; shrink the image")
+        self.inpainter.max_batch[shape] = -(-batch_size // 2)
+        if batch_size == 1:
+            rows, cols = _view(ref).pixels.shape[:2]
+            seen = f"the model sees {cols}x{rows} pixels"
+            yield ref[0].fail(f"out of memory on {self.inpainter.device}: {seen}; shrink the image")
         return False
 
-    def _sampled(self, batch: Sequence[Piece]) -> Iterator[Result | Progress]:
-        begin, x = time.monotonic(), torch.zeros(0)
-        for i, step in enumerate(
-            walk(self.sampler, self.problem([_view(piece) for piece in batch])), start=1
-        ):
-            x = step.x
-            yield _progress(batch, i, self.nfe)
-        fills = [_decoded(one) for one in x]  # waits for the device, so the clock is read after it
-        seconds = (time.monotonic() - begin) / len(batch)
-        for piece, fill in zip(batch, fills, strict=True):
-            yield from self._added(piece, fill, self.nfe, seconds)
 
-    def _native(self, piece: Piece, at_once: int) -> Iterator[Result | Progress]:
-        """Sample a native view in overlapping windows, `at_once` of them together, after its sketch."""
-        view, begin = _view(piece), time.monotonic()
-        problem = self.problem([view])
-        where = torch.zeros(problem.y.shape[-2:], dtype=torch.bool)
-        height, width = view.own.shape
-        where[view.window.inner][:height, :width] = torch.from_numpy(view.own)
-        tiled = Tiled(problem.denoise, self.size, self.size // 2, where, at_once)
-        stages = [replace(problem, denoise=tiled)]
-        if view.sketch is not None:
-            stages.insert(0, self.problem([view.sketch]))
-        x, done, steps = problem.y, 0, len(stages) * self.nfe
-        for stage in stages:
-            if done and view.sketch is not None:
-                stage = replace(stage, denoise=self._sketched(tiled, view, view.sketch, x))
-            for step in walk(self.sampler, stage):
-                x, done = step.x, done + 1
-                yield _progress([piece], done, steps)
-        fill = _decoded(x[0])
-        yield from self._added(piece, fill, steps, time.monotonic() - begin)
-
-    def _sketched(self, tiled: Tiled, view: View, sketch: View, x: Tensor) -> Denoise:
-        """`tiled` that keeps to the sketch, filled as x (1, 3, rows, cols), where the view is filled."""
-        assert tiled.where is not None
-        at, over = view.window, sketch.window
-        canvas, scale = x.new_zeros(1, 3, at.rows, at.cols), over.height / over.rows
-        placed = replace(over, top=over.top - at.top, left=over.left - at.left)
-        large = F.interpolate(x, (over.height, over.width), mode="bicubic", align_corners=False).clamp(-1, 1)
-        inner = canvas[(..., *placed.slices)]
-        inner[:] = large[(..., *placed.inner)][..., : inner.shape[-2], : inner.shape[-1]]
-        blocks = max(1, round(at.height / scale)), max(1, round(at.width / scale))
-        until = round(SKETCHED * self.process.num_timesteps)
-        return Sketched(tiled, self.process, canvas, tiled.where.to(x)[None, None], blocks, until)
-
-    def problem(self, batch: Sequence[View]) -> Problem:
-        """What the sampler sees of equally shaped views."""
-        y = PixelCodec().encode([view.seen for view in batch]).to(self.device)
-        operator: Operator = Nothing()
-        if any(view.seen_keep is not None for view in batch):
-            keeps = [np.zeros(y.shape[-2:], bool) if v.seen_keep is None else v.seen_keep for v in batch]
-            operator = Mask(torch.from_numpy(np.stack(keeps)).float()[:, None].to(self.device))
-        own = [view.draws.generator("noise", self.device) for view in batch]
-        denoise = self.denoiser([view.image for view in batch])
-        return Problem(y, operator, denoise, self.process, Noise(own, y.shape[1:]))
-
-    def _added(
-        self, piece: Piece, fill: np.ndarray | ValueError, nfe: int, seconds: float
-    ) -> Iterator[Result]:
-        """Hand a filled view over to its image; gives the result when that is complete, or has failed."""
-        gathering, number = piece
-        if gathering.failed:
-            return
-        if isinstance(fill, ValueError):
-            yield gathering.fail(str(fill))
-            return
-        gathering.add(number, fill, nfe, seconds)
-        if gathering.complete:
-            yield gathering.result(self.paste_known)
+def _view(ref: ViewRef) -> ModelView:
+    composite, number = ref
+    return composite.job.views[number]
 
 
-def _decoded(x: Tensor) -> np.ndarray | ValueError:
-    """What a view was filled with, (3, rows, cols), as uint8 (rows, cols, 3), or why that cannot be."""
-    try:
-        return PixelCodec().decode(x[None])[0]
-    except ValueError as error:
-        return error
-
-
-def _view(piece: Piece) -> View:
-    gathering, number = piece
-    return gathering.job.views[number]
-
-
-def _bytes(batches: Iterable[Sequence[Piece]]) -> int:
-    """Of the images that these are pieces of."""
-    images = {gathering for batch in batches for gathering, _ in batch}
-    return sum(gathering.job.unfilled.nbytes for gathering in images)
-
-
-def _progress(batch: Sequence[Piece], step: int, steps: int) -> Progress:
-    names = tuple(dict.fromkeys(gathering.job.name for gathering, _ in batch))
+def _progress(batch: Sequence[ViewRef], step: int, steps: int) -> Progress:
+    names = tuple(dict.fromkeys(composite.job.result.name for composite, _ in batch))
     first = batch[0][0].job
-    last = max(number for gathering, number in batch if gathering.job is first)
+    last = max(number for composite, number in batch if composite.job is first)
     return Progress(names, step, steps, last + 1, len(first.views))

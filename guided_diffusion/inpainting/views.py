@@ -1,142 +1,126 @@
-"""Jobs: images cut to the views that the model sees of them; the key and the random draws of each."""
+"""Views: what the model sees of an image, and the jobs that hold them."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from guided_diffusion.config.schema import Windows
+from guided_diffusion.config.types import Windows
 from guided_diffusion.errors import ImageError
-from guided_diffusion.images.formats import read_deep, read_image
-from guided_diffusion.images.masks import read_mask
-from guided_diffusion.images.pairs import Pair
 from guided_diffusion.inpainting import window_plan, windows
-from guided_diffusion.output.results import Lifted, Result
+from guided_diffusion.inpainting.window_plan import PlannedWindow
+from guided_diffusion.output.keys import image_key
+from guided_diffusion.output.results import Result
 from guided_diffusion.runtime.seeds import ImageSeed
 
-LONGEST_VIEW = 16  # model sizes: a view longer than this would take all memory
+MAX_VIEW_LENGTH = 16  # model sizes: a longer view would take all memory (docs/reports/sizes.md)
 
 
 @dataclass(frozen=True)
-class View:
-    """What the model sees of an image at once, and which of its pixels are filled so.
+class ModelView:
+    """One crop of an image as the model sees it, and the pixels that are inpainted through it."""
 
-    image: draws of the whole image; draws: its own; own: bool, shaped like
-    `window.slices`, True = filled here; native: larger than the model and seen as it is, in overlapping
-    windows of the model's size; sketch: of a native view, a coarser one of the same holes, filled first.
-    """
-
-    image: ImageSeed
-    draws: ImageSeed
+    image_seed: ImageSeed
+    """Seed of the whole image."""
+    seed: ImageSeed
+    """Seed of this view's noise."""
     window: windows.Window
-    own: np.ndarray
-    seen: np.ndarray  # uint8 (rows, cols, 3), the input's window as the model sees it
-    seen_keep: np.ndarray | None  # bool (rows, cols), None without a mask
-    native: bool = False
-    sketch: View | None = None
+    fill_mask: np.ndarray
+    """bool, shaped like `window.slices` of the image, True = inpainted through this view."""
+    pixels: np.ndarray
+    """uint8 (rows, cols, 3), the crop at model shape."""
+    keep: np.ndarray | None
+    """bool (rows, cols), True = known; None without a mask."""
+    full_resolution: bool = False
+    """Larger than the model's images and sampled in overlapping windows of their size."""
+    coarse_view: ModelView | None = None
+    """The same holes at a reduced size, inpainted first; only of a full-resolution view."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """An image that is ready to be sampled: what the model sees of it, and what it goes back into."""
+class InpaintJob:
+    """An image that is ready to be sampled."""
 
-    name: str
+    result: Result
+    """The result so far: the input, its mask, and outputs that are made already."""
     key: str
-    gt: np.ndarray | None  # uint8 (H, W, 3), the input at its own size
-    keep: np.ndarray | None  # bool (H, W), True = known; None without a mask
-    views: tuple[View, ...]
-    lifted: Lifted | None = None  # for the result: made already, without sampling
-
-    @property
-    def unfilled(self) -> Result:
-        """The result as long as nothing is sampled."""
-        return Result(self.name, self.key, gt=self.gt, keep=self.keep, lifted=self.lifted)
-
-
-def read(
-    pair: Pair, mask_is: str = "keep", deep: bool = False
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """A pair's image uint8 (H, W, 3) and keep-mask bool (H, W), True = known; None for what it lacks.
-
-    mask_is: what 255 stands for in the mask's file, keep or shadow; deep: a 16-bit image comes as uint16.
-    Raises ImageError if one of them cannot be read, or their sizes differ.
-    """
-    reader = read_deep if deep else read_image
-    gt = None if pair.gt is None else reader(pair.gt)
-    keep = None if pair.mask is None else read_mask(pair.mask) != (mask_is == "shadow")
-    if gt is not None and keep is not None and gt.shape[:2] != keep.shape:
-        raise ImageError(
-            f"{pair.gt} is {gt.shape[1]}x{gt.shape[0]} and its mask {pair.mask} is "
-            f"{keep.shape[1]}x{keep.shape[0]}; make them the same size"
-        )
-    return gt, keep
+    """Fingerprint of the inpainted output."""
+    views: tuple[ModelView, ...]
 
 
 @dataclass(frozen=True)
-class Sight:
-    """How the model looks at images.
-
-    size: its training size in pixels; multiple: of which any other size that it sees must be one; windows: as
-    the Config's.
-    """
+class ViewPlanner:
+    """Decides in which crops the model sees an image."""
 
     size: int
+    """Side of the model's images, in image pixels."""
     multiple: int
+    """Sides of other images that the model sees are multiples of this."""
     windows: Windows = "holes"
+    single_shape: bool = False
+    """The model takes images of shape (size, size) only."""
 
-    def prepare(
-        self, fingerprint: str, name: str, gt: np.ndarray | None, keep: np.ndarray | None, draws: ImageSeed
-    ) -> Job:
-        """The Job of an image uint8 (H, W, 3) and its keep-mask bool (H, W); both None to generate.
+    def plan(
+        self, fingerprint: str, name: str, gt: np.ndarray | None, keep: np.ndarray | None, seed: ImageSeed
+    ) -> InpaintJob:
+        """Plan the views of an image uint8 (H, W, 3) with its mask bool (H, W); both None to generate.
 
-        fingerprint: of settings and weights. Raises ImageError for a hole that no memory would hold.
+        fingerprint: of settings and weights. Raises ImageError if the model cannot take what it would see.
         """
         shape = (self.size, self.size) if gt is None else gt.shape[:2]
-        hole = np.zeros(shape, dtype=bool) if keep is None else keep
-        blank = np.zeros((*shape, 3), dtype=np.uint8) if gt is None else gt
-        find = window_plan.whole if self.windows == "whole" else window_plan.each_hole
-        parts = find(hole, self.size, self.multiple)
-        views = tuple(self._view(draws, i, part, blank, keep) for i, part in enumerate(parts))
-        return Job(name, image_key(fingerprint, name, gt, keep), gt, keep, views)
+        hole = np.ones(shape, dtype=bool) if keep is None else ~keep
+        image = np.zeros((*shape, 3), dtype=np.uint8) if gt is None else gt
+        plan = window_plan.single_window if self.windows == "whole" else window_plan.window_per_hole
+        planned = plan(hole, self.size, self.multiple)
+        views = tuple(self._view(seed, i, part, image, keep) for i, part in enumerate(planned))
+        self._check_shapes(views)
+        return InpaintJob(Result(name, gt, keep), image_key(fingerprint, name, gt, keep), views)
 
     def _view(
-        self, of: ImageSeed, number: int, part: window_plan.Part, image: np.ndarray, keep: np.ndarray | None
-    ) -> View:
+        self,
+        image_seed: ImageSeed,
+        number: int,
+        part: PlannedWindow,
+        image: np.ndarray,
+        keep: np.ndarray | None,
+    ) -> ModelView:
         window, shape = part.window, image.shape
         longest = max(window.rows, window.cols)
-        # The first one's draws are those of an image with one window.
-        draws = of.child(f"{window.top},{window.left}") if number else of
-        fits = longest <= LONGEST_VIEW * self.size
+        # The first view has the image's own seed, as an image with one view has.
+        seed = image_seed.child(f"{window.top},{window.left}") if number else image_seed
+        fits = longest <= MAX_VIEW_LENGTH * self.size
         if self.windows == "overlap" and (window.scaled or longest > self.size):
-            sketch = self._seen(of, draws, part, image, keep) if window.scaled and fits else None
-            draws = draws.child("native") if sketch else draws
-            view = self._seen(of, draws, window_plan.native(part, shape, self.size), image, keep)
-            return replace(view, native=True, sketch=sketch)
+            coarse = _crop(image_seed, seed, part, image, keep) if window.scaled and fits else None
+            seed = seed.child("native") if coarse else seed
+            full = window_plan.full_resolution_window(part, shape, self.size)
+            view = _crop(image_seed, seed, full, image, keep)
+            return replace(view, full_resolution=True, coarse_view=coarse)
         if not fits:
             raise ImageError(
                 f"the hole in this {shape[1]}x{shape[0]} image is so long and thin that the model would "
-                f"see {window.cols}x{window.rows} pixels; set windows: overlap, or fill it in shorter pieces"
+                f"see {window.cols}x{window.rows} pixels; set windows: overlap, or inpaint it in shorter "
+                "pieces"
             )
-        return self._seen(of, draws, part, image, keep)
+        return _crop(image_seed, seed, part, image, keep)
 
-    def _seen(
-        self,
-        of: ImageSeed,
-        draws: ImageSeed,
-        part: window_plan.Part,
-        image: np.ndarray,
-        keep: np.ndarray | None,
-    ) -> View:
-        hole = np.zeros(image.shape[:2], dtype=bool) if keep is None else keep
-        seen, seen_keep = windows.cut(image, hole, part.window)
-        return View(of, draws, part.window, part.own, seen, None if keep is None else seen_keep)
+    def _check_shapes(self, views: tuple[ModelView, ...]) -> None:
+        """Raise ImageError for a shape that a classifier of fixed size cannot take."""
+        for view in (view.coarse_view if view.full_resolution else view for view in views):
+            rows, cols = (self.size, self.size) if view is None else view.pixels.shape[:2]
+            if self.single_shape and rows != cols:
+                raise ImageError(
+                    f"the hole is longer than the image's short side, so the model would see {cols}x{rows} "
+                    f"pixels, but the classifier takes {self.size}x{self.size} only; crop the image, or set "
+                    "classifier_scale: 0"
+                )
 
 
-def image_key(fingerprint: str, name: str, *parts: np.ndarray | None) -> str:
-    """SHA-256 (hex) of all that decides one result: settings and weights, its name, the input's parts."""
-    key = hashlib.sha256(f"{fingerprint} {name}".encode("utf-8", "surrogateescape"))
-    for part in parts:
-        key.update(b"-" if part is None else repr(part.shape).encode() + part.tobytes())
-    return key.hexdigest()
+def _crop(
+    image_seed: ImageSeed, seed: ImageSeed, part: PlannedWindow, image: np.ndarray, keep: np.ndarray | None
+) -> ModelView:
+    known = np.zeros(image.shape[:2], dtype=bool) if keep is None else keep
+    pixels, pixels_keep = windows.cut(image, known, part.window)
+    return ModelView(
+        image_seed, seed, part.window, part.fill_mask, pixels, None if keep is None else pixels_keep
+    )

@@ -1,7 +1,7 @@
-"""The parts of an image that the model sees. The model works at a fixed size, images come in any size:
-choose windows around the holes, cut them out at model size, paste the filled ones back.
+"""Crop windows. The model works at a fixed size, images come in any size: choose windows around the holes,
+cut them out at model size, paste the inpainted ones back.
 
-Masks are bool (H, W), True = known; images are uint8 (H, W, 3).
+Images are uint8 (H, W, 3); `hole` is bool (H, W), True = unknown, `keep` is True = known.
 """
 
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from guided_diffusion.images.formats import resize
-from guided_diffusion.images.masks import resize_mask
+from guided_diffusion.images.masks import bounding_box, resize_mask
 
 
 @dataclass(frozen=True)
 class Window:
     """A rectangle of the image (its pixels) and the shape in which the model sees it.
 
-    It reaches beyond an image that is smaller than it: what lies there is the image mirrored.
+    It reaches beyond an image that is smaller than it; there the image is mirrored.
     """
 
     top: int
@@ -28,39 +28,39 @@ class Window:
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """Where the window lies in the image, as an index."""
+        """The part of the window that lies in the image, as an index."""
         down, right = slice(max(self.top, 0), self.top + self.height), self.left + self.width
         return down, slice(max(self.left, 0), right)
 
     def within(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """(top, bottom, left, right), ends excluded, of what of it lies in an image of this shape."""
+        """Clip the window to an image of this shape: (top, bottom, left, right), ends excluded."""
         down, across = self.slices
         return down.start, min(down.stop, height), across.start, min(across.stop, width)
 
     @property
     def inner(self) -> tuple[slice, slice]:
-        """Where in the window the image begins, as an index; it ends with the image."""
+        """The part of the window from which on it shows the image, as an index."""
         return slice(max(-self.top, 0), None), slice(max(-self.left, 0), None)
 
     @property
     def scaled(self) -> bool:
-        """Whether the model sees it smaller or larger than it is."""
+        """True if the model sees it smaller or larger than it is."""
         return (self.height, self.width) != (self.rows, self.cols)
 
 
-def choose_window(mask: np.ndarray, size: int, multiple: int) -> Window:
-    """One window for an image with this mask and a model of this training size; see `around`.
+def choose_window(hole: np.ndarray, size: int, multiple: int) -> Window:
+    """Choose one window that holds all of the hole, for a model of this training size; see `around`.
 
-    Every unknown pixel lies in it. With none unknown it is chosen as if all were.
+    An empty hole counts as the whole image.
     """
-    box = hole_box(mask)
-    return around(box, max(box[1] - box[0], box[3] - box[2]), mask.shape, size, multiple)
+    box = bounding_box(hole)
+    return around(box, max(box[1] - box[0], box[3] - box[2]), hole.shape, size, multiple)
 
 
 def around(
     box: tuple[int, int, int, int], longest: int, shape: tuple[int, ...], size: int, multiple: int
 ) -> Window:
-    """The window for holes within `box` (top, bottom, left, right), the longest of them `longest` pixels.
+    """Choose the window for holes in `box` (top, bottom, left, right), the longest being `longest` pixels.
 
     An image of shape (size, size) is taken whole. Otherwise a square around the box with as much context as
     hole (see `sides`), seen as (size, size). A box longer than the short side gets a rectangle as wide as the
@@ -79,16 +79,16 @@ def around(
         seen = max(size, round(size * along / short / multiple) * multiple)
         high, rows = (along, seen) if height > width else (short, size)
         wide, cols = (along, seen) if height < width else (short, size)
-    return Window(place(top, bottom, high, height), place(left, right, wide, width), high, wide, rows, cols)
+    return Window(centre(top, bottom, high, height), centre(left, right, wide, width), high, wide, rows, cols)
 
 
 def sides(
     boxes: np.ndarray, longest: np.ndarray, shape: tuple[int, ...], size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Short and long side of the windows around boxes int (..., 4) whose longest holes are `longest`, (...).
+    """Compute the short and long side of the windows around boxes int (..., 4) with longest holes int (...).
 
     Twice the longest hole and four thirds of the box, at least `size`; at most what the image has. The
-    short side is seen as `size` pixels, so it tells the scale.
+    short side is seen as `size` pixels, so it gives the scale.
     """
     short, long = min(shape[:2]), max(shape[:2])
     extent = np.maximum(boxes[..., 1] - boxes[..., 0], boxes[..., 3] - boxes[..., 2])
@@ -98,27 +98,19 @@ def sides(
     return np.where(fits, square, short), np.where(fits, square, np.minimum(long, wanted))
 
 
-def hole_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """(top, bottom, left, right) of the unknown pixels, ends excluded; the whole mask's with none unknown."""
-    rows, columns = np.flatnonzero(~mask.all(axis=1)), np.flatnonzero(~mask.all(axis=0))
-    if rows.size == 0:
-        return 0, mask.shape[0], 0, mask.shape[1]
-    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-
-
-def place(start: int, stop: int, side: int, limit: int) -> int:
-    """Where `side` pixels begin that are centred on start..stop and lie within 0..limit."""
+def centre(start: int, stop: int, side: int, limit: int) -> int:
+    """Find where `side` pixels begin that are centred on start..stop and lie within 0..limit."""
     return min(max((start + stop - side) // 2, 0), limit - side)
 
 
-def cut(image: np.ndarray, mask: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray]:
-    """The window at model shape: image uint8 (rows, cols, 3) and mask bool (rows, cols).
+def cut(image: np.ndarray, keep: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    """Cut out the window at model shape: image uint8 (rows, cols, 3) and mask bool (rows, cols).
 
     Known pixels of the result are averages of known pixels alone, unknown ones of unknown ones alone, so what
-    lies in the hole cannot leak out of it. Without a change of size the bytes are the image's own, or,
-    beyond its frame, their mirror image: known where what they mirror is known.
+    lies in the hole cannot leak out of it. Without a change of size the bytes are the image's, or, beyond its
+    frame, their mirror image: known where the mirrored pixels are known.
     """
-    part, known = _part(image, window), _part(mask, window)
+    part, known = _part(image, window), _part(keep, window)
     shape = (window.rows, window.cols)
     if not window.scaled:
         return part.copy(), known.copy()
@@ -128,7 +120,7 @@ def cut(image: np.ndarray, mask: np.ndarray, window: Window) -> tuple[np.ndarray
 
 
 def _part(array: np.ndarray, window: Window) -> np.ndarray:
-    """The window of an image or mask (H, W, ...); a view where it lies within."""
+    """Index the window of an image or mask (H, W, ...); a numpy view where it lies within."""
     part = array[window.slices]
     if part.shape[:2] == (window.height, window.width):
         return part
@@ -138,13 +130,13 @@ def _part(array: np.ndarray, window: Window) -> np.ndarray:
 
 
 def _mirrored(start: int, number: int, length: int) -> np.ndarray:
-    """Positions start, start + 1, ... in a line of `length` pixels that goes on as its mirror image."""
+    """Map positions start, start + 1, ... to a line of `length` pixels that continues as its mirror image."""
     at = np.arange(start, start + number) % (2 * length)
     return np.minimum(at, 2 * length - 1 - at)
 
 
 def _average_within(image: np.ndarray, member: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resizes by averaging over member pixels only; arbitrary where none is near."""
+    """Resize by averaging over member pixels only; arbitrary where none is near."""
     # Kernels without negative weights: wherever a pixel's centre falls on a member, the weight is positive.
     kernel = "hamming" if shape[0] < member.shape[0] else "bilinear"
     weight = member.astype(np.float32)
@@ -153,14 +145,14 @@ def _average_within(image: np.ndarray, member: np.ndarray, shape: tuple[int, int
     return np.rint(np.clip(np.stack(planes, axis=2), 0, 255)).astype(np.uint8)
 
 
-def paste(image: np.ndarray, window: Window, filled: np.ndarray, write: np.ndarray) -> None:
-    """Writes `filled`, uint8 (rows, cols, 3), into its window of the image, uint8 (H, W, 3), in place.
+def paste(image: np.ndarray, window: Window, pixels: np.ndarray, write: np.ndarray) -> None:
+    """Paste `pixels`, uint8 (rows, cols, 3), into their window of the image, uint8 (H, W, 3), in place.
 
     write: bool, shaped like the part of the window that lies within the image; every other byte stays.
-    Raises ValueError if `filled` has another shape.
+    Raises ValueError if `pixels` has another shape.
     """
-    if filled.shape != (window.rows, window.cols, 3):
-        raise ValueError(f"filled has shape {filled.shape}, its window ({window.rows}, {window.cols}, 3)")
-    large = resize(filled, (window.height, window.width)) if window.scaled else filled
+    if pixels.shape != (window.rows, window.cols, 3):
+        raise ValueError(f"pixels has shape {pixels.shape}, its window ({window.rows}, {window.cols}, 3)")
+    large = resize(pixels, (window.height, window.width)) if window.scaled else pixels
     height, width = write.shape
     image[window.slices][write] = large[window.inner][:height, :width][write]

@@ -1,8 +1,8 @@
-"""The log folder of a run: images, run.json, overview.png; what is finished, and how it is kept whole.
+"""The log folder of a run: images, run.json and overview.png; which images are finished.
 
-An output of an image is finished when its file carries the key of its config, image, mask and weights.
-That file is written last and atomically, so a run that was killed goes on where it stopped, and whatever is
-finished is in run.json.
+An output of an image is finished when its file carries the key of its config, image, mask and weights. That
+file is written last and atomically, so a run that was killed resumes where it stopped, and every finished
+image is in run.json.
 """
 
 from __future__ import annotations
@@ -18,99 +18,140 @@ from typing import Any
 import numpy as np
 
 from guided_diffusion.errors import ImageError
+from guided_diffusion.images.contact_sheet import contact_sheet
 from guided_diffusion.images.files import join_path, path_kind, write_bytes
-from guided_diffusion.images.formats import contact_sheet, read_image, read_text, resize, write_image
-from guided_diffusion.output.results import Lifted, Result, printable
+from guided_diffusion.images.formats import read_image, read_text, resize, write_image
+from guided_diffusion.output.results import (
+    GT,
+    INPUT_FOLDERS,
+    KEEP_MASK,
+    MASKED,
+    Folder,
+    Output,
+    OutputSpec,
+    Result,
+    one_line,
+)
 
 KEY = "penumbra"  # name of the PNG text chunk that holds an image's key
-OUTPUTS = {"inpainted": "srs", "shadow_free": "shadow_frees"}  # output -> folder
-COMPANIONS = {"inpainted": (), "shadow_free": ("shadow_mattes", "shadow_fields")}  # finished with it
-TRUTH = "truth"  # not a folder of ours: images that the user has
+GROUND_TRUTH = Folder("", title="truth")  # not a folder of the run: images that the user has
 OVERVIEW_ROWS = 24
 OVERVIEW_CELL = 256
-FILLED_COLUMNS = {"lrs": "masked", "srs": "filled", "gts": "original", TRUTH: "truth"}
-LIFTED_COLUMNS = {
-    **{"gts": "input", "lrs": "masked", "srs": "inpainted", "shadow_mattes": "matte"},
-    **{"shadow_frees": "shadow-free", TRUTH: "truth"},
-}
+EARLIER = {"note": "finished in an earlier run"}
+_OLD_KEYS = {"pictures": "images", "evaluations": "nfe"}  # of run.json before version 0.2
 
 
 class LogFolder:
-    """Where a run writes.
+    """Where a run writes. Several threads may save. Methods raise OSError when a place cannot be written.
 
-    root: of run.json and overview.png; folders: srs, lrs, gts, gt_keep_masks and, for method relight,
-    shadow_frees, shadow_mattes, shadow_fields, local or remote; head: as `describe_run` gives it; columns: of
-    the overview, folders -> titles; truths: names -> images to be shown there beside the results;
-    leads: whether it writes run.json and overview.png, or images alone, of which `report` tells a leader.
-    Several threads may save. Methods raise OSError when the place cannot be written.
+    Args:
+        root: folder of run.json and overview.png.
+        paths: the YAML group `paths`: folders, local or remote, that take the place of those below `root`.
+        head: of run.json, from `describe_run`.
+        outputs: what the task can make.
+        ground_truths: image names -> files to be shown beside the results.
+        leads: write run.json and overview.png; otherwise images alone, of which `report` informs a leader.
     """
 
     def __init__(
         self,
         root: str,
-        folders: Mapping[str, str],
+        paths: Mapping[str, str | None],
         head: Mapping[str, Any],
-        columns: Mapping[str, str] = FILLED_COLUMNS,
-        truths: Mapping[str, str] | None = None,
+        outputs: Sequence[OutputSpec],
+        ground_truths: Mapping[str, str] | None = None,
         leads: bool = True,
     ) -> None:
-        self.root, self.folders, self.head = root, folders, head
-        self.columns, self.truths, self.leads = columns, truths or {}, leads
-        self.images: dict[str, dict[str, Any]] = self._earlier()
+        self.root, self.paths, self.head = root, paths, head
+        self.outputs = {spec.name: spec for spec in outputs}
+        self.ground_truths, self.leads = ground_truths or {}, leads
+        self.images: dict[str, dict[str, Any]] = self._read_earlier_run()
         self.shown: dict[str, dict[str, str]] = {}  # name -> folder -> file
-        self.turn = threading.Lock()  # to say something of an image
+        self.lock = threading.Lock()  # of `images` and run.json
 
-    def _earlier(self) -> dict[str, dict[str, Any]]:
-        """What earlier runs of the same config said of the images they finished."""
+    def _read_earlier_run(self) -> dict[str, dict[str, Any]]:
+        """Read what earlier runs with the same fingerprint reported of the images they finished."""
         try:
-            told = json.loads(Path(self.root, "run.json").read_text(encoding="utf-8"))
+            run = json.loads(Path(self.root, "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        if not isinstance(told, dict) or told.get("fingerprint") != self.head["fingerprint"]:
+        if not isinstance(run, dict) or run.get("fingerprint") != self.head["fingerprint"]:
             return {}
-        return {name: image for name, image in told["images"].items() if "error" not in image}
+        images = _with_current_keys(run)["images"]
+        return {name: image for name, image in images.items() if "error" not in image}
 
-    def _path(self, folder: str, name: str) -> str:
-        return join_path(self.folders[folder], f"{name}.png")
+    def _path(self, folder: Folder, name: str) -> str:
+        root = self.paths.get(folder.paths_key) or join_path(self.root, folder.name)
+        return join_path(root, f"{name}.png")
 
     def has(self, name: str, output: str, key: str) -> bool:
-        """True if this output of this image was finished with this key."""
-        if read_text(self._path(OUTPUTS[output], name)).get(KEY) != key:
+        """Return True if this output of this image was finished with this key."""
+        spec = self.outputs[output]
+        if read_text(self._path(spec.folder, name)).get(KEY) != key:
             return False
-        return all(path_kind(self._path(folder, name)) == "file" for folder in COMPANIONS[output])
+        return all(path_kind(self._path(folder, name)) == "file" for folder in spec.companions.values())
 
     def save(self, result: Result) -> None:
-        """Write a result's images; the finished ones last, when run.json tells of them already."""
+        """Write a result's images; the finished ones last, when run.json already has them."""
         if result.error:
-            with self.turn:
-                self.images[result.name] = {"evaluations": 0, "seconds": 0.0, "error": result.error}
+            with self.lock:
+                self.images[result.name] = {"nfe": 0, "seconds": 0.0, "error": result.error}
             return
-        sides = _sides(result)
+        sides = self._side_images(result)
         for folder, image in sides.items():
             path = self._path(folder, result.name)
             if not (result.reused and path_kind(path) == "file"):
                 write_image(path, image)
-        with self.turn:
+        with self.lock:
             if result.reused:
                 self.images.setdefault(result.name, dict(EARLIER))
             else:
-                self.images[result.name] = _told(result, self.images.get(result.name, {}))
+                self.images[result.name] = self._entry(result, self.images.get(result.name, {}))
                 self._write_run()
-        for output, image in result.made.items():
-            text = {KEY: result.parts[output].key}
-            write_image(self._path(OUTPUTS[output], result.name), image, text)
-        finished = [folder for output in result.parts for folder in (OUTPUTS[output], *COMPANIONS[output])]
-        files = {folder: self._path(folder, result.name) for folder in [*sides, *finished]}
-        truth = {TRUTH: self.truths[result.name]} if result.name in self.truths else {}
-        self.shown[result.name] = {**files, **truth}
+        for name, output in result.computed.items():
+            assert output.image is not None
+            write_image(self._path(self.outputs[name].folder, result.name), output.image, {KEY: output.key})
+        self.shown[result.name] = self._shown_files(result, sides)
+
+    def _side_images(self, result: Result) -> dict[Folder, np.ndarray]:
+        """Collect what is written beside the outputs, as far as there is something."""
+        sides: dict[Folder, np.ndarray | None] = {
+            MASKED: result.masked,
+            GT: result.gt,
+            KEEP_MASK: result.keep,
+        }
+        for name, output in result.outputs.items():
+            for extra, folder in self.outputs[name].companions.items():
+                sides[folder] = _levels(output.extras.get(extra))
+        return {folder: image for folder, image in sides.items() if image is not None}
+
+    def _shown_files(self, result: Result, sides: Mapping[Folder, np.ndarray]) -> dict[str, str]:
+        """Map folder names to the files of one image."""
+        specs = [self.outputs[name] for name in result.outputs]
+        folders = [*sides, *(f for spec in specs for f in (spec.folder, *spec.companions.values()))]
+        files = {folder.name: self._path(folder, result.name) for folder in folders}
+        if result.name in self.ground_truths:
+            files[GROUND_TRUTH.name] = self.ground_truths[result.name]
+        return files
+
+    def _entry(self, result: Result, earlier: Mapping[str, Any]) -> dict[str, Any]:
+        """Describe an image in run.json: its cost, and each output's share if the task can make several."""
+        shares = {
+            name: _cost(output) if name in result.computed else earlier.get(name, EARLIER)
+            for name, output in result.outputs.items()
+        }
+        if len(self.outputs) == 1:
+            return dict(*shares.values())
+        sums = {key: round(sum(s.get(key, 0) for s in shares.values()), 3) for key in ("nfe", "seconds")}
+        return {**sums, **({"note": result.notes} if result.notes else {}), **shares}
 
     def report(self, name: str) -> dict[str, Any]:
-        """What `accept` wants to know of a saved image: plain values."""
+        """Return what `accept` needs to know of a saved image: plain values."""
         return {"image": self.images[name], "shown": self.shown.get(name)}
 
     def accept(self, name: str, image: dict[str, Any], shown: dict[str, str] | None) -> None:
         """Take note of an image that another rank has saved."""
-        with self.turn:
+        with self.lock:
             known = self.images.get(name)
             self.images[name] = image
             if shown is not None:
@@ -121,91 +162,80 @@ class LogFolder:
     def _write_run(self) -> None:
         if not self.leads:
             return
-        total = sum(image.get("evaluations", 0) for image in self.images.values())
-        told = {**self.head, "evaluations": total, "images": dict(sorted(self.images.items()))}
-        write_bytes(os.path.join(self.root, "run.json"), (json.dumps(told, indent=1) + "\n").encode())
+        nfe = sum(image.get("nfe", 0) for image in self.images.values())
+        run = {**self.head, "nfe": nfe, "images": dict(sorted(self.images.items()))}
+        write_bytes(os.path.join(self.root, "run.json"), (json.dumps(run, indent=1) + "\n").encode())
 
     def finish(self, names: Sequence[str]) -> str | None:
-        """Complete run.json and write overview.png: the first images of `names` that did not fail, without
-        the columns that all of them lack. Returns the overview's path, None if all failed."""
+        """Complete run.json and write overview.png; returns its path, None if all images failed.
+
+        The overview has the first images of `names` that did not fail, without the columns that all lack.
+        """
         self._write_run()
         chosen = [name for name in names if name in self.shown][:OVERVIEW_ROWS]
         if not chosen:
             return None
-        present = [folder for folder in self.columns if any(folder in self.shown[name] for name in chosen)]
-        rows = [[self._small(folder, name) for folder in present] for name in chosen]
-        titles = [self.columns[folder] for folder in present]
+        columns = [f for f in self._columns() if any(f.name in self.shown[name] for name in chosen)]
+        rows = [[self._thumbnail(folder, name) for folder in columns] for name in chosen]
+        titles, labels = [folder.title for folder in columns], [one_line(name) for name in chosen]
         path = os.path.join(self.root, "overview.png")
-        write_image(path, contact_sheet(rows, titles, [printable(name) for name in chosen], OVERVIEW_CELL))
+        write_image(path, contact_sheet(rows, titles, labels, OVERVIEW_CELL))
         return path
 
-    def _small(self, folder: str, name: str) -> np.ndarray:
-        """An image no larger than its cell; blank where there is none, or a truth that cannot be read."""
+    def _columns(self) -> list[Folder]:
+        """The folders that the overview shows, from left to right."""
+        outputs = (f for spec in self.outputs.values() for f in (*spec.companions.values(), spec.folder))
+        return [folder for folder in (*INPUT_FOLDERS, *outputs, GROUND_TRUTH) if folder.title]
+
+    def _thumbnail(self, folder: Folder, name: str) -> np.ndarray:
+        """Read an image, no larger than its cell; blank if there is none, or an unreadable ground truth."""
         blank = np.full((1, 1, 3), 255, np.uint8)
-        if folder not in self.shown[name]:
+        if folder.name not in self.shown[name]:
             return blank
         try:
-            image = read_image(self.shown[name][folder])
+            image = read_image(self.shown[name][folder.name])
         except ImageError:
-            if folder != TRUTH:
+            if folder is not GROUND_TRUTH:
                 raise
             return blank
-        shrink = OVERVIEW_CELL / max(image.shape[:2])
-        if shrink >= 1:
+        scale = OVERVIEW_CELL / max(image.shape[:2])
+        if scale >= 1:
             return image
-        return resize(image, (max(1, round(image.shape[0] * shrink)), max(1, round(image.shape[1] * shrink))))
+        return resize(image, (max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))))
 
     def save_npz(self, names: Sequence[str]) -> str | None:
-        """Write samples.npz: the finished images of `names` as guided-diffusion's samplers give theirs.
+        """Write samples.npz: the finished images of `names`, as guided-diffusion's samplers do.
 
-        arr_0 is uint8 (N, H, W, 3) and `names` says whose they are: inpainted, or shadow_free where that is
-        all there is. Images of several sizes go into arrays of their own, arr_0 to arr_{N-1}, each
-        (H, W, 3); that is returned as one line of warning. At least one image must be finished.
+        arr_0 is uint8 (N, H, W, 3) and `names` holds their names; of the task's first output that was made.
+        Images of several sizes go into arrays of their own, arr_0 to arr_{N-1}, each (H, W, 3); that is
+        returned as one line of warning. At least one image must be finished.
         """
         files = {name: self.shown[name] for name in names if name in self.shown}
-        main = [files[name].get("srs") or files[name]["shadow_frees"] for name in files]
-        images = [read_image(path) for path in main]
-        alike = len({image.shape for image in images}) == 1
-        arrays = [np.stack(images)] if alike else images
+        folders = [spec.folder.name for spec in self.outputs.values()]
+        paths = [next(shown[f] for f in folders if f in shown) for shown in files.values()]
+        images = [read_image(path) for path in paths]
+        same_size = len({image.shape for image in images}) == 1
+        arrays = [np.stack(images)] if same_size else images
         buffer = io.BytesIO()
         np.savez(buffer, *arrays, names=np.array(list(files), dtype=np.str_))
         write_bytes(os.path.join(self.root, "samples.npz"), buffer.getvalue())
         last = len(images) - 1
-        return None if alike else f"images of several sizes: in samples.npz they are arr_0 to arr_{last}"
-
-
-EARLIER = {"note": "finished in an earlier run"}
-
-
-def _sides(result: Result) -> dict[str, np.ndarray]:
-    """Folder -> image of what is written beside the outputs, as far as there is something."""
-    sides = {"lrs": result.masked, "gts": result.gt, "gt_keep_masks": result.keep}
-    if result.lifted is not None:
-        sides |= {
-            "shadow_mattes": _levels(result.lifted.matte),
-            "shadow_fields": _levels(result.lifted.field),
-        }
-    return {folder: image for folder, image in sides.items() if image is not None}
+        return None if same_size else f"images of several sizes: in samples.npz they are arr_0 to arr_{last}"
 
 
 def _levels(shares: np.ndarray | None) -> np.ndarray | None:
-    """0..1 as 0..255, uint8."""
+    """Map 0..1 to 0..255, uint8."""
     return None if shares is None else np.rint(shares * 255).astype(np.uint8)
 
 
-def _told(result: Result, earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """An image's entry in run.json; with method relight the whole, then each output's own share."""
-    if result.lifted is None:
-        return _cost(result)
-    parts = {
-        output: _cost(part) if output in result.made else earlier.get(output, EARLIER)
-        for output, part in result.parts.items()
+def _cost(output: Output) -> dict[str, Any]:
+    cost = {"nfe": output.nfe, "seconds": round(output.seconds, 3)}
+    return {**cost, **({"note": output.note} if output.note else {})}
+
+
+def _with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename the keys of an older run.json."""
+    return {
+        _OLD_KEYS.get(key, key): _with_current_keys(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
     }
-    keys = "evaluations", "seconds"
-    sums = {key: round(sum(part.get(key, 0) for part in parts.values()), 3) for key in keys}
-    return {**sums, **({"note": result.notes} if result.notes else {}), **parts}
-
-
-def _cost(part: Result | Lifted) -> dict[str, Any]:
-    told = {"evaluations": part.nfe, "seconds": round(part.seconds, 3)}
-    return {**told, **({"note": part.note} if part.note else {})}

@@ -1,10 +1,10 @@
-"""What a run yields: results and progress; and what is said of a whole run."""
+"""Records of a run: one Result per image, Progress in between, and the folders that hold their images."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,45 +13,68 @@ import torch
 
 
 @dataclass(frozen=True)
-class Lifted:
-    """An image without its shadow, at the input's own size; no arrays when an earlier run finished it.
+class Folder:
+    """One folder of the log folder."""
 
-    key: as the Result's; free: uint8 or uint16 (H, W, 3), as deep as the input; matte: float32 (H, W) in
-    [0, 1], 1 = full shadow; field: float32 (H, W, 3) in (0, 1], the share of linear light that the shadow
-    lets through, 1 = lit; black: bool (H, W), where it holds no texture to lift.
-    """
+    name: str
+    """Below log/<name>/."""
+    paths_key: str = ""
+    """Key of the YAML group `paths` that moves it elsewhere; '': it cannot be moved."""
+    title: str = ""
+    """Column title in the overview; '': not shown there."""
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """One kind of image that a task makes, and where it is written."""
+
+    name: str
+    """Key in `Result.outputs` and value of the YAML key `outputs`."""
+    folder: Folder
+    companions: Mapping[str, Folder] = field(default_factory=dict)
+    """Name in `Output.extras` -> folder of what is written beside the image: arrays in [0, 1]."""
+    windowed: bool = False
+    """Its network evaluations are those of one crop window; an image may need several."""
+
+
+GT = Folder("gt", "gts", "input")
+MASKED = Folder("gt_masked", "lrs", "masked")
+KEEP_MASK = Folder("gt_keep_mask", "gt_keep_masks")
+INPUT_FOLDERS = (GT, MASKED, KEEP_MASK)
+
+
+@dataclass(frozen=True)
+class Output:
+    """One image that a task made."""
 
     key: str
-    free: np.ndarray | None = None
-    matte: np.ndarray | None = None
-    field: np.ndarray | None = None
-    black: np.ndarray | None = None
+    """Fingerprint of everything that decides its pixels."""
+    image: np.ndarray | None = None
+    """uint8 or uint16 (H, W, 3), at the input's own size; None: an earlier run finished it."""
     nfe: int = 0
+    """Network function evaluations that it took."""
     seconds: float = 0.0
+    """Time that it took."""
     note: str = ""
+    """One line for the user, or ''."""
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Further arrays (H, W) or (H, W, 3), by name."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one image. Images are uint8 (H, W, 3) at the input's own size.
-
-    name: relative POSIX name without extension; key: fingerprint of everything that decides the pixels of
-    `filled`, '' when it is not asked for; filled: the result, None also when an earlier run finished it;
-    gt: the input, None when generated; keep: bool (H, W), True = known, None without a mask;
-    evaluations, seconds, note: of filling it; lifted: the second result, of method relight;
-    error: why the image failed.
-    """
+    """The outcome for one image."""
 
     name: str
-    key: str = ""
-    filled: np.ndarray | None = None
+    """Relative POSIX name without extension."""
     gt: np.ndarray | None = None
+    """The input, uint8 (H, W, 3); None when generated."""
     keep: np.ndarray | None = None
-    nfe: int = 0
-    seconds: float = 0.0
-    note: str = ""
+    """bool (H, W), True = known; None without a mask."""
+    outputs: Mapping[str, Output] = field(default_factory=dict)
+    """Name of each output asked for -> what became of it."""
     error: str = ""
-    lifted: Lifted | None = None
+    """Why the image failed, or ''."""
 
     @property
     def masked(self) -> np.ndarray | None:
@@ -59,47 +82,43 @@ class Result:
         return None if self.gt is None or self.keep is None else self.gt * self.keep[..., None]
 
     @property
-    def parts(self) -> dict[str, Result | Lifted]:
-        """What was asked for: each output -> who tells of its key, cost and note."""
-        asked: dict[str, Result | Lifted] = {"inpainted": self} if self.key else {}
-        return asked if self.lifted is None else {**asked, "shadow_free": self.lifted}
-
-    @property
-    def made(self) -> dict[str, np.ndarray]:
-        """What this run computed: each output's image."""
-        free = None if self.lifted is None else self.lifted.free
-        both = {"inpainted": self.filled, "shadow_free": free}
-        return {output: image for output, image in both.items() if image is not None}
+    def computed(self) -> dict[str, Output]:
+        """The outputs that this run computed."""
+        return {name: output for name, output in self.outputs.items() if output.image is not None}
 
     @property
     def reused(self) -> bool:
-        """Nothing failed and nothing was computed: earlier runs finished all that was asked for."""
-        return not self.error and not self.made
+        """True if nothing failed and nothing was computed: earlier runs finished all that was asked for."""
+        return not self.error and not self.computed
 
     @property
     def nbytes(self) -> int:
-        """Of its arrays."""
-        arrays = [*vars(self).values(), *(vars(self.lifted).values() if self.lifted else ())]
-        return sum(each.nbytes for each in arrays if isinstance(each, np.ndarray))
+        """Memory that its arrays take."""
+        arrays = [self.gt, self.keep]
+        for output in self.outputs.values():
+            arrays += [output.image, *output.extras.values()]
+        return sum(array.nbytes for array in arrays if array is not None)
 
     @property
     def notes(self) -> str:
-        """What is to be said of it, each thing once."""
-        return "; ".join(dict.fromkeys(part.note for part in self.parts.values() if part.note))
+        """The notes of all outputs, each once."""
+        return "; ".join(dict.fromkeys(output.note for output in self.outputs.values() if output.note))
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One evaluation of the network is done: step `step` of `steps` for the images `names`.
-
-    window, windows: of the first image, up to which of how many windows this is; the steps are of these.
-    """
+    """One network evaluation is done."""
 
     names: tuple[str, ...]
+    """The images that are being sampled."""
     step: int
+    """Evaluations done, 1..steps."""
     steps: int
+    """Evaluations of this window."""
     window: int = 1
+    """Number of the window, of the first image."""
     windows: int = 1
+    """Number of windows of the first image."""
 
 
 def describe_run(
@@ -110,7 +129,7 @@ def describe_run(
     command: str,
     version: str,
 ) -> dict[str, Any]:
-    """The head of run.json: everything needed to know how the images came to be; `version` is our own."""
+    """The head of run.json: everything needed to reproduce the images; `version` is this package's."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "fingerprint": fingerprint,
@@ -130,6 +149,6 @@ def describe_run(
     }
 
 
-def printable(text: str) -> str:
-    """One line that any terminal or font can be given: file names may hold line breaks and stray bytes."""
+def one_line(text: str) -> str:
+    """Make text printable on any terminal, in one line: file names may hold line breaks and stray bytes."""
     return " ".join(text.encode("utf-8", "backslashreplace").decode().split())

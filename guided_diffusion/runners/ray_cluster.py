@@ -19,7 +19,7 @@ from guided_diffusion.engine import Engine
 from guided_diffusion.errors import ClusterError, ConfigError
 from guided_diffusion.images.pairs import Pair
 from guided_diffusion.output.log_folder import LogFolder
-from guided_diffusion.output.reports import saved
+from guided_diffusion.output.reports import save_and_report
 from guided_diffusion.output.results import Result
 from guided_diffusion.runtime import distributed, memory
 from guided_diffusion.runtime.device import batch_size
@@ -43,12 +43,14 @@ class Worker:
         os.chdir(root)
         memory.tune_malloc()
         self.engine = Engine(config)
-        self.folder = LogFolder(config.log_dir, vars(config.folders), head, leads=False)
+        self.folder = LogFolder(
+            config.log_dir, vars(config.paths), head, self.engine.task.OUTPUTS, leads=False
+        )
 
     def work(self, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
         """Compute and save the images that are not finished; return a report on each."""
         events = self.engine.stream(pairs, self.folder.has)
-        return [saved(event, self.folder) for event in events if isinstance(event, Result)]
+        return [save_and_report(event, self.folder) for event in events if isinstance(event, Result)]
 
 
 def plan_workers(

@@ -10,6 +10,8 @@ from functools import partial
 from itertools import islice
 from typing import TypeVar
 
+import torch
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -66,7 +68,9 @@ def prefetch(
         size_of: Returns the bytes of an answer.
     """
     source, pending = iter(items), deque[tuple[Item, Future[Answer]]]()
-    largest, capacity, worker = 1, 1, ThreadPoolExecutor(1)
+    largest, capacity = 1, 1
+    # A new thread would take torch's thread count from whatever the process set last.
+    worker = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),))
 
     def answer_of(future: Future[Answer]) -> Answer:
         nonlocal largest, capacity

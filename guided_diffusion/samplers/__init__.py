@@ -1,38 +1,26 @@
-"""Samplers: one file, one frozen dataclass, one paper each. `SAMPLERS`: the YAML's `method` -> class."""
+"""Samplers: one file, one frozen dataclass, one paper each. `SAMPLERS`: the YAML's `method` -> class.
 
-from guided_diffusion.samplers.base import Noise, Problem, Sampler, Step, walk
-from guided_diffusion.samplers.ddim import DDIM
-from guided_diffusion.samplers.ddnm import DDNM
-from guided_diffusion.samplers.ddpm import DDPM
-from guided_diffusion.samplers.ilvr import ILVR
-from guided_diffusion.samplers.intermediate import Intermediate
-from guided_diffusion.samplers.refine import Refine
-from guided_diffusion.samplers.repaint import RePaint
-from guided_diffusion.samplers.td_paint import TDPaint
+A new file in this folder is found by itself: its method is called as the file, and its class is the one
+subclass of `Sampler` that the file defines.
+"""
 
-SAMPLERS: dict[str, type] = {
-    "repaint": RePaint,
-    "ddpm": DDPM,
-    "ddim": DDIM,
-    "ddnm": DDNM,
-    "intermediate": Intermediate,
-    "ilvr": ILVR,
-    "td_paint": TDPaint,
-}
+from __future__ import annotations
 
-__all__ = [
-    "DDIM",
-    "DDNM",
-    "DDPM",
-    "ILVR",
-    "SAMPLERS",
-    "Intermediate",
-    "Noise",
-    "Problem",
-    "RePaint",
-    "Refine",
-    "Sampler",
-    "Step",
-    "TDPaint",
-    "walk",
-]
+from importlib import import_module
+from pkgutil import iter_modules
+
+from guided_diffusion.samplers.base import Noise, Problem, Sampler, Step, sample
+
+__all__ = ["SAMPLERS", "Noise", "Problem", "Sampler", "Step", "sample"]
+
+
+def _find(module: str) -> type[Sampler]:
+    """The one Sampler that a module of this package defines."""
+    members = vars(import_module(f"{__name__}.{module}")).values()
+    classes = [c for c in members if isinstance(c, type) and issubclass(c, Sampler)]
+    (cls,) = (c for c in classes if c.__module__.endswith(f".{module}"))
+    return cls
+
+
+_ALL = {module.name: _find(module.name) for module in iter_modules(__path__) if module.name != "base"}
+SAMPLERS: dict[str, type[Sampler]] = {name: cls for name, cls in _ALL.items() if cls.selectable}

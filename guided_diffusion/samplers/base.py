@@ -1,6 +1,6 @@
-"""The walk over timesteps, written once, and what a sampler may see.
+"""The loop over timesteps, written once, and all that a sampler may see.
 
-A sampler is a frozen dataclass with `times, start, down, up`; its fields are its YAML keys. The walk goes
+A sampler is a frozen dataclass with `times, start, down, up`; its fields are its YAML keys. The loop goes
 `down` (one network evaluation, a Step is yielded) or `up` (noise only) for each pair of neighbours in
 `times`. Time -1 is clean. Tensors are (B, C, H, W) in model space.
 """
@@ -11,32 +11,33 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from guided_diffusion.denoiser import Denoise
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.operators import Nothing, Operator, replace_range
+from guided_diffusion.operators import Operator, replace_range
 
-AHEAD = 1 << 18  # numbers that a GPU draws at once for an image
+GPU_DRAW_SIZE = 1 << 18  # numbers that a GPU draws at once for an image
 
 
 class Noise:
-    """Standard normal draws, one generator per image, so that an image's draws ignore its batch.
+    """Standard normal noise with one generator per image, so that an image's noise ignores its batch.
 
-    generators: one per image, all on the device on which the noise is wanted. shape: (C, H, W) of one
-    image.
+    Args:
+        generators: one per image, all on the device on which the noise is wanted.
+        shape: (C, H, W) of one image.
     """
 
     def __init__(self, generators: Sequence[torch.Generator], shape: Sequence[int]) -> None:
         self.generators, self.shape = list(generators), tuple(shape)
-        self.draws = self._endless()
+        self._stream = self._endless()
 
     def __call__(self) -> Tensor:
-        """(B, C, H, W) float32, fresh."""
-        return next(self.draws)
+        """Draw (B, C, H, W) float32."""
+        return next(self._stream)
 
     def _endless(self) -> Iterator[Tensor]:
         device = self.generators[0].device
@@ -53,9 +54,9 @@ def draws_at_once(device: torch.device, shape: Sequence[int]) -> int:
     """How many times (C, H, W) numbers are drawn for an image at once.
 
     On a GPU a draw is a launch for each image, which for many small images outweighs the network. An
-    image's numbers hang on this one, so it must not depend on the batch.
+    image's numbers depend on this count, so it must not depend on the batch.
     """
-    return max(1, AHEAD // math.prod(shape)) if device.type == "cuda" else 1
+    return max(1, GPU_DRAW_SIZE // math.prod(shape)) if device.type == "cuda" else 1
 
 
 class DrawNoise(Protocol):
@@ -66,50 +67,63 @@ class DrawNoise(Protocol):
 
 @dataclass(frozen=True)
 class Problem:
-    """All that a sampler may see.
-
-    y: the observation, in image space (unobserved parts are ignored); operator: what was observed;
-    denoise: (x_t, t) -> Prediction; process: the respaced process; noise: fresh draws shaped like x.
-    With the operator Nothing, y says no more than the shape.
-    """
+    """All that a sampler may see."""
 
     y: Tensor
+    """The observation, (B, C, H, W); unobserved parts are ignored."""
     operator: Operator
+    """What was observed."""
     denoise: Denoise
+    """(x_t, t) -> Prediction."""
     process: GaussianDiffusion
+    """The respaced process."""
     noise: DrawNoise
+    """Fresh noise shaped like x."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Where the walk stands: x at time t, and the latest prediction of x_0 (None before the first)."""
+    """The state of the loop: x at time t, and the latest prediction of x_0 (None before the first)."""
 
     t: int
     x: Tensor
     x0: Tensor | None = None
 
 
-class Sampler(Protocol):
-    """One method, one paper."""
+@dataclass(frozen=True)
+class Sampler:
+    """One method, one paper. A subclass gives `down`; the defaults are those of ancestral sampling."""
+
+    selectable: ClassVar[bool] = True
+    """A YAML may name it as its `method`."""
+    needs_mask: ClassVar[bool] = False
+    """Without a mask it has nothing to do."""
+    generates: ClassVar[bool] = False
+    """It can do without an image: `generate: N`."""
+    takes_classifier: ClassVar[bool] = True
+    """Classifier guidance works with it."""
+    needs_per_pixel_time: ClassVar[bool] = False
+    """The network must have been trained with per_pixel_time: true."""
 
     def times(self, process: GaussianDiffusion) -> Sequence[int]:
-        """The timesteps to visit, first to last; the last is -1. Raises ValueError when they do not fit."""
-        ...
+        """Return the timesteps to visit; the last is -1. Raises ValueError if they do not fit."""
+        return range(process.num_timesteps - 1, -2, -1)
 
     def start(self, problem: Problem, t: int) -> Tensor:
-        """x at the first time."""
-        ...
+        """Return x at the first time."""
+        return problem.noise()
 
     def down(self, problem: Problem, step: Step, t_next: int) -> Step:
-        """From step.t to the cleaner t_next, with one evaluation of the denoiser."""
-        ...
+        """Go from step.t to the cleaner t_next, with one evaluation of the denoiser."""
+        raise NotImplementedError
 
     def up(self, problem: Problem, step: Step, t_next: int) -> Step:
-        """From step.t back to the noisier t_next."""
-        ...
+        """Go from step.t back to the noisier t_next by the forward process (RePaint algorithm 1, line 9)."""
+        x = problem.process.q_step(step.x, step.t, t_next, problem.noise())
+        return Step(t_next, x, step.x0)
 
 
-def walk(sampler: Sampler, problem: Problem) -> Iterator[Step]:
+def sample(sampler: Sampler, problem: Problem) -> Iterator[Step]:
     """Run the sampler; yields a Step after every evaluation of the denoiser. The last x is the result."""
     times = sampler.times(problem.process)
     step = Step(times[0], sampler.start(problem, times[0]))
@@ -122,16 +136,10 @@ def walk(sampler: Sampler, problem: Problem) -> Iterator[Step]:
 
 
 def inject(problem: Problem, x: Tensor, t: int) -> Tensor:
-    """x_t with its observed part drawn from q(y_t | y) (RePaint eq. 8a and 8c); x_t itself in plain
+    """Replace the observed part of x_t by a draw from q(y_t | y) (RePaint eq. 8a and 8c); nothing in plain
     generation.
     """
-    if isinstance(problem.operator, Nothing):
+    if not problem.operator.observes:
         return x
     known = problem.process.q_sample(problem.y, t, problem.noise())
     return replace_range(problem.operator, x, known)
-
-
-def renoise(problem: Problem, step: Step, t_next: int) -> Step:
-    """Back up by the forward process (RePaint algorithm 1, line 9)."""
-    x = problem.process.q_step(step.x, step.t, t_next, problem.noise())
-    return Step(t_next, x, step.x0)

@@ -7,32 +7,24 @@ RePaint.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import ClassVar
 
 from guided_diffusion.config.builder import Share
-from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.samplers.base import Problem, Step, inject, renoise
+from guided_diffusion.samplers.base import Problem, Sampler, Step, inject
 
 
 @dataclass(frozen=True)
-class DDIM:
-    """eta: 0 is deterministic, 1 is as noisy as DDPM. The number of steps is `timestep_respacing`."""
+class DDIM(Sampler):
+    """DDIM. The number of steps is `timestep_respacing`."""
+
+    generates: ClassVar[bool] = True
 
     eta: Share = 0.0
-
-    def times(self, process: GaussianDiffusion) -> Sequence[int]:
-        return range(process.num_timesteps - 1, -2, -1)
-
-    def start(self, problem: Problem, t: int) -> Tensor:
-        return problem.noise()
+    """Noise of a step: 0 = deterministic, 1 = as noisy as DDPM."""
 
     def down(self, problem: Problem, step: Step, t_next: int) -> Step:
         x = inject(problem, step.x, step.t)
         p = problem.denoise(x, step.t)
         x = problem.process.ddim_step(x, step.t, t_next, p.x0, self.eta, problem.noise(), p.score)
         return Step(t_next, x, p.x0)
-
-    up = staticmethod(renoise)

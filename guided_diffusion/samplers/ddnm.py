@@ -8,30 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-from torch import Tensor
+from typing import ClassVar
 
 from guided_diffusion.config.builder import Share
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.operators import replace_range
-from guided_diffusion.samplers.base import Problem, Step, renoise
+from guided_diffusion.samplers.base import Problem, Sampler, Step
 from guided_diffusion.scheduler import JumpSchedule
 
 
 @dataclass(frozen=True)
-class DDNM:
-    """eta: 1 draws from q(x_{t-1} | x_t, x_0) as in the paper. schedule_jump_params: time travel; none by
-    default.
-    """
+class DDNM(Sampler):
+    """DDNM with time travel."""
+
+    needs_mask: ClassVar[bool] = True
 
     eta: Share = 1.0
+    """Noise of a step: 1 = a draw from `q(x_{t-1} | x_t, x_0)`, as in the paper; 0 = deterministic."""
     schedule_jump_params: JumpSchedule = field(default_factory=JumpSchedule)
+    """Time travel, as a [jump schedule](#schedule_jump_params); none by default."""
 
     def times(self, process: GaussianDiffusion) -> Sequence[int]:
         return self.schedule_jump_params.times(process.num_timesteps)
-
-    def start(self, problem: Problem, t: int) -> Tensor:
-        return problem.noise()
 
     def down(self, problem: Problem, step: Step, t_next: int) -> Step:
         p, process = problem.denoise(step.x, step.t), problem.process
@@ -40,5 +38,3 @@ class DDNM:
         x0 = replace_range(problem.operator, x0, problem.y)  # eq. 13
         x = process.ddim_step(step.x, step.t, t_next, x0, self.eta, problem.noise())
         return Step(t_next, x, x0)
-
-    up = staticmethod(renoise)

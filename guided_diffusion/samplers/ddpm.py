@@ -7,24 +7,17 @@ RePaint.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from torch import Tensor
-
-from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.samplers.base import Problem, Step, inject, renoise
+from guided_diffusion.samplers.base import Problem, Sampler, Step, inject
 
 
 @dataclass(frozen=True)
-class DDPM:
+class DDPM(Sampler):
     """No settings: the number of steps is `timestep_respacing`."""
 
-    def times(self, process: GaussianDiffusion) -> Sequence[int]:
-        return range(process.num_timesteps - 1, -2, -1)
-
-    def start(self, problem: Problem, t: int) -> Tensor:
-        return problem.noise()
+    generates: ClassVar[bool] = True
 
     def down(self, problem: Problem, step: Step, t_next: int) -> Step:
         noise = problem.noise()
@@ -32,5 +25,3 @@ class DDPM:
         p = problem.denoise(x, step.t)
         x = problem.process.ddpm_step(x, step.t, p.x0, p.log_variance, noise, p.score)
         return Step(t_next, x, p.x0)
-
-    up = staticmethod(renoise)

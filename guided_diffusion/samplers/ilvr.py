@@ -11,22 +11,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from guided_diffusion.config.builder import Count, Index
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.operators import LowPass, replace_range
-from guided_diffusion.samplers.base import Problem, Step, renoise
+from guided_diffusion.samplers.base import Problem, Sampler, Step
 
 
 @dataclass(frozen=True)
-class ILVR:
-    """down_n: side in pixels, as the model sees them, of the blocks whose means are kept (the paper's N);
-    larger keeps less. range_t: how many of the last, cleanest steps are left free.
-    """
+class ILVR(Sampler):
+    """ILVR. The number of steps is `timestep_respacing`."""
 
     down_n: Count
+    """Side of the blocks whose mean colours are kept, in pixels as the model sees them (the paper's N). A
+    larger value keeps less of the image."""
     range_t: Index = 0
+    """Number of the last, cleanest steps that are not conditioned on the image."""
 
     def times(self, process: GaussianDiffusion) -> Sequence[int]:
         if self.range_t >= process.num_timesteps:
@@ -36,9 +35,6 @@ class ILVR:
             )
         return range(process.num_timesteps - 1, -2, -1)
 
-    def start(self, problem: Problem, t: int) -> Tensor:
-        return problem.noise()
-
     def down(self, problem: Problem, step: Step, t_next: int) -> Step:
         p, process = problem.denoise(step.x, step.t), problem.process
         x = process.ddpm_step(step.x, step.t, p.x0, p.log_variance, problem.noise(), p.score)
@@ -46,5 +42,3 @@ class ILVR:
             y = process.q_sample(problem.y, t_next, problem.noise())
             x = replace_range(LowPass(self.down_n), x, y)  # eq. 9
         return Step(t_next, x, p.x0)
-
-    up = staticmethod(renoise)

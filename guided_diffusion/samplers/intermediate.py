@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.samplers.base import Problem, Step, renoise
+from guided_diffusion.samplers.base import Problem, Sampler, Step
 
 
 @dataclass(frozen=True)
-class Intermediate:
-    """t_start: index of the respaced process at which the image enters; larger keeps less of it."""
+class Intermediate(Sampler):
+    """Sampling from a noised image."""
 
     t_start: int
+    """Step of the respaced process, from 0, to which the image is noised. A larger value keeps less of it."""
 
     def times(self, process: GaussianDiffusion) -> Sequence[int]:
         if not 0 <= self.t_start < process.num_timesteps:
@@ -37,5 +38,3 @@ class Intermediate:
         p = problem.denoise(step.x, step.t)
         x = problem.process.ddpm_step(step.x, step.t, p.x0, p.log_variance, problem.noise(), p.score)
         return Step(t_next, x, p.x0)
-
-    up = staticmethod(renoise)

@@ -10,28 +10,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from guided_diffusion.config.builder import Count, NonNegative, Share
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.operators import Shade
-from guided_diffusion.samplers.base import Problem, Step, renoise
+from guided_diffusion.samplers.base import Problem, Sampler, Step
 
 
 @dataclass(frozen=True)
-class Refine:
-    """Needs the operator Shade; a classifier is not heard.
+class Refine(Sampler):
+    """Refinement of an image whose shadow was divided out. Needs a ShadowOperator; ignores a classifier."""
 
-    t_start: share of the process at which the relit image enters. steps: evaluations of the network, at
-    most. doubt: variance of a predicted x0's light, as a multiple of (1 - alpha_bar) / alpha_bar; larger
-    keeps to the observation. eta: DDIM's.
-    """
+    selectable: ClassVar[bool] = False
 
     t_start: Share = 0.2
+    """Fraction of the process at which the shadow-free image enters."""
     steps: Count = 10
+    """Most network function evaluations."""
     doubt: NonNegative = 0.1
+    """Variance of the light of a predicted x0, as a multiple of (1 - alpha_bar) / alpha_bar. A larger value
+    stays closer to the observation."""
     eta: Share = 1.0
+    """Noise of a DDIM step: 0 = deterministic, 1 = as noisy as DDPM."""
 
     def times(self, process: GaussianDiffusion) -> Sequence[int]:
         first, last = max(0, round(self.t_start * process.num_timesteps) - 1), max(1, self.steps - 1)
@@ -42,9 +44,6 @@ class Refine:
 
     def down(self, problem: Problem, step: Step, t_next: int) -> Step:
         operator, process = problem.operator, problem.process
-        assert isinstance(operator, Shade)
         x0, a = problem.denoise(step.x, step.t).x0, process.alpha_bar(step.t)
         x0 = operator.posterior_mean(x0, problem.y, self.doubt * (1 - a) / a)
         return Step(t_next, process.ddim_step(step.x, step.t, t_next, x0, self.eta, problem.noise()), x0)
-
-    up = staticmethod(renoise)

@@ -11,34 +11,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
-
-from torch import Tensor
+from typing import ClassVar, Literal
 
 from guided_diffusion.config.builder import Index, Share
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.operators import replace_range
-from guided_diffusion.samplers.base import Problem, Step, inject, renoise
+from guided_diffusion.samplers.base import Problem, Sampler, Step, inject
 from guided_diffusion.scheduler import JumpSchedule
 
 
 @dataclass(frozen=True)
-class RePaint:
-    """schedule_jump_params: when to jump back. rule: how to step down; eta: of rule ddim.
+class RePaint(Sampler):
+    """RePaint.
 
-    With ddpm and ddim the known part of x_t has noise that is drawn afresh before each evaluation; with ding,
-    DDIM's step of eta 1, the noise that the network has just predicted there. That tells it at every step by
-    how much it missed the image, and takes fewer evaluations than drawing does (docs/speed.md).
-
-    inpa_inj_sched_prev: replace the known part of each x_t; without it nothing holds the image.
-    inpa_inj_time_shift: a jump from t to t + 1 adds the noise of step t + this; jumps are merged only with 1.
+    With rule ddpm and ddim, the known part of x_t gets fresh noise before each evaluation. With rule ding (a
+    DDIM step with eta 1) it gets the noise that the network has just predicted there. This shows the network
+    at every step how far it was from the image, and takes fewer evaluations (docs/reports/presets.md).
     """
 
+    needs_mask: ClassVar[bool] = True
+
     schedule_jump_params: JumpSchedule = field(default_factory=JumpSchedule)
+    """[Jump schedule](#schedule_jump_params): when to go back to noisier timesteps."""
     rule: Literal["ddpm", "ddim", "ding"] = "ddpm"
+    """How to step down. `ddpm`: as in the paper; `ddim`: DDIM; `ding`: DInG, which needs the fewest network
+    function evaluations."""
     eta: Share = 0.0
+    """Noise of a step of rule `ddim`: 0 = deterministic, 1 = as noisy as DDPM."""
     inpa_inj_sched_prev: bool = True
+    """Whether the known part of each `x_t` is replaced by the noised image. Without it the result ignores the
+    known pixels."""
     inpa_inj_time_shift: Index = 1
+    """A jump from t to t + 1 adds the noise of step t + this value. Merged jumps need 1."""
 
     def times(self, process: GaussianDiffusion) -> Sequence[int]:
         if self.schedule_jump_params.merge_jumps and self.inpa_inj_time_shift != 1:
@@ -47,9 +51,6 @@ class RePaint:
                 "schedule_jump_params.merge_jumps to false"
             )
         return self.schedule_jump_params.times(process.num_timesteps)
-
-    def start(self, problem: Problem, t: int) -> Tensor:
-        return problem.noise()
 
     def down(self, problem: Problem, step: Step, t_next: int) -> Step:
         noise, x, holds = problem.noise(), step.x, self.inpa_inj_sched_prev
@@ -68,7 +69,7 @@ class RePaint:
 
     def up(self, problem: Problem, step: Step, t_next: int) -> Step:
         if self.inpa_inj_time_shift == 1:
-            return renoise(problem, step, t_next)
+            return super().up(problem, step, t_next)
         shifted = min(step.t + self.inpa_inj_time_shift, problem.process.num_timesteps - 1)
         x = problem.process.q_step(step.x, shifted - 1, shifted, problem.noise())
         return Step(t_next, x, step.x0)

@@ -8,50 +8,42 @@ filled at any number of steps, and DDIM's narrow it (tests/test_td_paint.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from guided_diffusion.denoiser import DenoiseGiven, Prediction
-from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.operators import Mask, Nothing
-from guided_diffusion.samplers.base import Problem, Step, renoise
+from guided_diffusion.denoiser import Prediction
+from guided_diffusion.samplers.base import Problem, Sampler, Step
 
 
 @dataclass(frozen=True)
-class TDPaint:
+class TDPaint(Sampler):
     """No settings: the number of steps is `timestep_respacing`."""
 
-    def times(self, process: GaussianDiffusion) -> Sequence[int]:
-        return range(process.num_timesteps - 1, -2, -1)
-
-    def start(self, problem: Problem, t: int) -> Tensor:
-        return problem.noise()
+    needs_mask: ClassVar[bool] = True
+    takes_classifier: ClassVar[bool] = False
+    needs_per_pixel_time: ClassVar[bool] = True
 
     def down(self, problem: Problem, step: Step, t_next: int) -> Step:
-        x, noise = _held(problem, step.x), problem.noise()
+        x, noise = _with_clean_pixels(problem, step.x), problem.noise()
         p = _predict(problem, x, step.t)
         x = problem.process.ddpm_step(x, step.t, p.x0, p.log_variance, noise, p.score)
-        return Step(t_next, _held(problem, x), p.x0)
-
-    up = staticmethod(renoise)
+        return Step(t_next, _with_clean_pixels(problem, x), p.x0)
 
 
-def _held(problem: Problem, x: Tensor) -> Tensor:
-    """x with its known pixels clean."""
-    operator = problem.operator
-    return torch.where(operator.keep > 0, problem.y, x) if isinstance(operator, Mask) else x
+def _with_clean_pixels(problem: Problem, x: Tensor) -> Tensor:
+    """x whose known pixels are those of the observation, without noise."""
+    known = problem.operator.known
+    return x if known is None else torch.where(known > 0, problem.y, x)
 
 
 def _predict(problem: Problem, x: Tensor, t: int) -> Prediction:
-    """Raises ValueError for what this method cannot know, and for a denoiser that cannot be told of it."""
-    denoise, operator = problem.denoise, problem.operator
-    if isinstance(operator, Nothing):
-        return denoise(x, t)
-    if not isinstance(operator, Mask):
-        raise ValueError(f"method td_paint knows whole pixels: it takes a mask, not {operator}")
-    if not isinstance(denoise, DenoiseGiven):
-        raise ValueError(f"{type(denoise).__name__} cannot be told what is clean; use method repaint")
-    return denoise.given(x, t, operator.keep.expand(len(x), 1, *x.shape[-2:]))
+    """Raises ValueError for an observation that is not of whole pixels."""
+    known = problem.operator.known
+    if known is not None:
+        return problem.denoise(x, t, known.expand(len(x), 1, *x.shape[-2:]))
+    if problem.operator.observes:
+        raise ValueError(f"method td_paint knows whole pixels: it takes a mask, not {problem.operator}")
+    return problem.denoise(x, t)

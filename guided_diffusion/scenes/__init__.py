@@ -1,1 +1,1 @@
-"""Procedural scenes with exact cast shadows."""
+"""Procedural photographs of grounds and walls, with exact cast shadows."""

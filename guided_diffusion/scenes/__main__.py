@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,13 +11,14 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from guided_diffusion.images.files import write_bytes
 from guided_diffusion.scenes.render import Scene, render, scene_rng
 
 
-def _save_png(path: Path, pixels: np.ndarray) -> None:
-    part = path.with_name(path.name + ".part")
-    Image.fromarray(pixels).save(part, "PNG")
-    os.replace(part, path)
+def _encode_png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def write_scene(scene: Scene, root: Path, split: str, name: str) -> None:
@@ -29,15 +30,10 @@ def write_scene(scene: Scene, root: Path, split: str, name: str) -> None:
     exact = np.rint(scene.matte * 65535).astype(np.uint16)
     mask = scene.mask.astype(np.uint8) * np.uint8(255)
     for suffix, pixels in (("A", scene.shadow), ("B", mask), ("C", scene.free), ("matte", exact)):
-        folder = root / split / f"{split}_{suffix}"
-        folder.mkdir(parents=True, exist_ok=True)
-        _save_png(folder / f"{name}.png", pixels)
-    folder = root / split / f"{split}_truth"
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{name}.part"
-    with part.open("wb") as stream:
-        np.savez_compressed(stream, matte=scene.matte, transmission=scene.transmission)
-    os.replace(part, folder / f"{name}.npz")
+        write_bytes(root / split / f"{split}_{suffix}" / f"{name}.png", _encode_png(pixels))
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, matte=scene.matte, transmission=scene.transmission)
+    write_bytes(root / split / f"{split}_truth" / f"{name}.npz", buffer.getvalue())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

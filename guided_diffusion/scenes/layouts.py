@@ -1,4 +1,4 @@
-"""How materials share a surface: paths, kerbs, painted lines, covers, mats, leaves and cracks."""
+"""Layouts of materials on a surface: paths, kerbs, painted lines, covers, mats, leaves and cracks."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from guided_diffusion.scenes.materials import GROUNDS, WALLS, Material, colour, tinted
-from guided_diffusion.scenes.textures import Noise, Points, edge_cover, hashed, line_cover
+from guided_diffusion.scenes.materials import GROUNDS, WALLS, Material, draw_colour, tint_light
+from guided_diffusion.scenes.textures import NoiseField, Points, edge_cover, hash_cells, line_cover
 
 Depth = Callable[[Points], np.ndarray]
 Cover = Callable[[Points], np.ndarray]
 Layer = tuple[Cover, Material]
 
-_SOFT = ("grass", "soil", "gravel")  # they lie over the edges of others
+_SOFT = ("grass", "soil", "gravel")  # their edges spill over other materials
 _POURED = ("asphalt", "concrete", "plaster")  # their edges need not be straight
-_PAVED = (*_POURED, "slabs", "pavers", "cobbles", "bricks")  # lines and lids are at home here
+_PAVED = (*_POURED, "slabs", "pavers", "cobbles", "bricks")  # these carry lines and lids
 
 KINDS = (*(f"ground {name}" for name in GROUNDS), *(f"wall {name}" for name in WALLS))
 NO_KIND = 255  # paint, kerbs, lids, mats, leaves
 
 
 @dataclass(frozen=True)
-class Named:
-    """A material of which it is known that it is KINDS[kind]."""
+class KindMaterial:
+    """A material with its place in KINDS."""
 
     kind: int
+    """Index into KINDS."""
     material: Material
 
     def __call__(self, p: Points) -> np.ndarray:
@@ -35,14 +36,16 @@ class Named:
 
 @dataclass(frozen=True)
 class Surface:
-    """A plane: `layers` of (cover in [0, 1], material) over `base`, then `shades`, factors in (0, 1]."""
+    """A plane of several materials."""
 
     base: Material
     layers: tuple[Layer, ...]
+    """Materials over the base, the uppermost last, with their covers in [0, 1]."""
     shades: tuple[Cover, ...]
+    """Factors in (0, 1] of all that."""
 
     def __call__(self, p: Points) -> np.ndarray:
-        """Linear albedo (N, 3); every material is computed only where it is seen."""
+        """Compute the linear albedo (N, 3); every material is computed only where it shows."""
         albedo = np.zeros((3, p.u.size), np.float32).T
         for share, material in self._shares(p):
             _add(albedo, share, material, p)
@@ -51,16 +54,16 @@ class Surface:
         return albedo
 
     def kinds(self, p: Points) -> np.ndarray:
-        """What covers most of each point's footprint: uint8 (N,), a place in KINDS or NO_KIND."""
-        found, most = np.full(p.u.size, NO_KIND, np.uint8), np.zeros(p.u.size, np.float32)
+        """Return the kind that covers the largest part of each point, uint8 (N,): in KINDS or NO_KIND."""
+        kinds, largest = np.full(p.u.size, NO_KIND, np.uint8), np.zeros(p.u.size, np.float32)
         for share, material in self._shares(p):
-            kind = material.kind if isinstance(material, Named) else NO_KIND
-            found[share > most] = kind
-            most = np.maximum(most, share)
-        return found
+            kind = material.kind if isinstance(material, KindMaterial) else NO_KIND
+            kinds[share > largest] = kind
+            largest = np.maximum(largest, share)
+        return kinds
 
     def _shares(self, p: Points) -> Iterator[tuple[np.ndarray, Material]]:
-        """How much of each point each material covers (N,), the uppermost first; together 1."""
+        """Yield the share (N,) of each point that a material covers, the uppermost first; the sum is 1."""
         rest = np.ones(p.u.size, np.float32)
         for cover, material in reversed(self.layers):
             share = cover(p) * rest
@@ -70,21 +73,21 @@ class Surface:
 
 
 def _add(albedo: np.ndarray, share: np.ndarray, material: Material, p: Points) -> None:
-    seen = np.flatnonzero(share > 0.004)
-    if seen.size == share.size:
+    visible = np.flatnonzero(share > 0.004)
+    if visible.size == share.size:
         part = material(p)
         part *= share[:, None]
         albedo += part
-    elif seen.size:
-        part = material(Points(p.u.take(seen), p.v.take(seen), p.f.take(seen)))
-        part *= share.take(seen)[:, None]
-        albedo.T[:, seen] += part.T
+    elif visible.size:
+        part = material(Points(p.u.take(visible), p.v.take(visible), p.f.take(visible)))
+        part *= share.take(visible)[:, None]
+        albedo.T[:, visible] += part.T
 
 
-def plain(tone: np.ndarray, grain: Noise, gain: float) -> Material:
-    """One colour with a little grain."""
+def plain_material(tone: np.ndarray, grain: NoiseField, gain: float) -> Material:
+    """Make a material of one colour with a little grain."""
     amount = np.float32(gain)
-    return lambda p: tinted(np.exp(np.clip(grain(p) * amount, -1, 1)), tone)
+    return lambda p: tint_light(np.exp(np.clip(grain(p) * amount, -1, 1)), tone)
 
 
 def half_plane(rng: np.random.Generator, reach: float, rough: float, axis: float | None = None) -> Depth:
@@ -92,7 +95,7 @@ def half_plane(rng: np.random.Generator, reach: float, rough: float, axis: float
     angle = rng.uniform(0, 2 * np.pi) if axis is None else axis
     c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     offset = np.float32(rng.uniform(-reach, reach))
-    wave, gain = Noise.draw(rng, "cloud", rng.uniform(30, 120)), np.float32(rough)
+    wave, gain = NoiseField.draw(rng, "cloud", rng.uniform(30, 120)), np.float32(rough)
     if not rough:
         return lambda p: c * p.u + s * p.v - offset
     return lambda p: c * p.u + s * p.v - offset + gain * wave(p)
@@ -120,18 +123,21 @@ def _band(depth: Depth, reach: float) -> Depth:
     return lambda p: half - np.abs(depth(p))
 
 
-def _frayed(rng: np.random.Generator, depth: Depth) -> Depth:
-    """`depth` with the blades, crumbs or stones of one side lying over the other."""
-    crumbs, reach = Noise.draw(rng, "rough", rng.uniform(150, 400)), np.float32(rng.uniform(0.004, 0.012))
+def _fray(rng: np.random.Generator, depth: Depth) -> Depth:
+    """Roughen the edge of `depth` by blades, crumbs or stones that lie over it."""
+    crumbs, reach = (
+        NoiseField.draw(rng, "rough", rng.uniform(150, 400)),
+        np.float32(rng.uniform(0.004, 0.012)),
+    )
     return lambda p: depth(p) + reach * crumbs(p)
 
 
-def _filled(depth: Depth) -> Cover:
+def _cover_inside(depth: Depth) -> Cover:
     return lambda p: edge_cover(depth(p), p.f)
 
 
-def _stripe(depth: Depth, width: float, worn: Noise | None = None, wear: float = 0.0) -> Cover:
-    """A line of `width` along the edge of `depth`, partly worn away."""
+def _stripe(depth: Depth, width: float, worn: NoiseField | None = None, wear: float = 0.0) -> Cover:
+    """Draw a line of `width` along the edge of `depth`, partly worn away."""
     level = np.float32(wear)
 
     def cover(p: Points) -> np.ndarray:
@@ -144,7 +150,7 @@ def _stripe(depth: Depth, width: float, worn: Noise | None = None, wear: float =
 
 
 def _contact(depth: Depth, width: float, strength: float) -> Cover:
-    """The thin dark line where two materials meet."""
+    """Draw the thin dark line where two materials meet."""
     w, k = np.float32(width), np.float32(strength)
 
     def shade(p: Points) -> np.ndarray:
@@ -157,34 +163,34 @@ def _contact(depth: Depth, width: float, strength: float) -> Cover:
 def _crack(rng: np.random.Generator) -> Cover:
     line = half_plane(rng, 0.3, rng.uniform(0.02, 0.08))
     width, strength = rng.uniform(0.005, 0.014), np.float32(rng.uniform(0.4, 0.8))
-    broken = Noise.draw(rng, "cloud", 100)
+    broken = NoiseField.draw(rng, "cloud", 100)
     return lambda p: 1 - strength * line_cover(np.abs(line(p)), width, p.f) * np.clip(0.8 + broken(p), 0, 1)
 
 
 def _blotch(rng: np.random.Generator) -> Cover:
-    field = Noise.draw(rng, "cloud", rng.uniform(60, 220))
+    field = NoiseField.draw(rng, "cloud", rng.uniform(60, 220))
     level, strength = np.float32(rng.uniform(0.6, 1.5)), np.float32(rng.uniform(0.1, 0.4))
     return lambda p: 1 - strength * np.clip((field(p) - level) * 1.2, 0, 1)
 
 
 def _scatter(rng: np.random.Generator) -> tuple[Cover, Material]:
-    """Fallen leaves, petals or litter: at most one in each cell of a hidden grid."""
+    """Scatter leaves, petals or litter: at most one in each cell of a hidden grid."""
     cell = np.float32(rng.uniform(0.08, 0.3))
     share, seed = rng.uniform(0.1, 0.5), int(rng.integers(2**31))
     size = np.float32(rng.uniform(0.1, 0.26)) * cell
     tones = [(150, 100, 50), (170, 140, 60), (110, 70, 45), (200, 180, 150)]
-    palette = np.stack([colour(rng, tones) for _ in range(4)])
+    palette = np.stack([draw_colour(rng, tones) for _ in range(4)])
 
-    def place(p: Points) -> tuple[np.ndarray, ...]:
+    def locate(p: Points) -> tuple[np.ndarray, ...]:
         x, y = p.u / cell, p.v / cell
         i, j = np.floor(x), np.floor(y)
         return x - i, y - j, i, j
 
     def cover(p: Points) -> np.ndarray:
-        x, y, i, j = place(p)
-        a, b = hashed(i, j, seed)
-        present, turn = hashed(i, j, seed + 1)
-        grown, bend = hashed(i, j, seed + 3)
+        x, y, i, j = locate(p)
+        a, b = hash_cells(i, j, seed)
+        present, turn = hash_cells(i, j, seed + 1)
+        grown, bend = hash_cells(i, j, seed + 3)
         dx, dy = (x - (0.3 + 0.4 * a)) * cell, (y - (0.3 + 0.4 * b)) * cell
         c, s = np.cos(turn * 6.3), np.sin(turn * 6.3)
         reach = size * (0.5 + 0.5 * grown)
@@ -194,8 +200,8 @@ def _scatter(rng: np.random.Generator) -> tuple[Cover, Material]:
         return edge_cover(0.45 * (reach - taper) - np.abs(across), p.f) * (present < share)
 
     def tint(p: Points) -> np.ndarray:
-        _, _, i, j = place(p)
-        kind, tone = hashed(i, j, seed + 2)
+        _, _, i, j = locate(p)
+        kind, tone = hash_cells(i, j, seed + 2)
         return palette[(kind * 4).astype(np.int32)] * (0.6 + 0.7 * tone)[:, None]
 
     return cover, tint
@@ -205,27 +211,27 @@ def _pick(rng: np.random.Generator, wall: bool) -> tuple[str, Material]:
     table = WALLS if wall else GROUNDS
     names = list(table)
     name = names[rng.integers(len(names))]
-    return name, Named(KINDS.index(f"{'wall' if wall else 'ground'} {name}"), table[name](rng))
+    return name, KindMaterial(KINDS.index(f"{'wall' if wall else 'ground'} {name}"), table[name](rng))
 
 
 def _markings(rng: np.random.Generator) -> list[Layer]:
-    """One painted line, sometimes with a second that meets it at a right angle."""
-    tone = colour(rng, [(235, 232, 225), (230, 190, 80), (225, 175, 60), (240, 240, 235)])
-    coat = plain(tone, Noise.draw(rng, "rough", 200), 0.08)
-    worn = Noise.draw(rng, "rough", rng.uniform(150, 400))
+    """Draw a painted line, sometimes with a second that meets it at a right angle."""
+    tone = draw_colour(rng, [(235, 232, 225), (230, 190, 80), (225, 175, 60), (240, 240, 235)])
+    coat = plain_material(tone, NoiseField.draw(rng, "rough", 200), 0.08)
+    worn = NoiseField.draw(rng, "rough", rng.uniform(150, 400))
     wear, width = rng.uniform(0.2, 1.4), rng.uniform(0.03, 0.13)
     angle = rng.uniform(0, np.pi)
     line = half_plane(rng, 0.35, 0.0, angle)
     marks = [(_stripe(line, width, worn, wear), coat)]
     if rng.random() < 0.35:
-        branch, side = half_plane(rng, 0.3, 0.0, angle + np.pi / 2), _filled(line)
+        branch, side = half_plane(rng, 0.3, 0.0, angle + np.pi / 2), _cover_inside(line)
         bar = _stripe(branch, width, worn, wear)
         marks.append((lambda p: bar(p) * side(p), coat))
     return marks
 
 
 def _second(rng: np.random.Generator, name: str, wall: bool) -> tuple[list[Layer], list[Cover]]:
-    """A second material on the surface: half of it or a path, with kerb and contact line."""
+    """Draw a second material on the surface: half of it or a path, with kerb and contact line."""
     other, material = _pick(rng, wall)
     soft = other in _SOFT or name in _SOFT
     rough = rng.uniform(0.0, 0.03) if soft else 0.05 * rng.random() * (other in _POURED or name in _POURED)
@@ -235,11 +241,11 @@ def _second(rng: np.random.Generator, name: str, wall: bool) -> tuple[list[Layer
     if rng.random() < 0.3:
         depth = _band(depth, rng.uniform(0.15, 0.4))
     if soft and not kerbed:
-        depth = _frayed(rng, depth)
-    layers = [(_filled(depth), material)]
+        depth = _fray(rng, depth)
+    layers = [(_cover_inside(depth), material)]
     if kerbed:
-        kerb = colour(rng, [(180, 176, 170), (150, 146, 142), (170, 120, 100), (205, 198, 188)])
-        stone = plain(kerb, Noise.draw(rng, "rough", 250), rng.uniform(0.04, 0.12))
+        kerb = draw_colour(rng, [(180, 176, 170), (150, 146, 142), (170, 120, 100), (205, 198, 188)])
+        stone = plain_material(kerb, NoiseField.draw(rng, "rough", 250), rng.uniform(0.04, 0.12))
         width = rng.uniform(0.03, 0.12)
         layers.append((_stripe(depth, width), stone))
         return layers, [_contact(_band(depth, width / 2), 0.01, rng.uniform(0.2, 0.7))]
@@ -247,26 +253,26 @@ def _second(rng: np.random.Generator, name: str, wall: bool) -> tuple[list[Layer
 
 
 def _object(rng: np.random.Generator, name: str, wall: bool) -> tuple[list[Layer], list[Cover]]:
-    """A cover, a mat or a patch on (or in) the surface, or only the gap around a lid of the same."""
+    """Draw a cover, a mat or a patch on (or in) the surface, or only the gap around a lid."""
     depth = ring_box(rng, rng.uniform(0.2, 0.55), not wall and rng.random() < 0.4)
     tones = [(90, 86, 84), (130, 124, 118), (70, 70, 74), (118, 96, 84), (170, 162, 150), (100, 106, 110)]
-    tone = colour(rng, tones)
-    fill = plain(tone, Noise.draw(rng, "rough", rng.uniform(100, 300)), rng.uniform(0.05, 0.2))
+    tone = draw_colour(rng, tones)
+    fill = plain_material(tone, NoiseField.draw(rng, "rough", rng.uniform(100, 300)), rng.uniform(0.05, 0.2))
     rim = _contact(depth, rng.uniform(0.008, 0.02), rng.uniform(0.3, 0.8))
     if name in _PAVED and rng.random() < 0.4:
         return [], [rim]
-    return [(_filled(depth), fill)], [rim]
+    return [(_cover_inside(depth), fill)], [rim]
 
 
 def draw_surface(rng: np.random.Generator, wall: bool) -> Surface:
-    """A random ground (or wall) with its regions, objects, stains and litter."""
+    """Draw a random ground (or wall) with its regions, objects, stains and litter."""
     name, base = _pick(rng, wall)
     layers: list[Layer] = []
     shades: list[Cover] = []
     if rng.random() < 0.62:
         layers, shades = _second(rng, name, wall)
     if name in _PAVED and rng.random() < (0.1 if wall else 0.35):
-        layers = _markings(rng) + layers  # what adjoins lies over the paint
+        layers = _markings(rng) + layers  # the second material lies over the paint
     if rng.random() < 0.14:
         more, rims = _object(rng, name, wall)
         layers, shades = layers + more, shades + rims

@@ -1,4 +1,4 @@
-"""How blocks are laid: which cell a point of a surface lies in, and how far the nearest joint is."""
+"""Patterns of blocks: which cell a point of a surface lies in, and how far the nearest joint is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Pattern = Callable[[Points], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 def grid_pattern(rng: np.random.Generator, width: float, height: float, shift: float) -> Pattern:
-    """Rows of `width` x `height` cells, each row moved by `shift` cells (0 stack bond, .5 running bond)."""
+    """Lay rows of `width` x `height` cells, each moved by `shift` cells (0 stack bond, .5 running bond)."""
     w, h, s = np.float32(width), np.float32(height), np.float32(shift)
     ou, ov = (np.float32(x) for x in rng.uniform(0, 64, 2))
 
@@ -31,7 +31,7 @@ def grid_pattern(rng: np.random.Generator, width: float, height: float, shift: f
 
 
 def herringbone_pattern(rng: np.random.Generator, side: float) -> Pattern:
-    """Blocks of 2 x 1 squares of `side`, laid in turn along and across."""
+    """Lay blocks of 2 x 1 squares of `side` in turn along and across."""
     s = np.float32(side)
     ou, ov = (np.float32(x) for x in rng.uniform(0, 64, 2))
 
@@ -53,7 +53,7 @@ def herringbone_pattern(rng: np.random.Generator, side: float) -> Pattern:
 
 
 def hexagon_pattern(rng: np.random.Generator, side: float) -> Pattern:
-    """Regular hexagons, `side` from flat to flat."""
+    """Lay regular hexagons, `side` from flat to flat."""
     s = np.float32(side)
     tall = np.float32(3**0.5)
     ou, ov = (np.float32(x) for x in rng.uniform(0, 64, 2))

@@ -1,7 +1,8 @@
-"""Synthetic cast shadows with exact truth: mattes, transmissions and the masks a user would draw.
+"""Synthetic cast shadows with exact ground truth: mattes, transmissions and the masks a user would draw.
 
 All light is linear. An image with shadow is `free * (1 - matte + matte * transmission)`; the ranges of the
-parameters are percentiles measured on real triplets of photographs with and without a shadow.
+parameters are percentiles measured on real triplets, photographs with and without a shadow and its mask
+(docs/reports/scenes.md).
 Coordinates: the short side of the frame spans one unit, the middle is the origin.
 """
 
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from guided_diffusion.scenes.textures import Noise, Points, edge_cover
+from guided_diffusion.images.masks import ShadowMask, dilate
+from guided_diffusion.scenes.textures import NoiseField, Points, edge_cover
 
 _PAD = 0.09
 _LEVELS = 4
@@ -20,15 +22,17 @@ COVERAGE = (0.1, 0.5)
 
 @dataclass(frozen=True)
 class Shape:
-    """A silhouette: the union of `capsules` (M, 5) = x0, y0, x1, y1, radius, of convex or star polygons
-    (K, 2) and of the places where a noise field exceeds a level."""
+    """A silhouette: the union of capsules, a polygon and a thresholded noise field."""
 
     capsules: np.ndarray
+    """x0, y0, x1, y1 and radius of each, (M, 5)."""
     polygon: np.ndarray
-    cloud: tuple[Noise, float] | None = None
+    """Corners of a convex or star polygon, (K, 2)."""
+    cloud: tuple[NoiseField, float] | None = None
+    """A field and the level above which a point belongs to the silhouette."""
 
     def cover(self, x: np.ndarray, y: np.ndarray, pixel: float) -> np.ndarray:
-        """Share of each pixel inside the silhouette, float32, same shape as `x`."""
+        """Return the share of each pixel inside the silhouette, float32, same shape as `x`."""
         out = np.zeros_like(x)
         if len(self.polygon):
             out = _inside(self.polygon.astype(np.float32), x, y).astype(np.float32)
@@ -47,7 +51,7 @@ class Shape:
 
 
 def _inside(corners: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Even-odd rule: a point is inside when a ray to the right crosses the outline an odd number of times."""
+    """Apply the even-odd rule: inside, a ray to the right crosses the outline an odd number of times."""
     odd = np.zeros(x.shape, bool)
     for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         if y0 == y1:
@@ -61,13 +65,13 @@ _NO_CAPSULES = np.zeros((0, 5))
 _NO_CORNERS = np.zeros((0, 2))
 
 
-def _turned(points: np.ndarray, angle: float) -> np.ndarray:
+def _rotate(points: np.ndarray, angle: float) -> np.ndarray:
     c, s = np.cos(angle), np.sin(angle)
     return points @ np.array([[c, s], [-s, c]])
 
 
 def _blob(rng: np.random.Generator) -> Shape:
-    """A star polygon of 3 to 9 corners, or an ellipse, anywhere near the frame."""
+    """Draw a star polygon of 3 to 9 corners, or an ellipse, anywhere near the frame."""
     centre = rng.uniform(-0.55, 0.55, 2)
     if rng.random() < 0.3:
         t, radius = np.linspace(0, 2 * np.pi, 48, endpoint=False), np.full(48, 1.0)
@@ -77,11 +81,11 @@ def _blob(rng: np.random.Generator) -> Shape:
         radius = rng.uniform(0.5, 1.3, n)
     corners = np.stack([np.cos(t), np.sin(t)], 1) * radius[:, None] * rng.uniform(0.18, 0.5)
     corners *= [1.0, rng.uniform(0.4, 1.0)]
-    return Shape(_NO_CAPSULES, _turned(corners, rng.uniform(0, 2 * np.pi)) + centre)
+    return Shape(_NO_CAPSULES, _rotate(corners, rng.uniform(0, 2 * np.pi)) + centre)
 
 
 def _edge(rng: np.random.Generator) -> Shape:
-    """The shadow of a building or a roof: a half plane, sometimes with steps."""
+    """Draw the shadow of a building or a roof: a half plane, sometimes with steps."""
     start = rng.uniform(-0.35, 0.35)
     steps = np.repeat(np.sort(rng.uniform(-0.8, 0.8, 2 * int(rng.integers(0, 3)))), 2)
     heights = np.repeat(rng.uniform(-0.2, 0.2, len(steps) // 2 + 1), 2)[1:-1] + start
@@ -90,23 +94,23 @@ def _edge(rng: np.random.Generator) -> Shape:
     else:
         outline = np.concatenate([[[-3.0, heights[0]]], np.stack([steps, heights], 1), [[3.0, heights[-1]]]])
     corners = np.concatenate([outline, [[3.0, 3.0], [-3.0, 3.0]]])
-    return Shape(_NO_CAPSULES, _turned(corners, rng.uniform(0, 2 * np.pi)))
+    return Shape(_NO_CAPSULES, _rotate(corners, rng.uniform(0, 2 * np.pi)))
 
 
 def _poles(rng: np.random.Generator) -> Shape:
-    """One to three posts or beams across the frame."""
+    """Draw one to three posts or beams across the frame."""
     angle, n = rng.uniform(0, np.pi), int(rng.integers(1, 4))
     offsets, width = rng.uniform(-0.5, 0.5, n), rng.uniform(0.025, 0.1)
     end = rng.choice([1.5, 1.5, 0.3])
     ends = np.stack([np.full(n, -1.5), offsets, np.full(n, end), offsets], 1)
-    ends = _turned(ends.reshape(-1, 2), angle).reshape(-1, 4)
+    ends = _rotate(ends.reshape(-1, 2), angle).reshape(-1, 4)
     return Shape(np.column_stack([ends, np.full(n, width)]), _NO_CORNERS)
 
 
 def _tree(rng: np.random.Generator) -> Shape:
-    """A trunk that forks three times, with leaves at the tips."""
+    """Draw a trunk that forks three times, with leaves at the tips."""
     capsules: list[list[float]] = []
-    origin = _turned(np.array([[0.0, rng.uniform(0.3, 0.8)]]), rng.uniform(0, 2 * np.pi))[0]
+    origin = _rotate(np.array([[0.0, rng.uniform(0.3, 0.8)]]), rng.uniform(0, 2 * np.pi))[0]
     tips = [(origin, np.arctan2(-origin[1], -origin[0]), rng.uniform(0.3, 0.5), rng.uniform(0.03, 0.06))]
     for generation in range(4):
         grown = []
@@ -123,18 +127,18 @@ def _tree(rng: np.random.Generator) -> Shape:
 
 
 def _limbs(rng: np.random.Generator, parts: list[tuple[float, ...]]) -> Shape:
-    """Capsules of a figure about one unit high, scaled, stretched, turned and placed near the frame."""
+    """Scale, stretch, turn and move a figure of capsules, about one unit high, to near the frame."""
     figure = np.array(parts)
     scale = rng.uniform(0.6, 1.3)
     stretch = np.array([rng.uniform(0.7, 1.1), 1.0]) * scale
-    turn, place = rng.uniform(0, 2 * np.pi), rng.uniform(-0.35, 0.35, 2)
-    ends = _turned(figure[:, :4].reshape(-1, 2) * stretch, turn) + place
+    turn, centre = rng.uniform(0, 2 * np.pi), rng.uniform(-0.35, 0.35, 2)
+    ends = _rotate(figure[:, :4].reshape(-1, 2) * stretch, turn) + centre
     return Shape(np.column_stack([ends.reshape(-1, 4), figure[:, 4] * scale]), _NO_CORNERS)
 
 
 def _person(rng: np.random.Generator) -> Shape:
     step, swing = rng.uniform(0.04, 0.16), rng.uniform(0.08, 0.3)
-    lift = rng.uniform(-0.2, 0.3)
+    hand = rng.uniform(-0.2, 0.3)
     return _limbs(
         rng,
         [
@@ -142,7 +146,7 @@ def _person(rng: np.random.Generator) -> Shape:
             (0.0, -0.26, 0.0, 0.06, 0.11),
             (-0.03, 0.08, -step, 0.75, 0.055),
             (0.03, 0.08, step, 0.75, 0.055),
-            (-0.1, -0.24, -0.1 - swing, lift, 0.035),
+            (-0.1, -0.24, -0.1 - swing, hand, 0.035),
             (0.1, -0.24, 0.1 + swing, 0.1, 0.035),
         ],
     )
@@ -157,7 +161,7 @@ def _hand(rng: np.random.Generator) -> Shape:
 
 
 def _foliage(rng: np.random.Generator) -> Shape:
-    field = Noise.draw(rng, "cloud", rng.uniform(50, 160))
+    field = NoiseField.draw(rng, "cloud", rng.uniform(50, 160))
     return Shape(_NO_CAPSULES, _NO_CORNERS, (field, rng.uniform(0.1, 1.1)))
 
 
@@ -166,17 +170,22 @@ _SHAPES = (_blob, _blob, _edge, _edge, _poles, _tree, _person, _person, _hand, _
 
 @dataclass(frozen=True)
 class Shadow:
-    """One shadow: silhouettes, penumbra (blur from `soft[0]` to `soft[1]` along `axis`) and transmission."""
+    """One shadow: its silhouettes, penumbra and transmission."""
 
     shapes: tuple[Shape, ...]
     soft: tuple[float, float]
+    """Standard deviation of the penumbra's blur at both ends of the axis, in short sides."""
     axis: float
+    """Direction along which the blur grows, radians."""
     colour: np.ndarray
-    field: Noise
+    """Mean transmission, (3,) in (0, 1]."""
+    field: NoiseField
+    """Changes of the transmission over the image."""
     field_gain: float
+    """Their deviation, in logs."""
 
     def matte(self, height: int, width: int) -> np.ndarray:
-        """Share of the direct light that is blocked, float32 (H, W) in [0, 1]."""
+        """Compute the share of the direct light that is blocked, float32 (H, W) in [0, 1]."""
         short = min(height, width)
         pad = int(np.ceil(_PAD * short))
         x, y = _grid(2 * (height + 2 * pad), 2 * (width + 2 * pad), 0.5 / short)
@@ -185,7 +194,7 @@ class Shadow:
             np.maximum(cover, shape.cover(x, y, 0.5 / short), out=cover)
         cover = 0.25 * (cover[::2, ::2] + cover[1::2, ::2] + cover[::2, 1::2] + cover[1::2, 1::2])
         sigmas = np.geomspace(*self.soft, _LEVELS) * short
-        levels = [e[pad : pad + height, pad : pad + width] for e in _blurred(cover, sigmas)]
+        levels = [e[pad : pad + height, pad : pad + width] for e in _blur_periodic(cover, sigmas)]
         x, y = _grid(height, width, 1 / short)
         c, s = np.float32(np.cos(self.axis)), np.float32(np.sin(self.axis))
         along = np.float32(0.5) + (x * c + y * s) / np.float32(1.2)
@@ -197,7 +206,7 @@ class Shadow:
         return np.clip(blend, 0, 1).astype(np.float32)
 
     def transmission(self, height: int, width: int) -> np.ndarray:
-        """Linear-light factor in full shadow, float32 (H, W, 3) in [0.02, 1]."""
+        """Compute the factor of linear light in full shadow, float32 (H, W, 3) in [0.02, 1]."""
         pixel = 1 / min(height, width)
         x, y = _grid(height, width, pixel)
         p = Points(x.ravel(), y.ravel(), np.full(x.size, pixel, np.float32))
@@ -212,8 +221,8 @@ def _grid(height: int, width: int, pixel: float) -> tuple[np.ndarray, np.ndarray
     return x, y
 
 
-def _blurred(image: np.ndarray, sigmas: np.ndarray) -> list[np.ndarray]:
-    """Periodic Gaussian blurs of an image (H, W), one for each sigma in pixels."""
+def _blur_periodic(image: np.ndarray, sigmas: np.ndarray) -> list[np.ndarray]:
+    """Blur a periodic image (H, W) by Gaussians, one for each sigma in pixels."""
     spectrum = np.fft.rfft2(image)
     ky, kx = np.fft.fftfreq(image.shape[0])[:, None], np.fft.rfftfreq(image.shape[1])[None]
     decay = -2 * np.pi**2 * (ky * ky + kx * kx)
@@ -221,13 +230,13 @@ def _blurred(image: np.ndarray, sigmas: np.ndarray) -> list[np.ndarray]:
 
 
 def draw_transmission(rng: np.random.Generator) -> np.ndarray:
-    """Mean transmission (3,) of an umbra: green log-normal about .27, red lower, blue higher (skylight)."""
+    """Draw the mean transmission (3,) of an umbra: green log-normal about .27, red less, blue more."""
     green = np.clip(np.exp(rng.normal(np.log(0.27), 0.45)), 0.08, 0.6)
     return np.array([green * rng.uniform(0.7, 1.03), green, green * rng.uniform(0.95, 1.5)], np.float32)
 
 
 def draw_shadow(rng: np.random.Generator) -> Shadow:
-    """A random shadow of 1 to 3 silhouettes that covers `COVERAGE` of a square frame."""
+    """Draw a random shadow of 1 to 3 silhouettes that covers `COVERAGE` of a square frame."""
     x, y = _grid(48, 48, 1 / 48)
     while True:
         kinds = rng.integers(len(_SHAPES), size=rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))
@@ -237,7 +246,7 @@ def draw_shadow(rng: np.random.Generator) -> Shadow:
             break
     near = rng.uniform(0.002, 0.008)
     far = min(near * np.exp(rng.uniform(0.05, 2.2)), 0.025)
-    field = Noise.draw(rng, "smooth", 32 / rng.uniform(0.15, 0.6))
+    field = NoiseField.draw(rng, "smooth", 32 / rng.uniform(0.15, 0.6))
     axis, gain = rng.uniform(0, 2 * np.pi), rng.uniform(0.02, 0.22)
     return Shadow(shapes, (near, far), axis, draw_transmission(rng), field, gain)
 
@@ -245,17 +254,17 @@ def draw_shadow(rng: np.random.Generator) -> Shadow:
 def combine(
     first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(matte, transmission) of two overlapping shadows, whose product of factors is kept exactly."""
+    """Combine (matte, transmission) of two overlapping shadows; the product of their factors is exact."""
     (m1, t1), (m2, t2) = first, second
     matte = 1 - (1 - m1) * (1 - m2)
     factor = (1 - m1[..., None] * (1 - t1)) * (1 - m2[..., None] * (1 - t2))
-    some = matte[..., None]
-    both = np.where(some > 1e-3, (factor - (1 - some)) / np.maximum(some, 1e-3), t1)
-    return matte, np.clip(both, 1e-4, 1).astype(np.float32)
+    m = matte[..., None]
+    transmission = np.where(m > 1e-3, (factor - (1 - m)) / np.maximum(m, 1e-3), t1)
+    return matte, np.clip(transmission, 1e-4, 1).astype(np.float32)
 
 
 def cast(free: np.ndarray, matte: np.ndarray, transmission: np.ndarray, slope: float = 1.0) -> np.ndarray:
-    """Linear image (H, W, 3) with shadow from the linear image `free`.
+    """Cast a shadow onto the linear image `free` (H, W, 3).
 
     `slope` is the exponent a of free = c * umbra^a about the mean of the umbra, per channel (tone curve and
     ambient light make it differ from 1); slope 1 gives exactly free * (1 - matte + matte * transmission).
@@ -269,20 +278,16 @@ def cast(free: np.ndarray, matte: np.ndarray, transmission: np.ndarray, slope: f
     return free * (1 - m) + m * umbra
 
 
-def drawn_mask(rng: np.random.Generator, matte: np.ndarray) -> np.ndarray:
-    """The mask (H, W) bool a user would hand over: matte > U(.2, .8), then grown by -3 to 5 px at 256."""
+def draw_mask(rng: np.random.Generator, matte: np.ndarray) -> ShadowMask:
+    """Draw the mask a user would hand over: matte > U(.2, .8), grown by -3 to 5 pixels at 256."""
     threshold, grow = rng.uniform(0.2, 0.8), rng.uniform(-3, 5)
     mask = matte > threshold * matte.max()
     radius = grow * min(matte.shape) / 256
-    grown = ~_dilated(~mask, -radius) if radius < 0 else _dilated(mask, radius)
-    return grown if grown.any() else mask
+    grown = ~_dilate_beyond_frame(~mask, -radius) if radius < 0 else _dilate_beyond_frame(mask, radius)
+    return ShadowMask(grown if grown.any() else mask)
 
 
-def _dilated(mask: np.ndarray, radius: float) -> np.ndarray:
-    """Every pixel within `radius` pixels of the mask, by counting with an FFT."""
+def _dilate_beyond_frame(mask: np.ndarray, radius: float) -> np.ndarray:
+    """Dilate a mask whose border pixels go on beyond the frame."""
     pad = int(radius) + 1
-    wide = np.pad(mask, pad, mode="edge").astype(np.float64)
-    dy, dx = (np.minimum(np.arange(n), n - np.arange(n)) for n in wide.shape)
-    disc = np.hypot(dy[:, None], dx[None]) <= radius
-    count = np.fft.irfft2(np.fft.rfft2(wide) * np.fft.rfft2(disc), s=wide.shape)
-    return count[pad:-pad, pad:-pad] > 0.5
+    return dilate(np.pad(mask, pad, mode="edge"), radius)[pad:-pad, pad:-pad]

@@ -1,4 +1,4 @@
-"""Mip-mapped noise tiles: the random fields all procedural materials are made of.
+"""Mip-mapped noise tiles: the random fields that make up all procedural materials.
 
 A tile is a periodic image with zero mean and unit variance. Looking it up at the level of detail that
 fits the pixel footprint keeps every field band-limited (Williams, "Pyramidal parametrics", 1983), so a
@@ -18,17 +18,20 @@ _LEVELS = 8
 
 @dataclass(frozen=True)
 class Points:
-    """Points of a surface: coordinates `u`, `v` and pixel footprint `f` in surface units, float32 (N,)."""
+    """N points of a surface, all in surface units, float32."""
 
     u: np.ndarray
+    """First coordinate, (N,)."""
     v: np.ndarray
+    """Second coordinate, (N,)."""
     f: np.ndarray
+    """Footprint of the pixel, (N,)."""
 
 
-def _coloured(
+def _coloured_noise(
     rng: np.random.Generator, exponent: float, stretch: float = 1.0, angle: float = 0.0
 ) -> np.ndarray:
-    """Periodic Gaussian noise with amplitude spectrum |k|^-exponent, stretched along `angle`."""
+    """Draw periodic Gaussian noise with amplitude spectrum |k|^-exponent, stretched along `angle`."""
     ky, kx = np.meshgrid(np.fft.fftfreq(TILE), np.fft.rfftfreq(TILE), indexing="ij")
     along, across = kx * np.cos(angle) + ky * np.sin(angle), ky * np.cos(angle) - kx * np.sin(angle)
     radius = np.hypot(along * stretch, across)
@@ -37,31 +40,31 @@ def _coloured(
     return np.fft.irfft2(spectrum * np.maximum(radius, 3 / TILE) ** -exponent, s=(TILE, TILE))
 
 
-def _smooth(rng: np.random.Generator, length: float = 32.0) -> np.ndarray:
-    """Periodic noise without detail, whose autocorrelation is exp(-(r / length)^2), r in texels."""
+def _smooth_noise(rng: np.random.Generator, length: float = 32.0) -> np.ndarray:
+    """Draw periodic noise without detail, whose autocorrelation is exp(-(r / length)^2), r in texels."""
     ky, kx = np.meshgrid(np.fft.fftfreq(TILE), np.fft.rfftfreq(TILE), indexing="ij")
     decay = np.exp(-0.5 * (np.pi * length) ** 2 * (ky * ky + kx * kx))
     return np.fft.irfft2(np.fft.rfft2(rng.standard_normal((TILE, TILE))) * decay, s=(TILE, TILE))
 
 
-def _grain(rng: np.random.Generator) -> np.ndarray:
-    """Aggregate and sand: almost white noise, and one texel in forty a pale stone or a dark pit."""
-    fine = _coloured(rng, 0.1)
+def _grain_noise(rng: np.random.Generator) -> np.ndarray:
+    """Draw aggregate and sand: almost white noise, and one texel in forty a pale stone or a dark pit."""
+    fine = _coloured_noise(rng, 0.1)
     odd = rng.standard_normal((TILE, TILE)) * (rng.random((TILE, TILE)) < 1 / 40)
     return fine / fine.std() + 4 * odd
 
 
-def _blades(rng: np.random.Generator) -> np.ndarray:
-    """Grass: the upper envelope of four fields of streaks that lie in different directions."""
+def _blades_noise(rng: np.random.Generator) -> np.ndarray:
+    """Draw grass: the upper envelope of four fields of streaks that lie in different directions."""
     layers = []
     for angle in (0.3, 1.1, 1.9, 2.7):
-        streaks = _coloured(rng, 0.7, 4.0, angle)
+        streaks = _coloured_noise(rng, 0.7, 4.0, angle)
         layers.append(streaks / streaks.std())
     return np.max(layers, axis=0)
 
 
-def _pebbles(rng: np.random.Generator, cells: int = 48) -> np.ndarray:
-    """Rounded stones: a periodic Voronoi pattern, of a tone each, darker in the gaps."""
+def _pebbles_noise(rng: np.random.Generator, cells: int = 48) -> np.ndarray:
+    """Draw rounded stones: a periodic Voronoi pattern of several tones, darker in the gaps."""
     points = rng.random((cells, cells, 2))
     tone = rng.standard_normal((cells, cells)) * 0.4
     y, x = np.meshgrid(*(np.arange(TILE) * (cells / TILE),) * 2, indexing="ij")
@@ -81,19 +84,19 @@ def _pebbles(rng: np.random.Generator, cells: int = 48) -> np.ndarray:
 
 @cache
 def _pyramid(kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """All levels of tile `kind` in one array, and where each level begins.
+    """Build all levels of tile `kind` in one array; return it and where each level begins.
 
     The array is float32 (N, 4): a texel with its neighbours to the right, below and across, so that one
     look-up finds all that lies between them.
     """
     rng = np.random.default_rng([20240229, *kind.encode()])
     makers = {
-        "smooth": lambda: _smooth(rng),
-        "cloud": lambda: _coloured(rng, 1.6),
-        "rough": lambda: _coloured(rng, 0.9),
-        "grain": lambda: _grain(rng),
-        "blades": lambda: _blades(rng),
-        "pebbles": lambda: _pebbles(rng),
+        "smooth": lambda: _smooth_noise(rng),
+        "cloud": lambda: _coloured_noise(rng, 1.6),
+        "rough": lambda: _coloured_noise(rng, 0.9),
+        "grain": lambda: _grain_noise(rng),
+        "blades": lambda: _blades_noise(rng),
+        "pebbles": lambda: _pebbles_noise(rng),
     }
     tile = makers[kind]()
     tile = ((tile - tile.mean()) / tile.std()).astype(np.float32)
@@ -131,23 +134,28 @@ def _bilinear(
 
 
 @dataclass(frozen=True)
-class Noise:
-    """A random field on a surface: tile `kind` at `su`, `sv` texels per surface unit, moved by `ou`, `ov`."""
+class NoiseField:
+    """A random field on a surface."""
 
     kind: str
+    """Name of the tile."""
     su: float
+    """Texels per surface unit along u."""
     sv: float
+    """Texels per surface unit along v."""
     ou: float
+    """Offset along u, texels."""
     ov: float
+    """Offset along v, texels."""
 
     @staticmethod
-    def draw(rng: np.random.Generator, kind: str, su: float, sv: float | None = None) -> Noise:
-        """A field at a random place of its tile. One texel is the finest detail."""
+    def draw(rng: np.random.Generator, kind: str, su: float, sv: float | None = None) -> NoiseField:
+        """Draw a field at a random offset into its tile. One texel is the finest detail."""
         ou, ov = rng.uniform(0, TILE, 2)
-        return Noise(kind, su, su if sv is None else sv, float(ou), float(ov))
+        return NoiseField(kind, su, su if sv is None else sv, float(ou), float(ov))
 
     def __call__(self, p: Points) -> np.ndarray:
-        """Values (N,), about N(0, 1) before the averaging over pixel footprints."""
+        """Look up values (N,), about N(0, 1) before the averaging over pixel footprints."""
         squares, starts = _pyramid(self.kind)
         footprint = p.f * np.float32(max(self.su, self.sv))
         extremes = np.clip(np.rint(np.log2([footprint.min(), footprint.max()])), 0, _LEVELS - 1)
@@ -162,8 +170,8 @@ class Noise:
         return _bilinear(squares, starts.take(level), x * scale, y * scale, level)
 
 
-def hashed(i: np.ndarray, j: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two independent uniform numbers in [0, 1) for every integer cell (i, j): the same for the same seed."""
+def hash_cells(i: np.ndarray, j: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hash every integer cell (i, j) to two independent uniform numbers in [0, 1), fixed by the seed."""
     h = i.astype(np.int32).view(np.uint32) * np.uint32(0x9E3779B1)
     h ^= j.astype(np.int32).view(np.uint32) * np.uint32(0x85EBCA77)
     h ^= np.uint32(seed & 0xFFFFFFFF)

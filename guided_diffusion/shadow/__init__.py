@@ -1,1 +1,1 @@
-"""Shadows: found, lifted off what lies beneath, and refined. Shadow masks are bool (H, W), True = shadow."""
+"""Shadow removal: detect shadows, divide them out of the image, refine the pixels."""

@@ -1,7 +1,7 @@
-"""A small U-Net that sees an image and tells for each pixel how likely it lies in a shadow.
+"""A small U-Net that predicts for each pixel of an image how likely it lies in a shadow.
 
 Architecture: our `UNetModel` behind a pixel-unshuffle (Shi et al. 2016, arXiv 1609.05158), without time.
-Where it differs: it is told the logarithm of linear light beside the image, where a shadow is a shift.
+Where it differs: its input is the image and the logarithm of linear light, in which a shadow is a shift.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from guided_diffusion.shadow.light import log_light, to_linear
+from guided_diffusion.images.colour import to_linear
+from guided_diffusion.shadow.light import log_light
 from guided_diffusion.unet import Encoder, UNetModel
 
 SIDE = 128  # pixels: the square root of the area it was trained on
@@ -19,9 +20,9 @@ _BLOCK = 4
 
 
 class Detector(nn.Module):
-    """Images (B, 3, H, W), sRGB in [0, 1] -> logits (B, 1, H, W), > 0 = shadow.
+    """The shadow detector: images (B, 3, H, W), sRGB in [0, 1] -> logits (B, 1, H, W), > 0 = shadow.
 
-    H and W are multiples of MULTIPLE; it was trained with SIDE for both.
+    H and W are multiples of MULTIPLE. It was trained with SIDE for both.
     """
 
     def __init__(self) -> None:

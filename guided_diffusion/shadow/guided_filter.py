@@ -1,4 +1,4 @@
-"""Guided filter: lets a coarse map follow the edges of an image, at any size.
+"""Guided filter: make a coarse map follow the edges of an image, at any size.
 
 Paper: He, Sun & Tang 2013 (colour guide), He & Sun 2015 (arXiv 1505.00996: coefficients at a small size serve
 the large one). Where we differ: the guide is logarithmic light, in which a shadow is a step of one height.
@@ -12,9 +12,13 @@ from torch import Tensor
 
 
 def coefficients(guide: Tensor, coarse: Tensor, radius: int, smooth: float) -> Tensor:
-    """The affine map (4, H, W) from the guide (3, H, W) to a map like `coarse` (H, W), around each pixel.
+    """Fit the affine map (4, H, W) from a guide to a coarse map, around each pixel.
 
-    radius: of the square windows, pixels; smooth: variance of the guide below which edges do not count.
+    Args:
+        guide: (3, H, W).
+        coarse: the map to be followed, (H, W).
+        radius: of the square windows, pixels.
+        smooth: variance of the guide below which edges do not count.
     """
     mean, target = _box(guide, radius), _box(coarse[None], radius)[0]
     products = (guide[:, None] * guide[None]).flatten(0, 1)  # (9, H, W)
@@ -27,13 +31,13 @@ def coefficients(guide: Tensor, coarse: Tensor, radius: int, smooth: float) -> T
 
 
 def apply(coefficients: Tensor, guide: Tensor) -> Tensor:
-    """The map (H, W) over a guide (3, H, W) of any size."""
+    """Evaluate the affine map over a guide (3, H, W) of any size: (H, W)."""
     grown = F.interpolate(coefficients[None], size=guide.shape[-2:], mode="bilinear", align_corners=False)[0]
     return (grown[:3] * guide).sum(0) + grown[3]
 
 
 def _box(planes: Tensor, radius: int) -> Tensor:
-    """Mean (C, H, W) over squares of side 2 radius + 1, as far as they lie in the frame."""
+    """Average (C, H, W) over squares of side 2 radius + 1, as far as they lie in the frame."""
     side = 2 * radius + 1
     down = F.avg_pool2d(planes[None], (side, 1), 1, (radius, 0), count_include_pad=False)
     return F.avg_pool2d(down, (1, side), 1, (0, radius), count_include_pad=False)[0]

@@ -1,4 +1,4 @@
-"""Light: sRGB and linear values, their logarithms, and Gaussian blurs. Tensors (..., C, H, W), float32."""
+"""Logarithms of light, and Gaussian blurs. Tensors (..., C, H, W), float32."""
 
 from __future__ import annotations
 
@@ -8,27 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-DARK = 2e-3  # linear light added before a logarithm: seven levels of eight bits at the dark end
-
-
-def to_linear(srgb: Tensor) -> Tensor:
-    """sRGB values in [0, 1] to linear light (IEC 61966-2-1)."""
-    return torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb.clamp_min(0) + 0.055) / 1.055) ** 2.4)
-
-
-def to_srgb(light: Tensor) -> Tensor:
-    """Linear light to sRGB; both are clipped to [0, 1]."""
-    light = light.clamp(0, 1)
-    return torch.where(light <= 0.0031308, 12.92 * light, 1.055 * light.clamp_min(1e-4) ** (1 / 2.4) - 0.055)
+from guided_diffusion.images.colour import DARK
 
 
 def log_light(light: Tensor) -> Tensor:
-    """log(light + DARK), so that noise near black stays small."""
+    """Return log(light + DARK); DARK keeps noise near black small."""
     return torch.log(light + DARK)
 
 
 def blur(planes: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of (..., H, W), standard deviation `sigma` pixels, cut at 3 sigma; 0 beyond the frame."""
+    """Blur (..., H, W) by a Gaussian of deviation `sigma` pixels, cut at 3 sigma; 0 beyond the frame."""
     reach = max(1, math.ceil(3 * sigma))
     at = torch.arange(-reach, reach + 1, dtype=planes.dtype)
     kernel = torch.exp(-0.5 * (at / sigma) ** 2)
@@ -40,5 +29,5 @@ def blur(planes: Tensor, sigma: float) -> Tensor:
 
 
 def local_mean(planes: Tensor, weight: Tensor, sigma: float) -> Tensor:
-    """Gaussian mean of (..., H, W) over pixels weighted by `weight` (H, W); 0 where none is near."""
+    """Average (..., H, W) under a Gaussian, pixels weighted by `weight` (H, W); 0 where none is near."""
     return blur(planes * weight, sigma) / blur(weight, sigma).clamp_min(1e-6)

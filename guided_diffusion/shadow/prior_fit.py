@@ -2,10 +2,9 @@
 
 Paper: Mardani et al. 2023, "RED-diff" (arXiv 2305.04391): descend <sg[z - x0_hat(z_t)], z>, without a
 backward pass through the network. Where we differ: the unknowns are a few smooth changes of log gain, not
-pixels, so the result stays input / field and nothing can be invented; each noise is drawn with both
-signs. Only changes that the prior has been found to tell are free: brightness, colour, and a coarse grid of
-them.
-The field's slope is not: a denoiser always asks for less contrast.
+pixels, so the result stays input / field and nothing can be invented; every noise is used with both signs.
+Only changes that a prior can judge are free: brightness, colour, and a coarse grid of them. The field's slope
+is fixed, since a denoiser always asks for less contrast.
 """
 
 from __future__ import annotations
@@ -18,35 +17,41 @@ from torch import Tensor
 
 from guided_diffusion.denoiser import Denoise
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.images.colour import to_srgb
 from guided_diffusion.shadow.field import ShadowField
-from guided_diffusion.shadow.light import log_light, to_srgb
+from guided_diffusion.shadow.light import log_light
 from guided_diffusion.shadow.palette import AXES
 
-NFE = 40  # of the network
+# All constants were chosen by experiment: docs/reports/shadow.md.
+NFE = 40  # network function evaluations of a fit
 GRID = 4
-ROUNDS = NFE // 2  # each takes two: a noise and its opposite
-_WEIGHT = 3_300.0  # of the prior, against the start
-_SMALLEST = 0.2  # share of the image: a smaller shadow tells less of its light
-_SPREAD = torch.tensor([0.045, 0.04, 0.04])  # of a change of the whole, along AXES
-_GRID_SPREAD = torch.tensor([0.10, 0.03, 0.03])  # of the grid's, along AXES
+ROUNDS = NFE // 2  # a round takes two: a noise and its opposite
+_WEIGHT = 3_300.0  # weight of the prior, against staying at the start
+_MIN_SHARE = 0.2  # share of the image: a smaller shadow says less about its light
+_SPREAD = torch.tensor([0.045, 0.04, 0.04])  # deviation of a change of the whole, along AXES
+_GRID_SPREAD = torch.tensor([0.10, 0.03, 0.03])  # deviation of the grid's changes, along AXES
 _LATEST, _EARLIEST = 0.1, 0.5  # share of the process
 _GOLDEN = 0.6180339887  # successive multiples, modulo 1, fill an interval evenly
-_RATE, _INERTIA, _STEEPEST = 0.15, 0.7, 3.0
-_MARGIN = 0.1  # matte above which a pixel is listened to
+_RATE, _INERTIA, _MAX_SPEED = 0.15, 0.7, 3.0
+_MARGIN = 0.1  # matte above which a pixel counts
 
 
 @dataclass(frozen=True)
-class Small:
-    """The image as the network sees it: light and gain (3, h, w) linear and log, matte (h, w); grid
-    (GRID^2, h, w): the weights of the nodes, each with mean 0 in the shadow."""
+class NetworkView:
+    """The image at the size at which the network sees it."""
 
     light: Tensor
+    """Linear light of the image with shadow, (3, h, w)."""
     gain: Tensor
+    """Log gain of the umbra, (3, h, w)."""
     matte: Tensor
+    """Alpha in [0, 1], (h, w)."""
     grid: Tensor
+    """Weights of the nodes, (GRID^2, h, w); in the shadow the mean of a node's is 0."""
 
-    def seen(self, change: Tensor) -> Tensor:
-        """The relit image in model space (3, h, w); change (1 + GRID^2, 3) along AXES, in deviations."""
+    def relight(self, change: Tensor) -> Tensor:
+        """Return the relit image in model space (3, h, w) under a change (1 + GRID^2, 3) along AXES, in
+        deviations."""
         gain = (self.gain + spread(change, self.grid)).clamp_min(0)
         return 2 * to_srgb(self.light / (1 - self.matte * (1 - torch.exp(-gain)))) - 1
 
@@ -60,28 +65,34 @@ def fit_under_prior(
     process: GaussianDiffusion,
     generator: torch.Generator,
 ) -> ShadowField:
-    """The field, corrected: its offset changes by at most some percent of light.
+    """Correct the offset of a field; light changes by a few percent at most.
 
-    light (3, H, W) linear, matte (H, W); size: (height, width) that the network sees of the whole image.
-    generator lies on the network's device.
+    Args:
+        light: linear light of the image with shadow, (3, H, W).
+        matte: alpha in [0, 1], (H, W).
+        field: the field to start from.
+        size: (height, width), pixels, at which the network sees the whole image.
+        denoise: the diffusion model.
+        process: its process.
+        generator: source of the noise, on the network's device.
     """
     lit = light / field.transmission(light, matte)
-    small = shrink(light, field.gain(log_light(lit)), matte, size)
+    view = shrink(light, field.gain(log_light(lit)), matte, size)
     change = torch.zeros(1 + GRID**2, 3)
     speed = torch.zeros_like(change)
-    heard = (small.matte > _MARGIN).float()
-    heard = heard / heard.sum().clamp_min(_SMALLEST * heard.numel())
+    weight = (view.matte > _MARGIN).float()
+    weight = weight / weight.sum().clamp_min(_MIN_SHARE * weight.numel())
     for step in range(ROUNDS):
         share = _LATEST + (_EARLIEST - _LATEST) * ((step + 0.5) * _GOLDEN % 1)
         t = int(share * process.num_timesteps)
         with torch.enable_grad():
             free = change.clone().requires_grad_()
-            z = small.seen(free)
+            z = view.relight(free)
             pull = residual(z.detach(), t, denoise, process, generator)
-            loss = _WEIGHT * (heard * pull * z).sum() + 0.5 * free.square().sum()
+            loss = _WEIGHT * (weight * pull * z).sum() + 0.5 * free.square().sum()
             (slope,) = torch.autograd.grad(loss, free)
         speed = _INERTIA * speed + (1 - _INERTIA) * slope
-        change = change - _RATE * speed.clamp(-_STEEPEST, _STEEPEST)
+        change = change - _RATE * speed.clamp(-_MAX_SPEED, _MAX_SPEED)
     nodes = node_weights(matte, matte.shape)
     return ShadowField(field.offset + spread(change, nodes), field.slope, field.pivot)
 
@@ -89,26 +100,30 @@ def fit_under_prior(
 def residual(
     z: Tensor, t: int, denoise: Denoise, process: GaussianDiffusion, generator: torch.Generator
 ) -> Tensor:
-    """(z - x0_hat) sqrt(alpha_bar / (1 - alpha_bar)), (3, h, w): RED-diff's pull at time t, whose expectation
-    is a gradient of the prior; mean over one noise and its opposite."""
+    """Return RED-diff's pull at time t, (z - x0_hat) sqrt(alpha_bar / (1 - alpha_bar)), (3, h, w).
+
+    Its expectation is a gradient of the prior. It is averaged over a noise and its opposite.
+    """
     device = generator.device
     noise = torch.randn(1, *z.shape, generator=generator, device=device)
-    both = torch.cat([noise, -noise])
-    x_t = process.q_sample(z.to(device).expand_as(both), t, both)
+    noises = torch.cat([noise, -noise])
+    x_t = process.q_sample(z.to(device).expand_as(noises), t, noises)
     a = process.alpha_bar(t)
     return (a / (1 - a)) ** 0.5 * (z - denoise(x_t, t).x0.mean(dim=0).to(z.device))
 
 
-def shrink(light: Tensor, gain: Tensor, matte: Tensor, size: tuple[int, int]) -> Small:
-    """light, gain (3, H, W) and matte (H, W) averaged over the pixels of a smaller image."""
+def shrink(light: Tensor, gain: Tensor, matte: Tensor, size: tuple[int, int]) -> NetworkView:
+    """Average light, gain (3, H, W) and matte (H, W) over the pixels of a smaller image, (height, width)."""
     planes = torch.cat([light, gain, matte[None]])
-    small = F.interpolate(planes[None], size=size, mode="area")[0]
-    return Small(small[:3], small[3:6], small[6], node_weights(small[6], size))
+    planes = F.interpolate(planes[None], size=size, mode="area")[0]
+    return NetworkView(planes[:3], planes[3:6], planes[6], node_weights(planes[6], size))
 
 
 def node_weights(matte: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Bicubic weights (GRID^2, H, W) of the grid's nodes, less their mean in the shadow: what is even over
-    the shadow is not theirs to tell."""
+    """Return bicubic weights (GRID^2, H, W) of the grid's nodes, less their mean in the shadow.
+
+    An even change of the whole shadow is thus never the grid's.
+    """
     nodes = torch.eye(GRID**2).view(-1, 1, GRID, GRID)
     weights = F.interpolate(nodes, size=size, mode="bicubic", align_corners=False)[:, 0]
     mean = (weights * matte).sum(dim=(1, 2)) / matte.sum().clamp_min(1e-6)
@@ -116,7 +131,7 @@ def node_weights(matte: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def spread(change: Tensor, grid: Tensor) -> Tensor:
-    """Change of log gain (3, H, W) from changes (1 + GRID^2, 3) and node weights (GRID^2, H, W)."""
+    """Spread changes (1 + GRID^2, 3) by node weights (GRID^2, H, W): a change of log gain, (3, H, W)."""
     back = torch.linalg.inv(AXES)
     whole = back @ (change[0] * _SPREAD)
     nodes = (change[1:] * _GRID_SPREAD) @ back.T

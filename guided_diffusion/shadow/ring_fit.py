@@ -12,17 +12,21 @@ from torch import Tensor
 from guided_diffusion.shadow.field import ShadowField
 from guided_diffusion.shadow.light import blur
 
+# Stage 0 of docs/reports/shadow.md.
 _NEAR, _FAR = 3.0, 14.0  # pixels from the edge
-_SIGMA = 10.0  # pixels: of the local means
+_SIGMA = 10.0  # pixels: standard deviation of the local means
 _RIDGE = 0.01
 _SLOPES = 0.6, 1.4  # bounds of the regression's slope
 _ROUNDS = 10
 
 
-def ring_field(log: Tensor, distance: Tensor, slope: bool = True) -> ShadowField | None:
-    """From logarithmic light (3, H, W) and the distance (H, W) to the edge, positive in the shadow.
+def fit_ring(log: Tensor, distance: Tensor, slope: bool = True) -> ShadowField | None:
+    """Fit the field to the rings on both sides; None where no part of the edge has both.
 
-    None where no place on the edge has a ring on both sides. Without `slope`, one gain per channel.
+    Args:
+        log: logarithmic light (3, H, W).
+        distance: to the shadow's edge, pixels, positive in the shadow, (H, W).
+        slope: whether to fit a slope; otherwise one gain per channel.
     """
     dark, lit = ((sign * distance > _NEAR) & (sign * distance <= _FAR) for sign in (1, -1))
     near = [blur(ring.float(), _SIGMA) for ring in (dark, lit)]
@@ -30,13 +34,13 @@ def ring_field(log: Tensor, distance: Tensor, slope: bool = True) -> ShadowField
     if int(edge.sum()) < 2:
         return None
     sides = [blur(log * ring, _SIGMA)[:, edge] / n[edge] for ring, n in zip((dark, lit), near, strict=True)]
-    fits = [_robust_line(x, y, slope) for x, y in zip(*sides, strict=True)]
+    fits = [_fit_robust_line(x, y, slope) for x, y in zip(*sides, strict=True)]
     a, mu, c = (torch.stack(part) for part in zip(*fits, strict=True))
     return ShadowField((c - mu)[:, None, None].expand_as(log), a - 1, mu)
 
 
-def _robust_line(x: Tensor, y: Tensor, slope: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """a, mu, c of y = a (x - mu) + c by a ridge, reweighted with 1 / max(1, |residual| / scale)^2."""
+def _fit_robust_line(x: Tensor, y: Tensor, slope: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Fit a, mu, c of y = a (x - mu) + c by a ridge, reweighted with 1 / max(1, |residual| / scale)^2."""
     weight = torch.ones_like(x)
     for _ in range(_ROUNDS):
         share = weight / weight.sum()

@@ -1,1 +1,1 @@
-"""What training is made of: settings, data, the choice of timesteps, one step, the loss log."""
+"""Parts of training: configuration, data, trainers, timestep sampling, loss log and cost."""

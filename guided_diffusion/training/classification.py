@@ -1,4 +1,4 @@
-"""What the scene classifier learns from, procedural images cropped and lit anew, and its loss."""
+"""Training data of the scene classifier, cropped and re-exposed procedural images, and its loss."""
 
 from __future__ import annotations
 
@@ -7,48 +7,61 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from guided_diffusion.evaluation.feature_network import CELL
+from guided_diffusion.images.colour import to_linear, to_srgb
 from guided_diffusion.scenes.layouts import KINDS
-from guided_diffusion.shadow.light import to_linear, to_srgb
-from guided_diffusion.training.detection import Draws
+from guided_diffusion.training.detection import RandomBatch
 
 
-def lessons(planes: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, S, S), sRGB in [0, 1], and how much of each cell every kind covers, as `shares`.
+def draw_training_batch(planes: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Augment a batch of labelled images: mirror, crop to 0.7 of the side or more, vary exposure and balance.
 
-    planes: uint8 (B, 4, S, S): the image, and what each pixel shows (layouts.KINDS, else NO_KIND); on the
-    generator's device. Images are mirrored, cropped to 0.7 of the side and more, exposed and balanced anew.
+    Args:
+        planes: uint8 (B, 4, S, S): the image, and the material of each pixel (index into layouts.KINDS, or
+            NO_KIND).
+        generator: source of all randomness, on the device of `planes`.
+
+    Returns:
+        Images (B, 3, S, S), sRGB in [0, 1], and the material shares of their cells, see `measure_shares`.
     """
-    draws = Draws(len(planes), generator)
-    size = draws.uniform(0.7, 1)
-    flip = 1 - 2 * draws.chance(0.5)
-    centre = draws.uniform(-1, 1, 2) * (1 - size)
-    none = torch.zeros_like(size)
-    rows = [torch.cat([size * flip, none, centre[:, :1]], 3), torch.cat([none, size, centre[:, 1:]], 3)]
+    random = RandomBatch(len(planes), generator)
+    size = random.uniform(0.7, 1)
+    flip = 1 - 2 * random.bernoulli(0.5)
+    centre = random.uniform(-1, 1, 2) * (1 - size)
+    zero = torch.zeros_like(size)
+    rows = [torch.cat([size * flip, zero, centre[:, :1]], 3), torch.cat([zero, size, centre[:, 1:]], 3)]
     grid = F.affine_grid(torch.cat(rows, 2)[:, 0], list(planes.shape), align_corners=False)
     light = F.grid_sample(planes[:, :3].float() / 255, grid, padding_mode="border", align_corners=False)
     kinds = F.grid_sample(planes[:, 3:].float(), grid, "nearest", "border", align_corners=False)
-    light = to_linear(light) * torch.exp(draws.normal(0.25) + draws.normal(0.06, 3))
-    return to_srgb(light).clamp(0, 1), shares(kinds[:, 0])
+    light = to_linear(light) * torch.exp(random.normal(0.25) + random.normal(0.06, 3))
+    return to_srgb(light).clamp(0, 1), measure_shares(kinds[:, 0])
 
 
-def shares(kinds: Tensor) -> Tensor:
-    """How much of each cell every kind covers, (B, len(KINDS), S/CELL, S/CELL); kinds: of pixels, (B, S, S).
+def measure_shares(kinds: Tensor) -> Tensor:
+    """Share of each cell that each material covers: (B, len(KINDS), S/CELL, S/CELL), in [0, 1].
 
-    What is of no kind does not count: the sum over kinds is the share of the cell that is of any.
+    Pixels of no listed material count for none, so the shares of a cell may add up to less than 1.
+
+    Args:
+        kinds: material of each pixel, (B, S, S).
     """
     shown = torch.stack([(kinds == kind).float() for kind in range(len(KINDS))], 1)
     return F.avg_pool2d(shown, CELL)
 
 
-def classification_loss(logits: Tensor, covered: Tensor) -> tuple[Tensor, Tensor]:
-    """(cross-entropy per pixel that is of some kind (B,), 1 where the largest kind is missed (B,)).
+def classification_loss(logits: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss of predicted material shares.
 
-    logits, covered: (B, len(KINDS), h, w). The largest kind is that of the whole image.
+    Args:
+        logits, shares: (B, len(KINDS), h, w).
+
+    Returns:
+        Cross-entropy per pixel of a listed material, (B,); and 1 where the image's largest material is
+        missed, else 0, (B,).
     """
-    entropy = -(covered * F.log_softmax(logits, 1)).sum((1, 2, 3)) / covered.sum((1, 2, 3)).clamp_min(1)
-    return entropy, (largest(logits) != covered.sum((2, 3)).argmax(1)).float()
+    entropy = -(shares * F.log_softmax(logits, 1)).sum((1, 2, 3)) / shares.sum((1, 2, 3)).clamp_min(1)
+    return entropy, (predict_kind(logits) != shares.sum((2, 3)).argmax(1)).float()
 
 
-def largest(logits: Tensor) -> Tensor:
-    """The kind that is thought to cover most of each image, (B,)."""
+def predict_kind(logits: Tensor) -> Tensor:
+    """Material that is predicted to cover most of each image, (B,)."""
     return torch.softmax(logits, 1).sum((2, 3)).argmax(1)

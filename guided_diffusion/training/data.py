@@ -1,9 +1,9 @@
-"""Images for training: which ones, in which order, in batches, and what happens to broken files."""
+"""Training data of a prior; order of the items, batches, and replacement of unreadable files."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,25 +11,30 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from guided_diffusion.codec import Codec
 from guided_diffusion.errors import DatasetError, ImageError
 from guided_diffusion.images.files import path_kind
 from guided_diffusion.runtime import distributed
 from guided_diffusion.training.config import TrainConfig
-from guided_diffusion.training.datasets import ImageFolder, LabelledStream, TripletStream
+from guided_diffusion.training.datasets import ImageFolder
 from guided_diffusion.training.scene_windows import SceneWindows
 
-Source: TypeAlias = "SceneWindows | TripletStream | LabelledStream | ImageFolder"
 Item: TypeAlias = tuple[Tensor, tuple[str, ...]]
 Batch: TypeAlias = tuple[Tensor, list[str]]
 
-_TRIES = 100  # broken images in a row after which something else is wrong
+_TRIES = 100  # unreadable images in a row after which the whole source counts as broken
 
 
 class EndlessOrder(Sampler[int]):
-    """Indices from image number `start` on, for one rank: 0, 1, 2 …, or all of `size` anew each epoch.
+    """Indices of the items that this rank trains on.
 
-    size None means an endless source. Rank r of n takes every n-th index from r on. In epoch e a folder's
-    image p has the index e * size + p, so that its crop differs from the last epoch's.
+    Rank r of n takes every n-th index, from start + r on. In epoch e image p of a folder has the index
+    e * size + p, so that its crop differs from that of the epoch before.
+
+    Args:
+        size: number of images, shuffled anew in each epoch; None = an endless source, in order.
+        start: number of items that were drawn before, over all ranks.
+        seed: seed of the shuffling.
     """
 
     def __init__(self, size: int | None, start: int, seed: int) -> None:
@@ -42,21 +47,21 @@ class EndlessOrder(Sampler[int]):
             if self.size is None:
                 yield position
             else:
-                wanted, place = divmod(position, self.size)
+                wanted, offset = divmod(position, self.size)
                 if wanted != epoch:
                     epoch, order = wanted, np.random.default_rng([self.seed, wanted]).permutation(self.size)
-                yield epoch * self.size + int(order[place])
+                yield epoch * self.size + int(order[offset])
             position += distributed.world_size()
 
 
-class Readable(Dataset[Item]):
-    """The images of a source, the next one in the place of one that cannot be read.
+class SkipUnreadable(Dataset[Item]):
+    """Items of a source; an image that cannot be read is replaced by the next one.
 
-    An item is an image and what was wrong with those it stands for, one line each. It raises ImageError
-    when none of the next hundred can be read.
+    An item is a tensor and a tuple of faults, one line for each image that it replaces. Raises ImageError if
+    a hundred images in a row cannot be read.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Dataset[Tensor]) -> None:
         self.source = source
 
     def __getitem__(self, index: int) -> Item:
@@ -72,29 +77,30 @@ class Readable(Dataset[Item]):
                     ) from None
 
 
-def open_source(config: TrainConfig) -> Source:
-    """The scenes or the folder that `data_dir` names. Raises DatasetError if there are no images."""
-    size = config.model.image_size
+def open_source(config: TrainConfig, codec: Codec) -> Dataset[Tensor]:
+    """The training images of a prior that `data_dir` names. Raises DatasetError if there are none.
+
+    codec: encodes the images into the space that the network works in.
+    """
+    size = config.image_size
     if config.data_dir == "scenes":
-        if config.task == "detect":
-            return TripletStream(size, config.seed)
-        if config.task == "classify":
-            return LabelledStream(size, config.seed)
-        return SceneWindows(size, config.seed, config.factors)
+        return SceneWindows(size, config.seed, config.frame_scales, codec)
     if path_kind(config.data_dir) != "folder":
         raise DatasetError(
             f"data_dir: {config.data_dir} is not a folder; name a folder of images, or 'scenes' for the "
             "procedural ones"
         )
-    return ImageFolder(config.data_dir, size, config.random_crop, config.random_flip, config.seed)
+    return ImageFolder(config.data_dir, size, config.random_crop, config.random_flip, config.seed, codec)
 
 
-def open_batches(source: Source, config: TrainConfig, start: int) -> Iterator[Batch]:
-    """Endless batches for this rank, from image number `start` on: what `source` gives, batch_size of them,
-    and what was wrong with images that had to be replaced."""
-    size = len(source) if isinstance(source, ImageFolder) else None
+def open_batches(source: Dataset[Tensor], config: TrainConfig, start: int) -> Iterator[Batch]:
+    """Endless batches for this rank: `batch_size` items, and the faults of the images that they replace.
+
+    start: number of items that were drawn before, over all ranks.
+    """
+    size = len(source) if isinstance(source, Sized) else None
     loader: DataLoader[Any] = DataLoader(
-        Readable(source),
+        SkipUnreadable(source),
         batch_size=config.batch_size,
         sampler=EndlessOrder(size, start, config.seed),
         num_workers=config.workers,
@@ -111,4 +117,5 @@ def _collate(items: Sequence[Item]) -> Batch:
 
 def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the trainer still needs this batch
+    # Ctrl-C reaches all processes; the trainer still needs this batch.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Sources of training images: a folder of files, and endless procedural scenes."""
+"""Sources of training data: a folder of images, and endless procedural scenes with ground truth."""
 
 from __future__ import annotations
 
@@ -6,28 +6,34 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from guided_diffusion.codec import PixelCodec
+from guided_diffusion.codec import Codec
 from guided_diffusion.errors import DatasetError
 from guided_diffusion.images.files import AnyPath, join_path
 from guided_diffusion.images.formats import EXTENSIONS, list_images, read_image, resize
-from guided_diffusion.scenes.render import render, render_free, render_labelled, scene_rng
+from guided_diffusion.scenes.render import render, render_labelled, scene_rng
 
 
 class ImageFolder(Dataset[torch.Tensor]):
     """All images below a folder, as float32 (3, S, S) in [-1, 1]: item `i` is image `i % len`.
 
-    The shorter side is resized to S and the centre is cut out. With `random_crop` the shorter side is first
-    drawn between S and 1.25 S and the place of the crop is random; with `random_flip` half are mirrored.
-    Whatever is random in item `i` depends on (seed, i) alone, not on workers or order. Indices may run past
-    the number of images, so that a later pass (i + len) sees other crops. The constructor raises
-    DatasetError if there are no images; an item raises ImageError.
+    The shorter side is resized to S and the centre is cut out. With `random_crop` the shorter side is drawn
+    between S and 1.25 S, and the crop lies anywhere. With `random_flip` half of the items are mirrored. All
+    randomness of item `i` depends on (seed, i) alone, not on workers or order. Indices may exceed the number
+    of images: a later epoch (i + len) sees other crops. The constructor raises DatasetError if there are no
+    images; an item raises ImageError.
     """
 
     def __init__(
-        self, root: AnyPath, image_size: int, random_crop: bool, random_flip: bool, seed: int
+        self,
+        root: AnyPath,
+        image_size: int,
+        random_crop: bool,
+        random_flip: bool,
+        seed: int,
+        codec: Codec,
     ) -> None:
         self.root, self.image_size, self.seed = root, image_size, seed
-        self.random_crop, self.random_flip = random_crop, random_flip
+        self.random_crop, self.random_flip, self.codec = random_crop, random_flip, codec
         self.names = list_images(root)
         if not self.names:
             raise DatasetError(f"no images ({' '.join(EXTENSIONS)}) in {root}; mend the path")
@@ -41,7 +47,7 @@ class ImageFolder(Dataset[torch.Tensor]):
         image = self._crop(image, rng)
         if self.random_flip and rng.random() < 0.5:
             image = image[:, ::-1]
-        return PixelCodec().encode([image])[0]
+        return self.codec.encode([image])[0]
 
     def _crop(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         size = self.image_size
@@ -55,21 +61,11 @@ class ImageFolder(Dataset[torch.Tensor]):
         return image[top : top + size, left : left + size]
 
 
-class SceneStream(Dataset[torch.Tensor]):
-    """The endless procedural images, as float32 (3, S, S) in [-1, 1]: item `i` is scene `i` of `seed`."""
-
-    def __init__(self, image_size: int, seed: int) -> None:
-        self.image_size, self.seed = image_size, seed
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        image = render_free(scene_rng(self.seed, index), self.image_size)
-        return PixelCodec().encode([image])[0]
-
-
 class TripletStream(Dataset[torch.Tensor]):
-    """Endless procedural images with shadow, without, and the matte: item `i` is scene `i` of `seed`.
+    """Endless procedural scenes with their ground truth: item `i` is scene `i` of `seed`.
 
-    uint8 (7, S, S); the matte is 255 where all direct light is blocked.
+    uint8 (7, S, S): the image with shadow (3 planes), without (3), and the matte, 255 = all direct light is
+    blocked.
     """
 
     def __init__(self, image_size: int, seed: int) -> None:
@@ -83,9 +79,9 @@ class TripletStream(Dataset[torch.Tensor]):
 
 
 class LabelledStream(Dataset[torch.Tensor]):
-    """Endless procedural images and what their pixels show: item `i` is scene `i` of `seed`.
+    """Endless procedural images with the material of each pixel: item `i` is scene `i` of `seed`.
 
-    uint8 (4, S, S), as `scenes.render_labelled`.
+    uint8 (4, S, S): the image (3 planes) and the material, as `scenes.render.render_labelled` numbers it.
     """
 
     def __init__(self, image_size: int, seed: int) -> None:

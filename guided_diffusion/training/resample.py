@@ -1,4 +1,4 @@
-"""Which timesteps to train on.
+"""Timestep samplers for training.
 
 Paper: Nichol & Dhariwal 2021 (arXiv 2102.09672), section 3.3: importance sampling of t by the root mean
 square of its recent losses. Where we differ: the generator is passed in.
@@ -24,20 +24,24 @@ class UniformSampler:
         return torch.from_numpy(rng.integers(self.timesteps, size=count)), torch.ones(count)
 
     def update(self, t: Tensor, losses: Tensor) -> None:
-        """Learn from this batch's losses (B,) at t (B,)."""
+        """Take note of this batch's losses (B,) at timesteps t (B,)."""
 
     def state(self) -> dict[str, Tensor]:
+        """Content for the state file."""
         return {}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take back what `state` gave. Raises ValueError if it is of another number of timesteps."""
+        """Take back what `state` gave. Raises ValueError if the number of timesteps differs."""
 
 
 class LossAwareSampler(UniformSampler):
-    """p(t) proportional to sqrt(E[L_t^2]) over the last `history` losses of each t; uniform until all are
-    filled.
+    """p(t) proportional to sqrt(E[L_t^2]) over the last `history` losses of each t.
 
-    uniform_share: probability mass kept for a uniform choice.
+    Uniform until every t has that many losses.
+
+    Args:
+        history: losses per timestep that count.
+        uniform_share: share of the draws that stay uniform, in [0, 1].
     """
 
     def __init__(self, timesteps: int, history: int = 10, uniform_share: float = 0.001) -> None:
@@ -47,7 +51,7 @@ class LossAwareSampler(UniformSampler):
         self.seen = np.zeros(timesteps, dtype=np.int64)
 
     def probabilities(self) -> np.ndarray:
-        """(T,) float64, sums to 1."""
+        """Probability of each timestep, (T,) float64, sums to 1."""
         if (self.seen < self.losses.shape[1]).any():
             return np.full(self.timesteps, 1 / self.timesteps)
         root = np.sqrt((self.losses**2).mean(axis=1))
@@ -59,9 +63,9 @@ class LossAwareSampler(UniformSampler):
         return torch.from_numpy(t), torch.from_numpy(1 / (self.timesteps * p[t])).float()
 
     def update(self, t: Tensor, losses: Tensor) -> None:
-        every_t = distributed.gather(t).tolist()
-        every_loss = distributed.gather(losses.detach().float()).tolist()
-        for step, loss in zip(every_t, every_loss, strict=True):
+        timesteps = distributed.gather(t).tolist()
+        gathered = distributed.gather(losses.detach().float()).tolist()
+        for step, loss in zip(timesteps, gathered, strict=True):
             self.losses[step, self.seen[step] % self.losses.shape[1]] = loss
             self.seen[step] += 1
 
@@ -69,11 +73,11 @@ class LossAwareSampler(UniformSampler):
         return {"losses": torch.from_numpy(self.losses), "seen": torch.from_numpy(self.seen)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        if not state:  # of a run that drew uniformly until now
+        if not state:  # the run drew uniformly until now
             return
         losses, seen = (state[name].cpu().numpy().copy() for name in ("losses", "seen"))
         if losses.shape != self.losses.shape:
-            raise ValueError(f"its losses are of {len(losses)} timesteps; set diffusion_steps: {len(losses)}")
+            raise ValueError(f"it has losses of {len(losses)} timesteps; set diffusion_steps: {len(losses)}")
         self.losses, self.seen = losses, seen
 
 

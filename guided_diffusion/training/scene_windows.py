@@ -1,4 +1,4 @@
-"""Windows of procedural frames at several scales: one network learns whole images and parts of them."""
+"""Windows of procedural scenes at several scales, so that a network learns whole images and parts of them."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from collections.abc import Sequence
 import torch
 from torch.utils.data import Dataset
 
-from guided_diffusion.scenes.render import scene_rng
-from guided_diffusion.training.datasets import SceneStream
+from guided_diffusion.codec import Codec
+from guided_diffusion.scenes.render import render_free, scene_rng
 
 
 class SceneWindows(Dataset[torch.Tensor]):
-    """Endless images, float32 (3, S, S) in [-1, 1]: item `i` is a window of scene `i` of `seed`.
+    """Endless procedural images, float32 (C, S, S): item `i` is a window of scene `i` of `seed`.
 
-    The scene is rendered at S times one of `scales`, each equally often, and the window lies anywhere in it;
-    at scale 1 it is the whole. Both depend on (seed, i) alone. The frame is rendered whole, since exposure is
-    metered over all of it, and noise and JPEG are of the whole.
+    The scene is rendered at S times one of `scales`, each equally often. The window lies anywhere in it; at
+    scale 1 it is the whole scene. Scale and position depend on (seed, i) alone. The whole frame is rendered,
+    since exposure is metered over all of it, and noise and JPEG belong to the whole.
     """
 
-    def __init__(self, image_size: int, seed: int, scales: Sequence[int]) -> None:
-        self.image_size, self.seed = image_size, seed
-        self.frames = [SceneStream(image_size * scale, seed) for scale in scales]
+    def __init__(self, image_size: int, seed: int, scales: Sequence[int], codec: Codec) -> None:
+        self.image_size, self.seed, self.scales, self.codec = image_size, seed, tuple(scales), codec
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        rng = scene_rng(self.seed, index).spawn(1)[0]  # a child: whatever the window, the scene is the same
-        frame = self.frames[rng.integers(len(self.frames))][index]
-        top, left = rng.integers(0, frame.shape[-1] - self.image_size + 1, size=2)
-        return frame[:, top : top + self.image_size, left : left + self.image_size]
+        size = self.image_size
+        rng = scene_rng(self.seed, index).spawn(1)[0]  # a child, so that the scene ignores the window
+        side = size * self.scales[rng.integers(len(self.scales))]
+        top, left = rng.integers(0, side - size + 1, size=2)
+        frame = render_free(scene_rng(self.seed, index), side)
+        return self.codec.encode([frame[top : top + size, left : left + size]])[0]

@@ -223,9 +223,9 @@ def test_the_plan_warns_of_pictures_without_a_mask(project: Project, cli: Cli) -
 def test_the_estimate_is_within_a_factor_of_the_truth(command: Any, project: Project) -> None:
     engine = Engine(load_config(project(), ["image_size=64"]))
     network = build.build_network(engine.config.model).eval()
-    engine.networks.__dict__["network"] = network
+    engine.models.__dict__["network"] = network
     name, noise = ["p"], torch.randn(1, 3, 64, 64)
-    denoise = engine.networks.denoiser(name)
+    denoise = engine.models.denoiser(name)
     denoise(noise, 3)
     took = []
     for _ in range(5):

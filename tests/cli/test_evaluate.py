@@ -1,4 +1,4 @@
-"""`python -m guided_diffusion.evaluate` on folders laid out as the sets are, with scores known beforehand."""
+"""`python -m guided_diffusion.evaluate` on folders laid out like the datasets, with known scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from guided_diffusion import evaluate
-from guided_diffusion.evaluation.shadow_metrics import bootstrap_by_scene
+from guided_diffusion.evaluation.bootstrap import bootstrap_by_scene
 from tests.conftest import Outcome, image
 
 MASK = np.hypot(*(np.indices((32, 40)) - 16.0)) < 10  # True = shadow
@@ -22,7 +22,7 @@ def save(path: Path, array: np.ndarray) -> None:
     Image.fromarray(array).save(path)
 
 
-def free_of(seed: int) -> np.ndarray:
+def shadow_free_of(seed: int) -> np.ndarray:
     return (60 + image(seed, 32, 40) // 2).astype(np.uint8)
 
 
@@ -32,13 +32,13 @@ def darkened(free: np.ndarray, by: int, where: np.ndarray = MASK) -> np.ndarray:
 
 @pytest.fixture
 def triplets(tmp_path: Path) -> Path:
-    """Three images of two scenes in shadow, mask, free, the last with a smaller shadow.
+    """Write three images of two scenes to shadow, mask, shadow_free; the last has a smaller shadow.
 
     Predictions are 5, 10 and 20 levels too dark inside, and 1, 2 and 4 outside.
     """
     for seed, (name, by) in enumerate((("100-1", 5), ("100-2", 10), ("101-1", 20))):
-        free, mask = free_of(seed), MASK & (np.arange(40) < (40 if seed < 2 else 14))
-        save(tmp_path / "free" / f"{name}.png", free)
+        free, mask = shadow_free_of(seed), MASK & (np.arange(40) < (40 if seed < 2 else 14))
+        save(tmp_path / "shadow_free" / f"{name}.png", free)
         save(tmp_path / "shadow" / f"{name}.png", darkened(free, 50, mask))
         save(tmp_path / "mask" / f"{name}.png", mask)
         save(tmp_path / "pred" / f"{name}.png", darkened(free - by // 5, by - by // 5, mask))
@@ -50,8 +50,8 @@ def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     def call(*arguments: str | Path) -> Outcome:
         capsys.readouterr()
         code = evaluate.main(list(map(str, arguments)))
-        told = capsys.readouterr()
-        return Outcome(code, told.out, told.err)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
 
     return call
 
@@ -74,10 +74,10 @@ def refused(outcome: Outcome) -> str:
 # whole runs
 
 
-def test_a_whole_run(triplets: Path, call: Callable[..., Outcome]) -> None:
+def test_evaluate_whole_run(triplets: Path, call: Callable[..., Outcome]) -> None:
     table_file = triplets / "out" / "scores.csv"
-    told = call(*folders(triplets, "pred", "free", "mask", "shadow"), "--csv", table_file)
-    assert (told.code, told.err) == (0, "")
+    outcome = call(*folders(triplets, "pred", "shadow_free", "mask", "shadow"), "--csv", table_file)
+    assert (outcome.code, outcome.err) == (0, "")
     rows = read_csv(table_file)
     assert set(rows) == {(role, name) for role in ("pred", "shadow") for name in ("100-1", "100-2", "101-1")}
     assert [row["scene"] for row in rows.values()][:3] == ["100", "100", "101"]
@@ -85,49 +85,58 @@ def test_a_whole_run(triplets: Path, call: Callable[..., Outcome]) -> None:
     assert 0 < lab[0] < lab[1] < lab[2] < float(rows["shadow", "100-1"]["lab_s"])
     assert float(rows["shadow", "101-1"]["texture"]) == 1
     low, high = bootstrap_by_scene(lab, ["100", "100", "101"])
-    assert f"| LAB, shadow (S) | {np.mean(lab):.2f} [{low:.2f}, {high:.2f}] | " in told.out
+    assert f"| LAB, shadow (S) | {np.mean(lab):.2f} [{low:.2f}, {high:.2f}] | " in outcome.out
     weights = [float(rows["pred", name]["pixels_s"]) for name in ("100-1", "100-2", "101-1")]
-    assert f"| LAB, S, over pixels (PP) | {np.average(lab, weights=weights):.2f} [" in told.out
+    assert f"| LAB, S, over pixels (PP) | {np.average(lab, weights=weights):.2f} [" in outcome.out
     lab_ns = [float(rows["pred", name]["lab_ns"]) for name in ("100-1", "100-2", "101-1")]
     pooled = np.average(lab_ns, weights=256**2 - np.array(weights))
-    assert f"| LAB, NS, over pixels (PP) | {pooled:.2f} [" in told.out
+    assert f"| LAB, NS, over pixels (PP) | {pooled:.2f} [" in outcome.out
     beyond = [
         float(rows["pred", n]["lab_ns"]) - float(rows["shadow", n]["lab_ns"]) for _, n in list(rows)[:3]
     ]
-    assert f"| LAB, NS, beyond identity | {np.mean(beyond):.2f} [" in told.out
-    assert "3 images of 2 scenes at 256x256, LAB for D65." in told.out
-    lines = told.out.splitlines()
+    assert f"| LAB, NS, beyond identity | {np.mean(beyond):.2f} [" in outcome.out
+    assert "3 images of 2 scenes at 256x256, LAB for D65." in outcome.out
+    lines = outcome.out.splitlines()
     assert lines[1].split()[:2] == ["100-1", f"{lab[0]:.2f}"]
 
 
-def test_without_inputs_nothing_is_said_of_them(triplets: Path, call: Callable[..., Outcome]) -> None:
-    told = call(*folders(triplets, "pred", "free", "mask"), "--csv", triplets / "scores.csv")
-    assert told.code == 0
-    assert "identity" not in told.out and "texture correlation" not in told.out
+def test_evaluate_accepts_the_old_spelling_of_shadow_free(
+    triplets: Path, call: Callable[..., Outcome]
+) -> None:
+    roles = folders(triplets, "pred", "mask")
+    old = call(*roles, "--free", triplets / "shadow_free")
+    new = call(*roles, "--shadow_free", triplets / "shadow_free")
+    assert (old.code, old.out) == (0, new.out)
+
+
+def test_evaluate_without_inputs_omits_their_scores(triplets: Path, call: Callable[..., Outcome]) -> None:
+    outcome = call(*folders(triplets, "pred", "shadow_free", "mask"), "--csv", triplets / "scores.csv")
+    assert outcome.code == 0
+    assert "identity" not in outcome.out and "texture correlation" not in outcome.out
     assert "texture" not in read_csv(triplets / "scores.csv")["pred", "100-1"]
 
 
-def test_against_another_prediction(triplets: Path, call: Callable[..., Outcome]) -> None:
+def test_evaluate_compares_with_another_prediction(triplets: Path, call: Callable[..., Outcome]) -> None:
     (triplets / "pred").rename(triplets / "against")
-    for path in sorted((triplets / "free").iterdir()):
+    for path in sorted((triplets / "shadow_free").iterdir()):
         save(triplets / "pred" / path.name, darkened(np.array(Image.open(path)), 2))
         save(triplets / "mask" / path.name, np.multiply.outer(MASK, [255, 0, 0]).astype(np.uint8))  # red
-    told = call(*folders(triplets, "pred", "free", "mask", "against"), "--csv", triplets / "scores.csv")
+    outcome = call(
+        *folders(triplets, "pred", "shadow_free", "mask", "against"), "--csv", triplets / "scores.csv"
+    )
     rows = read_csv(triplets / "scores.csv")
     ours, theirs = (
         [float(rows[role, name]["lab_s"]) for name in ("100-1", "100-2", "101-1")]
         for role in ("pred", "against")
     )
     mean = np.mean(ours) - np.mean(theirs)
-    line = next(line for line in told.out.splitlines() if line.startswith("- LAB, shadow (S)"))
+    line = next(line for line in outcome.out.splitlines() if line.startswith("- LAB, shadow (S)"))
     assert f"{mean:.2f} [" in line and f"({mean / np.mean(theirs):+.1%}); excludes 0" in line
-    assert "| measure | prediction | against |" in told.out
+    assert "| measure | prediction | against |" in outcome.out
 
 
-def test_predictions_of_another_size_and_the_other_white(
-    triplets: Path, call: Callable[..., Outcome]
-) -> None:
-    arguments = [*folders(triplets, "pred", "free", "mask"), "--csv", triplets / "scores.csv"]
+def test_evaluate_accepts_another_size_and_white(triplets: Path, call: Callable[..., Outcome]) -> None:
+    arguments = [*folders(triplets, "pred", "shadow_free", "mask"), "--csv", triplets / "scores.csv"]
     call(*arguments)
     before = read_csv(triplets / "scores.csv")
     for path in (triplets / "pred").iterdir():
@@ -139,54 +148,54 @@ def test_predictions_of_another_size_and_the_other_white(
         assert float(after[key]["lab_s"]) != float(row["lab_s"])
 
 
-def test_a_broken_picture_is_named_and_the_rest_goes_on(triplets: Path, call: Callable[..., Outcome]) -> None:
+def test_evaluate_names_a_broken_image_and_continues(triplets: Path, call: Callable[..., Outcome]) -> None:
     (triplets / "pred" / "100-2.png").write_bytes(b"no image")
-    told = call(*folders(triplets, "pred", "free", "mask"))
-    assert told.code == 1
-    assert "2 images of 2 scenes" in told.out
-    assert told.err.startswith("warning: 100-2 is left out: ") and told.err.count("\n") == 1
+    outcome = call(*folders(triplets, "pred", "shadow_free", "mask"))
+    assert outcome.code == 1
+    assert "2 images of 2 scenes" in outcome.out
+    assert outcome.err.startswith("warning: 100-2 is left out: ") and outcome.err.count("\n") == 1
 
 
-def test_what_has_no_counterpart_is_named(triplets: Path, call: Callable[..., Outcome]) -> None:
+def test_evaluate_names_images_without_counterpart(triplets: Path, call: Callable[..., Outcome]) -> None:
     (triplets / "mask" / "100-1.png").unlink()
-    told = call(*folders(triplets, "pred", "free", "mask"))
-    assert told.code == 1 and "1 image (100-1) left out: none of that name in --mask" in told.err
+    outcome = call(*folders(triplets, "pred", "shadow_free", "mask"))
+    assert outcome.code == 1 and "1 image (100-1) left out: none of that name in --mask" in outcome.err
     (triplets / "pred" / "100-1.png").unlink()
-    told = call(*folders(triplets, "pred", "free", "mask"))
-    assert told.code == 0 and "1 image (100-1) left out: none of that name in --pred" in told.err
+    outcome = call(*folders(triplets, "pred", "shadow_free", "mask"))
+    assert outcome.code == 0 and "1 image (100-1) left out: none of that name in --pred" in outcome.err
 
 
-def test_odd_masks_are_told(triplets: Path, call: Callable[..., Outcome]) -> None:
+def test_evaluate_warns_of_suspicious_masks(triplets: Path, call: Callable[..., Outcome]) -> None:
     save(
         triplets / "mask" / "100-1.png",
         np.where(MASK, 255, 3).astype(np.uint8) + np.eye(32, 40, dtype=np.uint8),
     )
     save(triplets / "mask" / "100-2.png", np.zeros((32, 40), np.uint8))
-    told = call(*folders(triplets, "pred", "free", "mask"))
-    assert told.code == 0
-    assert "1 image (100-1) with greys in the mask" in told.err
-    assert "1 image (100-2) without shadow in the mask" in told.err
-    assert told.out.splitlines()[2].split()[0] == "100-2"
+    outcome = call(*folders(triplets, "pred", "shadow_free", "mask"))
+    assert outcome.code == 0
+    assert "1 image (100-1) with greys in the mask" in outcome.err
+    assert "1 image (100-2) without shadow in the mask" in outcome.err
+    assert outcome.out.splitlines()[2].split()[0] == "100-2"
     for path in (triplets / "mask").iterdir():
         save(path, ~MASK)
-    told = call(*folders(triplets, "pred", "free", "mask", "shadow"))
-    assert told.code == 0 and "masks must be 255 in the shadow" in told.err
+    outcome = call(*folders(triplets, "pred", "shadow_free", "mask", "shadow"))
+    assert outcome.code == 0 and "masks must be 255 in the shadow" in outcome.err
 
 
-def test_one_scene_has_no_interval(triplets: Path, call: Callable[..., Outcome]) -> None:
+def test_evaluate_gives_no_interval_for_a_single_scene(triplets: Path, call: Callable[..., Outcome]) -> None:
     for path in triplets.glob("*/101-1.png"):
         path.unlink()
-    told = call(*folders(triplets, "pred", "free", "mask"))
-    assert "One scene: no intervals." in told.out and "[" not in told.out
+    outcome = call(*folders(triplets, "pred", "shadow_free", "mask"))
+    assert "One scene: no intervals." in outcome.out and "[" not in outcome.out
 
 
 # refusals
 
 
-def test_bad_input_is_one_line_with_the_remedy(triplets: Path, call: Callable[..., Outcome]) -> None:
-    good = folders(triplets, "pred", "free", "mask")
-    assert "--free: is not set; give --free DIR" in refused(call(*good[:2], *good[4:]))
-    assert "nowhere does not exist; mend" in refused(call("--pred", triplets / "nowhere", *good[2:]))
+def test_evaluate_explains_bad_input_in_a_line(triplets: Path, call: Callable[..., Outcome]) -> None:
+    good = folders(triplets, "pred", "shadow_free", "mask")
+    assert "--shadow_free: is not set; give --shadow_free DIR" in refused(call(*good[:2], *good[4:]))
+    assert "nowhere does not exist" in refused(call("--pred", triplets / "nowhere", *good[2:]))
     (triplets / "empty").mkdir()
     assert "no images" in refused(call("--pred", triplets / "empty", *good[2:]))
     save(triplets / "other" / "x.png", MASK)
@@ -194,28 +203,30 @@ def test_bad_input_is_one_line_with_the_remedy(triplets: Path, call: Callable[..
     assert "(x there, 100-1 here); files must have the same name" in line
     assert "--scenes" in refused(call(*good, "--scenes", triplets / "none.csv"))
     assert "--dataset" in refused(call("--pred", triplets / "pred", "--dataset", triplets / "mask"))
-    (triplets / "free" / "100-1.jpg").write_bytes(b"")
+    (triplets / "shadow_free" / "100-1.jpg").write_bytes(b"")
     assert "share one name" in refused(call(*good))
 
 
-def test_nothing_that_can_be_read(triplets: Path, call: Callable[..., Outcome]) -> None:
+def test_evaluate_fails_if_nothing_can_be_read(triplets: Path, call: Callable[..., Outcome]) -> None:
     for path in (triplets / "pred").iterdir():
         path.write_bytes(b"")
-    told = call(*folders(triplets, "pred", "free", "mask"))
-    assert (told.code, told.out) == (2, "")
-    assert told.err.splitlines()[-1].startswith("error: none of 3 images")
+    outcome = call(*folders(triplets, "pred", "shadow_free", "mask"))
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.splitlines()[-1].startswith("error: none of 3 images")
 
 
-def test_a_csv_that_cannot_be_written(triplets: Path, call: Callable[..., Outcome]) -> None:
+def test_evaluate_explains_an_unwritable_csv(triplets: Path, call: Callable[..., Outcome]) -> None:
     (triplets / "file").write_text("")
-    told = call(*folders(triplets, "pred", "free", "mask"), "--csv", triplets / "file" / "scores.csv")
-    assert told.code == 2 and "| LAB, shadow (S) |" in told.out
-    assert told.err.startswith("error: --csv ") and told.err.endswith("; choose another place\n")
+    outcome = call(
+        *folders(triplets, "pred", "shadow_free", "mask"), "--csv", triplets / "file" / "scores.csv"
+    )
+    assert outcome.code == 2 and "| LAB, shadow (S) |" in outcome.out
+    assert outcome.err.startswith("error: --csv ") and outcome.err.endswith("; choose another path\n")
 
 
-def test_a_set_without_masks_asks_for_them(triplets: Path, call: Callable[..., Outcome]) -> None:
+def test_evaluate_asks_for_masks_that_a_dataset_lacks(triplets: Path, call: Callable[..., Outcome]) -> None:
     (triplets / "mask").rename(triplets / "elsewhere")
     arguments = ["--pred", triplets / "pred", "--dataset", triplets]
     assert "--mask: --dataset" in refused(call(*arguments))
-    told = call(*arguments, "--mask", triplets / "elsewhere")
-    assert told.code == 0 and "| measure | prediction | identity |" in told.out
+    outcome = call(*arguments, "--mask", triplets / "elsewhere")
+    assert outcome.code == 0 and "| measure | prediction | identity |" in outcome.out

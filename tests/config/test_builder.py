@@ -1,4 +1,4 @@
-"""Typed construction of dataclasses: what fits, what does not, and what the error says."""
+"""Typed construction of dataclasses: accepted values, refused values, error texts."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, make_dataclass
@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guided_diffusion.config.builder import CommaList, Count, NonNegative, Share, construct, plain
+from guided_diffusion.config.builder import (
+    CommaList,
+    Count,
+    NonNegative,
+    Share,
+    construct,
+    to_plain,
+)
 from guided_diffusion.errors import ConfigError
 
 
@@ -35,7 +42,7 @@ class Outer:
     rest: Mapping[str, Any] = field(default_factory=dict)
 
 
-def one(hint, value):
+def build_field(hint, value):
     """The value after construction as the field `x` of a fresh dataclass."""
     return construct(make_dataclass("One", [("x", hint)], frozen=True), {"x": value}).x
 
@@ -60,8 +67,8 @@ def one(hint, value):
         (Any, [1, "x"], [1, "x"]),
     ],
 )
-def test_what_fits(hint, value, result):
-    got = one(hint, value)
+def test_construct_accepts(hint, value, result):
+    got = build_field(hint, value)
     assert got == result
     assert type(got) is type(result)
 
@@ -92,34 +99,34 @@ def test_what_fits(hint, value, result):
         (Share, -0.5, "-0.5 is not a number of at least 0 and at most 1"),
     ],
 )
-def test_what_does_not_fit(hint, value, wanted):
+def test_construct_refuses(hint, value, wanted):
     with pytest.raises(ConfigError, match=wanted) as caught:
-        one(hint, value)
+        build_field(hint, value)
     assert "\n" not in str(caught.value)
 
 
-def test_the_place_stands_in_the_message():
+def test_error_names_its_source():
     with pytest.raises(ConfigError, match=r"^inner\.depth: 'x' is not .* \(in a\.yml\)$"):
         construct(Outer, {"needed": 1, "inner": {"depth": "x"}}, "a.yml")
 
 
-def test_an_unknown_key_names_the_nearest_one():
+def test_unknown_key_error_names_the_nearest():
     with pytest.raises(ConfigError, match=r"unknown key 'inner\.dpeth' \(in a\.yml\).* 'inner\.depth'"):
         construct(Outer, {"needed": 1, "inner": {"dpeth": 1}}, "a.yml")
 
 
-def test_a_missing_key_is_named():
+def test_missing_key_error_names_it():
     with pytest.raises(ConfigError, match=r"^needed is missing \(in a\.yml\)"):
         construct(Outer, {}, "a.yml")
 
 
-def test_a_long_value_is_cut():
+def test_error_shortens_a_long_value():
     with pytest.raises(ConfigError) as caught:
-        one(int, "y" * 10_000)
+        build_field(int, "y" * 10_000)
     assert len(str(caught.value)) < 120
 
 
-def test_a_refusal_of_the_class_itself_gets_its_place():
+def test_error_of_post_init_names_its_source():
     @dataclass(frozen=True)
     class Picky:
         x: int = 0
@@ -148,8 +155,8 @@ outers = st.builds(
 
 
 @given(outers)
-def test_plain_values_construct_the_same_again(outer):
-    assert construct(Outer, plain(outer)) == outer
+def test_to_plain_is_the_inverse_of_construct(outer):
+    assert construct(Outer, to_plain(outer)) == outer
     assert construct(Outer, asdict(outer)) == outer
 
 
@@ -161,7 +168,7 @@ anything = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(list(Outer.__dataclass_fields__)), anything))
-def test_any_mapping_gives_an_instance_or_one_line(mapping):
+def test_construct_never_fails_otherwise_than_in_one_line(mapping):
     try:
         assert isinstance(construct(Outer, {"needed": 1, **mapping}), Outer)
     except ConfigError as error:

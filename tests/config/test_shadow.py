@@ -1,4 +1,4 @@
-"""The keys of method relight and of its files: defaults, mistakes, round trip, and what they decide."""
+"""Keys of task remove_shadow: defaults, mistakes, round trip, fingerprints."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ from typing import Any
 
 import pytest
 
+from guided_diffusion.config.fingerprints import fingerprint, relight_fingerprint
 from guided_diffusion.config.schema import (
     Config,
     DataConfig,
-    fingerprint,
     from_mapping,
-    relight_fingerprint,
     to_mapping,
 )
 from guided_diffusion.config.shadow import RelightConfig
 from tests.conftest import refusal
 
-MINIMAL = {"name": "x", "model_path": "m.pt", "method": "relight"}
+MINIMAL = {"name": "x", "model_path": "m.pt", "task": "remove_shadow"}
 
 
 def test_defaults() -> None:
     config = from_mapping(MINIMAL)
     assert config.outputs == ("inpainted", "shadow_free") and config.relight == RelightConfig()
-    assert (config.data.mask_is, config.data.free_path, config.save_npz) == ("keep", None, False)
+    assert (config.data.mask_is, config.data.shadow_free_path, config.save_npz) == ("keep", None, False)
 
 
 @pytest.mark.parametrize("word", ["inpainted", "shadow_free"])
-def test_one_word_is_a_list_of_one(word: str) -> None:
+def test_outputs_accepts_a_single_word(word: str) -> None:
     assert from_mapping({**MINIMAL, "outputs": word}).outputs == (word,)
     assert from_mapping({**MINIMAL, "outputs": [word]}).outputs == (word,)
 
@@ -62,23 +61,23 @@ def test_round_trip() -> None:
         "outputs": ["shadow_free"],
         "save_npz": True,
         "relight": {"prior": "diffusion", "dilate": 0.5},
-        "data": {"mask_path": "auto", "mask_is": "shadow", "free_path": "f"},
+        "data": {"mask_path": "auto", "mask_is": "shadow", "shadow_free_path": "f"},
         "paths": {"shadow_frees": "a", "shadow_mattes": "b", "shadow_fields": "c"},
     }
     config = from_mapping({**MINIMAL, **change})
-    told = to_mapping(config)
-    assert from_mapping(told) == config
-    assert told["outputs"] == ["shadow_free"] and told["relight"] == asdict(config.relight)
+    mapping = to_mapping(config)
+    assert from_mapping(mapping) == config
+    assert mapping["outputs"] == ["shadow_free"] and mapping["relight"] == asdict(config.relight)
 
 
-def test_use_ddim_is_the_rule_of_its_painting() -> None:
+def test_use_ddim_sets_the_rule_of_its_sampler() -> None:
     config = from_mapping({**MINIMAL, "use_ddim": True})
     assert config.options == {"rule": "ddim"} and config.warnings == ()
 
 
 BASE = from_mapping(MINIMAL)
 RELIGHT = {"relight": RelightConfig(dilate=0.5)}
-PAINTING: list[dict[str, Any]] = [{"options": {"eta": 0.5}}, {"windows": "overlap"}]
+SAMPLING: list[dict[str, Any]] = [{"options": {"eta": 0.5}}, {"windows": "overlap"}]
 NEITHER: dict[str, Any] = {
     "outputs": ("shadow_free",),
     "save_npz": True,
@@ -87,7 +86,7 @@ NEITHER: dict[str, Any] = {
 
 
 def prints(config: Config) -> tuple[str, str, str]:
-    """Of what is painted; of what is lifted without and with a prior."""
+    """Fingerprints of `inpainted`, and of `shadow_free` without and with a prior."""
     weights = {"weights": "w"}
     return (
         fingerprint(config, weights),
@@ -96,17 +95,17 @@ def prints(config: Config) -> tuple[str, str, str]:
     )
 
 
-def test_each_output_follows_its_own_keys() -> None:
-    painted, lifted, with_prior = prints(BASE)
-    assert len({painted, lifted, with_prior}) == 3
+def test_fingerprint_of_each_output_follows_its_keys() -> None:
+    inpainted, shadow_free, with_prior = prints(BASE)
+    assert len({inpainted, shadow_free, with_prior}) == 3
     other = prints(replace(BASE, **RELIGHT))
-    assert other[0] == painted and other[1] != lifted and other[2] != with_prior
-    for change in PAINTING:
+    assert other[0] == inpainted and other[1] != shadow_free and other[2] != with_prior
+    for change in SAMPLING:
         other = prints(replace(BASE, **change))
-        assert other[0] != painted and other[1:] == (lifted, with_prior)
-        black = replace(BASE, relight=RelightConfig(paint_black=True))
+        assert other[0] != inpainted and other[1:] == (shadow_free, with_prior)
+        black = replace(BASE, relight=RelightConfig(inpaint_black=True))
         assert prints(replace(black, **change))[2] != prints(black)[2]
     other = prints(replace(BASE, seed=1))
-    assert all(one != two for one, two in zip(other, (painted, lifted, with_prior), strict=True))
+    assert all(a != b for a, b in zip(other, (inpainted, shadow_free, with_prior), strict=True))
     for key, value in NEITHER.items():
-        assert prints(replace(BASE, **{key: value})) == (painted, lifted, with_prior), key
+        assert prints(replace(BASE, **{key: value})) == (inpainted, shadow_free, with_prior), key

@@ -1,4 +1,4 @@
-"""From files, includes and overrides to one mapping: what wins over what, and what is refused."""
+"""Files, includes and overrides merged into a mapping: precedence and refusals."""
 
 import pytest
 
@@ -7,7 +7,8 @@ from tests.conftest import refusal
 
 MINIMAL = {"name": "x", "model_path": "m.pt"}
 REPAINT = {
-    **{**MINIMAL, "num_channels": 256},
+    **MINIMAL,
+    "num_channels": 256,
     "schedule_jump_params": {"t_T": 250, "jump_length": 10},
     "data": {"eval": {"set": {"gt_path": "g", "mask_path": "m", "paths": {"srs": "s", "gts": "t"}}}},
 }
@@ -17,7 +18,7 @@ KEYS = ("schedule_jump_params",)
 # includes
 
 
-def test_later_includes_win_and_own_keys_win_over_all(write):
+def test_includes_later_wins_and_own_keys_win_over_all(write):
     write("a.yml", {"seed": 1, "device": "cpu", "schedule_jump_params": {"t_T": 9, "n_sample": 2}})
     write("parts/b.yml", {"seed": 2, "schedule_jump_params": {"n_sample": 3}, "include": "c.yml"})
     write("parts/c.yml", {"cond_y": 7, "seed": 3})
@@ -26,7 +27,7 @@ def test_later_includes_win_and_own_keys_win_over_all(write):
     assert config.options == {"schedule_jump_params": {"t_T": 9, "n_sample": 3}}
 
 
-def test_own_data_goes_over_the_dataset_of_an_included_repaint_yaml(write):
+def test_include_own_data_wins_over_an_included_repaint_dataset(write):
     write("r.yml", REPAINT)
     path = write("m.yml", {"include": "r.yml", "data": {"gt_path": "mine"}, "paths": {"srs": "out"}})
     config = load(path, (), KEYS)
@@ -34,7 +35,7 @@ def test_own_data_goes_over_the_dataset_of_an_included_repaint_yaml(write):
     assert (config.paths.srs, config.paths.gts) == ("out", "t")
 
 
-def test_an_include_may_be_shared_but_not_circular(write):
+def test_include_may_be_shared_but_not_circular(write):
     write("a.yml", {"seed": 1})
     write("b.yml", {"include": "a.yml"})
     assert load(write("m.yml", {**MINIMAL, "include": ["a.yml", "b.yml"]})).seed == 1
@@ -65,11 +66,11 @@ def test_an_include_may_be_shared_but_not_circular(write):
         ("precision=bf16", lambda c: c.precision, "bf16"),
     ],
 )
-def test_overrides(override, read, value, write):
+def test_override_reaches_its_key(override, read, value, write):
     assert read(load(write("r.yml", REPAINT), [override], KEYS)) == value
 
 
-def test_the_last_override_wins(write):
+def test_override_last_wins(write):
     assert load(write("m.yml", MINIMAL), ["seed=1", "seed=2"]).seed == 2
 
 
@@ -86,7 +87,7 @@ def test_the_last_override_wins(write):
         ("name=5", "name: 5 is not text (in quotes if need be)"),
     ],
 )
-def test_wrong_overrides(override, message, write):
+def test_override_mistakes(override, message, write):
     assert message in refusal(load, write("m.yml", MINIMAL), [override])
 
 
@@ -107,11 +108,11 @@ def test_wrong_overrides(override, message, write):
         ("include: 3", "include: 3 is not a file name"),
     ],
 )
-def test_files_that_are_no_configuration(content, message, write):
+def test_read_yaml_refuses_a_broken_file(content, message, write):
     assert message in refusal(load, write("m.yml", content))
 
 
-def test_no_file(tmp_path):
+def test_read_yaml_refuses_a_missing_file(tmp_path):
     assert "--conf_path confs/shadow.yml" in refusal(load, None)
     assert "No such file" in refusal(load, tmp_path / "none.yml")
     assert "Is a directory" in refusal(load, tmp_path)

@@ -1,4 +1,4 @@
-"""Baseline fills against brute force and a dense solution of Laplace's equation."""
+"""Non-learned baselines against brute force and a dense solution of Laplace's equation."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guided_diffusion.evaluation.baselines import membrane_fill, nearest_fill, nearest_known
+from guided_diffusion.evaluation.baselines import harmonic_inpaint, nearest_inpaint, nearest_known
 
-BOTH = pytest.mark.parametrize("fill", [nearest_fill, membrane_fill])
+ALL_BASELINES = pytest.mark.parametrize("inpaint", [nearest_inpaint, harmonic_inpaint])
 
 
 def random_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -21,18 +21,18 @@ def random_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(st.integers(0, 10**6))
-def test_the_nearest_known_pixel_is_as_near_as_any(seed: int) -> None:
+def test_nearest_known_matches_brute_force(seed: int) -> None:
     _, keep = random_case(seed)
     rows, columns = nearest_known(keep)
     assert keep[rows, columns].all()
     at = np.argwhere(np.ones_like(keep))
-    least = ((at[:, None] - np.argwhere(keep)) ** 2).sum(axis=2).min(axis=1)
+    nearest = ((at[:, None] - np.argwhere(keep)) ** 2).sum(axis=2).min(axis=1)
     taken = (at[:, 0] - rows.ravel()) ** 2 + (at[:, 1] - columns.ravel()) ** 2
-    assert np.array_equal(taken, least)
+    assert np.array_equal(taken, nearest)
 
 
-def dense_membrane(image: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """Each unknown pixel = the mean of its neighbours in the frame, by one dense solve."""
+def dense_harmonic(image: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Solve densely: each unknown pixel is the mean of its neighbours in the frame."""
     height, width = keep.shape
     matrix, target = np.eye(keep.size), image.reshape(-1, 3).astype(float)
     for y, x in np.argwhere(~keep):
@@ -46,37 +46,37 @@ def dense_membrane(image: np.ndarray, keep: np.ndarray) -> np.ndarray:
 
 
 @given(st.integers(0, 10**6))
-def test_the_membrane_solves_laplace(seed: int) -> None:
+def test_harmonic_inpaint_solves_laplace(seed: int) -> None:
     image, keep = random_case(seed)
-    exact = dense_membrane(image, keep)
-    assert np.abs(membrane_fill(image, keep) - exact).max() <= 0.501  # rounded
+    exact = dense_harmonic(image, keep)
+    assert np.abs(harmonic_inpaint(image, keep) - exact).max() <= 0.501  # rounded
 
 
-def test_a_membrane_between_two_lines_is_a_ramp_and_at_the_frame_it_is_level() -> None:
+def test_harmonic_inpaint_is_a_ramp_between_lines_and_level_at_the_frame() -> None:
     image, keep = np.full((5, 11, 3), 77, np.uint8), np.zeros((5, 11), bool)
     image[:, 1], image[:, 6], keep[:, [1, 6]] = 20, 120, True
     expected = [20, 20, 40, 60, 80, 100, 120, 120, 120, 120, 120]
-    assert np.array_equal(membrane_fill(image, keep)[..., 0], np.tile(np.uint8(expected), (5, 1)))
+    assert np.array_equal(harmonic_inpaint(image, keep)[..., 0], np.tile(np.uint8(expected), (5, 1)))
 
 
-@BOTH
+@ALL_BASELINES
 @given(seed=st.integers(0, 10**6))
-def test_known_bytes_stay_and_the_hole_decides_nothing(fill, seed: int) -> None:  # type: ignore[no-untyped-def]
+def test_baselines_keep_known_bytes_and_ignore_the_hole(inpaint, seed: int) -> None:  # type: ignore[no-untyped-def]
     image, keep = random_case(seed)
-    filled = fill(image, keep)
-    assert filled.dtype == np.uint8
-    assert np.array_equal(filled[keep], image[keep])
-    assert np.array_equal(filled, fill(image * keep[..., None], keep))
+    inpainted = inpaint(image, keep)
+    assert inpainted.dtype == np.uint8
+    assert np.array_equal(inpainted[keep], image[keep])
+    assert np.array_equal(inpainted, inpaint(image * keep[..., None], keep))
     low, high = image[keep].min(axis=0), image[keep].max(axis=0)
-    assert (filled >= low).all() and (filled <= high).all()
+    assert (inpainted >= low).all() and (inpainted <= high).all()
 
 
-@BOTH
-def test_errors_say_what_is_wrong(fill) -> None:  # type: ignore[no-untyped-def]
+@ALL_BASELINES
+def test_baselines_name_wrong_arguments(inpaint) -> None:  # type: ignore[no-untyped-def]
     image = np.zeros((4, 5, 3), np.uint8)
     with pytest.raises(ValueError, match="keeps no pixel"):
-        fill(image, np.zeros((4, 5), bool))
+        inpaint(image, np.zeros((4, 5), bool))
     with pytest.raises(ValueError, match=r"\(4, 5, 3\).*\(5, 4\)"):
-        fill(image, np.ones((5, 4), bool))
+        inpaint(image, np.ones((5, 4), bool))
     with pytest.raises(ValueError, match="float32"):
-        fill(image.astype(np.float32), np.ones((4, 5), bool))
+        inpaint(image.astype(np.float32), np.ones((4, 5), bool))

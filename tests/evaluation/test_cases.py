@@ -1,4 +1,4 @@
-"""The places that the judge fills: reproducible, new to training, and fair to scenes of few photographs."""
+"""Evaluation cases: reproducible, new to training, and fair to scenes of few photographs."""
 
 from __future__ import annotations
 
@@ -10,28 +10,30 @@ import pytest
 from PIL import Image
 
 from guided_diffusion.errors import DatasetError, ImageError
-from guided_diffusion.evaluation.cases import REACHES, cut_places, draw_places
+from guided_diffusion.evaluation.cases import WINDOW_SCALES, photo_cases, procedural_cases
 from guided_diffusion.scenes.render import render_free, scene_rng
 
 
-def test_places_are_reproducible_and_none_of_training() -> None:
-    places, more = draw_places(2, 16, "thick", 1000), draw_places(4, 16, "thick", 1000)
-    for place, same in zip(places, more[:2], strict=True):
-        assert np.array_equal(place.truth, same.truth) and np.array_equal(place.keep, same.keep)
-        assert 0 < place.keep.mean() < 1
+def test_procedural_cases_are_reproducible_and_new_to_training() -> None:
+    cases, more = procedural_cases(2, 16, "thick", 1000), procedural_cases(4, 16, "thick", 1000)
+    for case, same in zip(cases, more[:2], strict=True):
+        assert np.array_equal(case.ground_truth, same.ground_truth) and np.array_equal(case.keep, same.keep)
+        assert 0 < case.keep.mean() < 1
     trained = [render_free(scene_rng(0, i), 16) for i in range(4)]
-    assert not any(np.array_equal(place.truth, seen) for place in more for seen in trained)
-    assert len({place.truth.tobytes() for place in more}) == len({place.scene for place in more}) == 4
+    assert not any(
+        np.array_equal(case.ground_truth, trained_image) for case in more for trained_image in trained
+    )
+    assert len({case.ground_truth.tobytes() for case in more}) == len({case.scene for case in more}) == 4
 
 
-def test_another_mask_is_laid_over_the_same_picture() -> None:
-    thick, half = (draw_places(2, 16, kind, 1000) for kind in ("thick", "half"))
-    assert [p.truth.tobytes() for p in thick] == [p.truth.tobytes() for p in half]
+def test_procedural_cases_keep_images_for_another_mask() -> None:
+    thick, half = (procedural_cases(2, 16, kind, 1000) for kind in ("thick", "half"))
+    assert [p.ground_truth.tobytes() for p in thick] == [p.ground_truth.tobytes() for p in half]
     assert all(p.keep[:, :8].all() and not p.keep[:, 8:].any() for p in half)
 
 
 def photographs(folder: Path, *names: str) -> Path:
-    """Each with its own blue, and red and green that tell the place: 4 levels a pixel."""
+    """Write images whose blue gives the file, and whose red and green give the position: 4 levels a pixel."""
     rows, columns = np.mgrid[:40, :60]
     for i, name in enumerate(names):
         image = np.stack([4 * columns, 4 * rows, np.full_like(rows, 10 * i)], -1).astype(np.uint8)
@@ -40,30 +42,32 @@ def photographs(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_scenes_take_turns_and_so_do_their_photographs(tmp_path: Path) -> None:
+def test_photo_cases_alternate_scenes_and_photographs(tmp_path: Path) -> None:
     root = photographs(tmp_path / "free", "100-1", "100-2", "100-3", "7-1")
-    places = cut_places(str(root), 6, 16, "half", 1000)
-    assert Counter(p.scene for p in places) == {"100": 3, "7": 3}
-    assert [int(p.truth[0, 0, 2]) // 10 for p in places] == [0, 3, 1, 3, 2, 3]
-    assert len({p.name for p in places}) == len({p.truth.tobytes() for p in places}) == 6
-    again = cut_places(str(root), 8, 16, "thick", 1000)
-    assert [p.truth.tobytes() for p in again[:6]] == [p.truth.tobytes() for p in places]
+    cases = photo_cases(str(root), 6, 16, "half", 1000)
+    assert Counter(p.scene for p in cases) == {"100": 3, "7": 3}
+    assert [int(p.ground_truth[0, 0, 2]) // 10 for p in cases] == [0, 3, 1, 3, 2, 3]
+    assert len({p.name for p in cases}) == len({p.ground_truth.tobytes() for p in cases}) == 6
+    again = photo_cases(str(root), 8, 16, "thick", 1000)
+    assert [p.ground_truth.tobytes() for p in again[:6]] == [p.ground_truth.tobytes() for p in cases]
 
 
-def test_windows_lie_within_the_photograph_at_the_scales_told(tmp_path: Path) -> None:
-    places = cut_places(str(photographs(tmp_path / "free", "1-1")), 40, 16, "half", 1000)
-    steps = Counter(round(float(np.diff(p.truth[8, 2:-2, 0].astype(int)).mean()) * 16 / 4) for p in places)
-    assert set(steps) == {round(40 * reach) for reach in REACHES}
-    inner = np.stack([p.truth[1:-1, 1:-1, 1] for p in places])
-    assert inner.min() >= 4 and inner.max() <= 4 * 38  # overshoot, or another place, would leave this
-    assert len({int(p.truth[8, 8, 0]) for p in places}) > 10
-    small = cut_places(str(tmp_path / "free"), 12, 32, "half", 1000)  # never enlarged
-    assert all(np.diff(p.truth[8, :, 0].astype(int)).max() >= 4 for p in small)
+def test_photo_cases_cut_windows_at_the_given_scales(tmp_path: Path) -> None:
+    cases = photo_cases(str(photographs(tmp_path / "free", "1-1")), 40, 16, "half", 1000)
+    steps = Counter(
+        round(float(np.diff(p.ground_truth[8, 2:-2, 0].astype(int)).mean()) * 16 / 4) for p in cases
+    )
+    assert set(steps) == {round(40 * scale) for scale in WINDOW_SCALES}
+    inner = np.stack([p.ground_truth[1:-1, 1:-1, 1] for p in cases])
+    assert inner.min() >= 4 and inner.max() <= 4 * 38  # overshoot, or another position, would leave this
+    assert len({int(p.ground_truth[8, 8, 0]) for p in cases}) > 10
+    small = photo_cases(str(tmp_path / "free"), 12, 32, "half", 1000)  # never enlarged
+    assert all(np.diff(p.ground_truth[8, :, 0].astype(int)).max() >= 4 for p in small)
 
 
-def test_photographs_that_cannot_be_are_named(tmp_path: Path) -> None:
+def test_photo_cases_name_unusable_photographs(tmp_path: Path) -> None:
     root = photographs(tmp_path / "free", "1-1")
     with pytest.raises(ImageError, match="1-1.png: 60x40 is smaller than the model's 64"):
-        cut_places(str(root), 1, 64, "half", 1000)
+        photo_cases(str(root), 1, 64, "half", 1000)
     with pytest.raises(DatasetError, match="--images"):
-        cut_places(str(tmp_path / "gone"), 1, 16, "half", 1000)
+        photo_cases(str(tmp_path / "gone"), 1, 16, "half", 1000)

@@ -1,4 +1,4 @@
-"""The scene classifier: what it is told, its loss, its features, its training run and its weights."""
+"""The scene classifier: its labels, loss, features, training configuration and weights."""
 
 from __future__ import annotations
 
@@ -14,18 +14,23 @@ from torch import Generator, Tensor
 from guided_diffusion.checkpoints import load
 from guided_diffusion.errors import CheckpointError, ConfigError
 from guided_diffusion.evaluation import feature_network
-from guided_diffusion.evaluation.feature_network import CELL, SIDE, SceneClassifier, features
+from guided_diffusion.evaluation.feature_network import CELL, SIDE, SceneClassifier, extract_features
 from guided_diffusion.evaluation.kid import scene_kid
-from guided_diffusion.scenes.layouts import KINDS, NO_KIND, Named, Surface, plain
+from guided_diffusion.scenes.layouts import KINDS, NO_KIND, KindMaterial, Surface, plain_material
 from guided_diffusion.scenes.render import render_free, render_labelled, scene_rng
-from guided_diffusion.scenes.textures import Noise, Points
-from guided_diffusion.training.classification import classification_loss, largest, lessons, shares
+from guided_diffusion.scenes.textures import NoiseField, Points
+from guided_diffusion.training.classification import (
+    classification_loss,
+    draw_training_batch,
+    measure_shares,
+    predict_kind,
+)
 from guided_diffusion.training.config import TrainConfig, load_train
 from guided_diffusion.training.datasets import LabelledStream
-from tests.helpers.training import LABELLED, write_yaml
+from tests.helpers.training import SUPERVISED, write_yaml
 
 CPU = torch.device("cpu")
-TINY = {**LABELLED, "task": "classify", "image_size": 16}
+TINY = {**SUPERVISED, "task": "classify", "image_size": 16}
 
 
 def conf(folder: Path, **keys: object) -> Path:
@@ -41,10 +46,10 @@ def batch(count: int, size: int = 16) -> Tensor:
     return torch.stack([stream[i] for i in range(count)])
 
 
-# what it is told
+# labels
 
 
-def test_labels_leave_the_pictures_as_they_are() -> None:
+def test_render_labelled_leaves_images_unchanged() -> None:
     for index in range(6):
         image, kinds = render_labelled(scene_rng(7, index), (24, 32))
         assert np.array_equal(image, render_free(scene_rng(7, index), (24, 32)))
@@ -52,44 +57,47 @@ def test_labels_leave_the_pictures_as_they_are() -> None:
         assert set(np.unique(kinds)) <= {*range(len(KINDS)), NO_KIND}
 
 
-def flat(kind: int) -> Named:
-    return Named(
-        kind, plain(np.full(3, 0.2, np.float32), Noise.draw(np.random.default_rng(0), "rough", 99), 0)
+def flat(kind: int) -> KindMaterial:
+    return KindMaterial(
+        kind,
+        plain_material(
+            np.full(3, 0.2, np.float32), NoiseField.draw(np.random.default_rng(0), "rough", 99), 0
+        ),
     )
 
 
-def test_the_largest_share_of_a_footprint_names_it() -> None:
+def test_surface_kinds_names_the_largest_share_of_a_footprint() -> None:
     points = Points(np.zeros(4, np.float32), np.zeros(4, np.float32), np.ones(4, np.float32))
     upper = np.array([0, 0.4, 0.6, 0.1], np.float32)
     middle = np.array([0, 0.9, 0.9, 0.3], np.float32)
     layers = ((lambda _: middle, flat(1)), (lambda _: upper, flat(2).material))
-    # The rest of what lies above: 1 - upper for the middle one, of which it takes its share.
+    # The middle layer gets its share of 1 - upper, which the upper layer leaves.
     assert Surface(flat(0), layers, ()).kinds(points).tolist() == [0, 1, NO_KIND, 0]
     assert Surface(flat(3), (), ()).kinds(points).tolist() == [3] * 4
 
 
-def test_grounds_lie_below_walls() -> None:
-    """Where an image shows both, the ground is the lower part."""
-    both = 0
+def test_render_labelled_puts_grounds_below_walls() -> None:
+    """The ground is the lower part of an image that shows a wall as well."""
+    corners = 0
     for index in range(40):
         _, kinds = render_labelled(scene_rng(2, index), 16)
         named = kinds != NO_KIND
         wall = np.array([name.startswith("wall") for name in KINDS] + [False] * 240)[kinds] & named
         ground = named & ~wall
         if wall.any() and ground.any():
-            both += 1
+            corners += 1
             assert np.nonzero(wall)[0].mean() < np.nonzero(ground)[0].mean()
-    assert 2 <= both <= 12  # 13 % are corners
+    assert 2 <= corners <= 12  # 13 % of the scenes
 
 
-def test_lessons_keep_picture_and_labels_together() -> None:
-    """Bright where wall bricks are, dark elsewhere: so it stays, whatever is mirrored and cropped."""
+def test_training_batch_keeps_images_and_labels_together() -> None:
+    """Bright on wall bricks and dark elsewhere; mirroring and cropping keep it so."""
     planes = torch.zeros(32, 4, 32, 32, dtype=torch.uint8)
     planes[:, 3] = NO_KIND
     bricks = KINDS.index("wall bricks")
     planes[:, :3, :, 16:], planes[:, 3, :, 16:] = 200, bricks
-    images, covered = lessons(planes, Generator().manual_seed(0))
-    again, _ = lessons(planes, Generator().manual_seed(0))
+    images, covered = draw_training_batch(planes, Generator().manual_seed(0))
+    again, _ = draw_training_batch(planes, Generator().manual_seed(0))
     assert torch.equal(images, again) and images.shape == (32, 3, 32, 32)
     bright = torch.nn.functional.avg_pool2d((images.mean(1, keepdim=True) > 0.3).float(), CELL)[:, 0]
     assert float((bright - covered[:, bricks]).abs().max()) <= 1 / CELL + 1e-6
@@ -98,24 +106,25 @@ def test_lessons_keep_picture_and_labels_together() -> None:
     assert 4 < int(left.sum()) < 28  # half are mirrored
 
 
-def test_shares_count_what_is_of_a_kind() -> None:
+def test_shares_count_pixels_of_each_kind() -> None:
     kinds = torch.full((1, 2 * CELL, CELL), NO_KIND, dtype=torch.uint8)
     kinds[0, :CELL, :2], kinds[0, :CELL, 2:5] = 3, 15
-    told = shares(kinds)
-    assert told.shape == (1, len(KINDS), 2, 1)
-    assert told[0, 3].flatten().tolist() == [2 / CELL, 0] and told[0, 15].flatten().tolist() == [3 / CELL, 0]
-    assert float(told.sum()) == 5 / CELL
+    covered = measure_shares(kinds)
+    assert covered.shape == (1, len(KINDS), 2, 1)
+    assert covered[0, 3].flatten().tolist() == [2 / CELL, 0]
+    assert covered[0, 15].flatten().tolist() == [3 / CELL, 0]
+    assert float(covered.sum()) == 5 / CELL
 
 
 # loss
 
 
-def test_the_loss_in_closed_form() -> None:
+def test_classification_loss_in_closed_form() -> None:
     covered = torch.zeros(3, len(KINDS), 2, 2)
     covered[0, 4], covered[1, 4, 0], covered[1, 5, :, 0] = 1, 0.5, 0.5
     entropy, _ = classification_loss(torch.zeros(3, len(KINDS), 2, 2), covered)
     assert entropy[:2].tolist() == pytest.approx([math.log(len(KINDS))] * 2, rel=1e-5)
-    assert float(entropy[2]) == 0  # nothing in it is of any kind
+    assert float(entropy[2]) == 0  # an image without any kind
     sure = torch.zeros(1, len(KINDS), 2, 2)
     sure[:, 4] = 40
     entropy, error = classification_loss(sure, covered[:1])
@@ -124,79 +133,79 @@ def test_the_loss_in_closed_form() -> None:
     assert float(entropy) == pytest.approx(40, rel=1e-5) and float(error) == 1
     sure[0, 7, :, 1] = 41
     sure[0, 7, 0, 0] = 50
-    assert largest(sure).tolist() == [7]
+    assert predict_kind(sure).tolist() == [7]
 
 
-def refused(folder: Path, **keys: object) -> str:
+def refusal(folder: Path, **keys: object) -> str:
     with pytest.raises(ConfigError) as caught:
         config(folder, **keys)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_mistakes_are_named(tmp_path: Path) -> None:
-    assert "task: classify needs materials; use scenes" in refused(tmp_path, data_dir="images")
-    assert "image_size 20: task: classify needs a multiple of 8" in refused(tmp_path, image_size=20)
+def test_train_config_names_wrong_keys_of_classify(tmp_path: Path) -> None:
+    assert "task: classify needs materials; use scenes" in refusal(tmp_path, data_dir="images")
+    assert "image_size 20: task: classify needs a multiple of 8" in refusal(tmp_path, image_size=20)
     for key, value in (("num_channels", 64), ("random_flip", True), ("scales", "1,2")):
-        assert f"{key} in " in refused(tmp_path, **{key: value})
+        assert f"{key} in " in refusal(tmp_path, **{key: value})
 
 
-# the weights
+# weights
 
 
-def test_features_are_those_of_each_picture_alone_at_any_size() -> None:
+def test_extract_features_is_independent_of_batch_and_size() -> None:
     images = [render_free(scene_rng(9, index), SIDE) for index in range(3)]
-    told = features(images)
-    assert told.dtype == np.float64 and told.shape == (3, 96)
-    assert np.allclose(features(images[1:2])[0], told[1], atol=1e-5)
-    assert np.ptp(told, axis=0).max() > 0.1
+    features = extract_features(images)
+    assert features.dtype == np.float64 and features.shape == (3, 96)
+    assert np.allclose(extract_features(images[1:2])[0], features[1], atol=1e-5)
+    assert np.ptp(features, axis=0).max() > 0.1
     large = [render_free(scene_rng(9, index), 2 * SIDE) for index in range(3)]
-    between = np.linalg.norm(features(large)[:, None] - told[None], axis=2)
+    between = np.linalg.norm(extract_features(large)[:, None] - features[None], axis=2)
     assert between.argmin(axis=1).tolist() == [0, 1, 2]
 
 
-def test_the_shipped_weights_tell_materials() -> None:
-    """Of images that no training saw; the bound is the error in docs/training.md, plus four deviations."""
-    network, seen = SceneClassifier(), 60
+def test_shipped_weights_classify_materials() -> None:
+    """Error on new images; the bound is that of docs/reports/training_runs.md plus four deviations."""
+    network, count = SceneClassifier(), 60
     load(network, str(feature_network.CLASSIFIER.path), SIDE)
     assert sum(p.numel() for p in network.parameters()) < 5e5
     assert feature_network.CLASSIFIER.path.stat().st_size < 1.5e6
-    data = torch.stack([LabelledStream(SIDE, 2000)[i] for i in range(seen)])
+    data = torch.stack([LabelledStream(SIDE, 2000)[i] for i in range(count)])
     with torch.no_grad():
-        _, error = classification_loss(network(data[:, :3].float() / 255), shares(data[:, 3]))
+        _, error = classification_loss(network(data[:, :3].float() / 255), measure_shares(data[:, 3]))
     assert float(error.mean()) < 0.54
 
 
-def test_a_flatter_hole_is_further_from_the_truth() -> None:
-    truths = [render_free(scene_rng(1500, index), 32) for index in range(16)]
+def test_scene_kid_grows_with_the_flatness_of_a_hole() -> None:
+    ground_truths = [render_free(scene_rng(1500, index), 32) for index in range(16)]
     sets = {
-        "truth": truths,
-        **{f"{share}": [_flattened(x, share) for x in truths] for share in (0.3, 0.6, 1)},
+        "ground truth": ground_truths,
+        **{f"{share}": [_flatten(x, share) for x in ground_truths] for share in (0.3, 0.6, 1)},
     }
-    told = scene_kid(sets, truths, [f"{index}" for index in range(16)])
-    values = [distance.value for distance in told.distances.values()]
+    kid = scene_kid(sets, ground_truths, [f"{index}" for index in range(16)])
+    values = [distance.value for distance in kid.distances.values()]
     assert values[0] == pytest.approx(0, abs=1e-9)
     assert values == sorted(values) and values[1] > 1e-3
-    low, high = told.halves
+    low, high = kid.null_range
     assert low < 0 < high
 
 
-def _flattened(image: np.ndarray, share: float) -> np.ndarray:
-    """The middle of an image drawn to its mean."""
+def _flatten(image: np.ndarray, share: float) -> np.ndarray:
+    """Blend the middle of an image with its mean."""
     out, middle = image.copy(), (slice(8, 24), slice(8, 24))
     out[middle] = np.rint((1 - share) * image[middle] + share * image[middle].mean((0, 1)))
     return out
 
 
-def test_the_shipped_recipe_is_the_network_s() -> None:
+def test_shipped_recipe_matches_the_network() -> None:
     recipe = load_train(Path(__file__).resolve().parents[2] / "confs" / "train" / "scene_classifier.yml")
     assert (recipe.task, recipe.data_dir, recipe.seed) == ("classify", "scenes", 0)
-    assert recipe.model.image_size == SIDE
+    assert recipe.image_size == SIDE
 
 
-def test_missing_weights_are_one_line_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extract_features_explains_missing_weights_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = replace(feature_network.CLASSIFIER, path=Path("gone") / "scene_classifier.pt")
     monkeypatch.setattr(feature_network, "CLASSIFIER", gone)
     with pytest.raises(CheckpointError, match="scene_classifier.pt, which is not there; restore") as caught:
-        features([np.zeros((8, 8, 3), np.uint8)])
+        extract_features([np.zeros((8, 8, 3), np.uint8)])
     assert "\n" not in str(caught.value)

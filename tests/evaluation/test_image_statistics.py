@@ -23,38 +23,38 @@ def coloured(slope: float, seed: int, side: int = 512) -> np.ndarray:
 
 @pytest.mark.parametrize("slope", [0.0, 1.0, 2.0, 3.0])
 @pytest.mark.parametrize("shape", [(128, 128), (64, 96)])
-def test_the_slope_of_a_power_law_is_found(slope: float, shape: tuple[int, int]) -> None:
+def test_spectrum_slope_finds_a_power_law(slope: float, shape: tuple[int, int]) -> None:
     height, width = shape
-    told = [
+    measured = [
         spectrum_slope(7 + 3 * coloured(slope, seed)[100 : 100 + height, 50 : 50 + width])
         for seed in range(6)
     ]
-    assert np.mean(told) == pytest.approx(slope, abs=0.15)
+    assert np.mean(measured) == pytest.approx(slope, abs=0.15)
 
 
-def test_a_ramp_across_the_frame_is_not_taken_for_detail() -> None:
+def test_spectrum_slope_ignores_a_ramp_across_the_frame() -> None:
     """The window keeps the step between opposite borders out of the spectrum."""
     noise = coloured(1.0, 0)[:128, :128]
     ramp = np.linspace(0, 3 * noise.std(), 128)[None]
     assert spectrum_slope(noise + ramp) == pytest.approx(spectrum_slope(noise), abs=0.15)
 
 
-def test_a_gaussian_field_has_kurtosis_three() -> None:
+def test_gradient_kurtosis_of_a_gaussian_field_is_three() -> None:
     assert gradient_kurtosis(np.random.default_rng(0).normal(size=(400, 400))) == pytest.approx(3, rel=0.02)
 
 
-def test_laplacian_differences_have_kurtosis_six_and_edges_more() -> None:
+def test_gradient_kurtosis_is_six_for_laplacian_differences_and_more_for_edges() -> None:
     at = (np.arange(2000) + 0.5) / 1000 - 1
     steps = np.random.default_rng(0).permutation(-np.sign(at) * np.log(1 - np.abs(at)))
-    walk = np.cumsum(steps)
-    assert gradient_kurtosis(walk[:, None] + walk[None]) == pytest.approx(6, rel=0.05)
+    signal = np.cumsum(steps)
+    assert gradient_kurtosis(signal[:, None] + signal[None]) == pytest.approx(6, rel=0.05)
     halves = np.zeros((64, 64))
     halves[20:, 20:] = 1
     # One difference in 63 is 1 on 44 of the 64 lines, the others 0: the kurtosis is one over their share.
     assert gradient_kurtosis(halves) == pytest.approx(63 * 64 / 44)
 
 
-def test_contrast_is_that_of_a_chequer_and_knows_no_exposure() -> None:
+def test_local_contrast_of_a_chequer_ignores_exposure() -> None:
     chequer = 0.2 + 0.4 * (np.indices((32, 48)).sum(axis=0) % 2)
     assert local_contrast(chequer) == pytest.approx(0.5)
     assert local_contrast(0.3 * chequer) == pytest.approx(0.5)
@@ -62,23 +62,25 @@ def test_contrast_is_that_of_a_chequer_and_knows_no_exposure() -> None:
     assert local_contrast(coarse) == pytest.approx(0), "tones that differ from square to square do not count"
 
 
-def test_colours_of_known_pictures() -> None:
+def test_statistics_of_known_colours() -> None:
     red = np.zeros((32, 32, 3), np.uint8)
     red[..., 0] = 255
-    told = statistics(red)
-    assert told["mean_l"] == pytest.approx(53.24, abs=0.02)
-    assert (told["mean_a"], told["mean_b"]) == pytest.approx((80.09, 67.20), abs=0.05)  # CIE, sRGB red
-    assert told["chroma"] == pytest.approx(104.55, abs=0.05)
-    assert told["within_a"] == pytest.approx(0, abs=1e-9)
+    measured = statistics(red)
+    assert measured["mean_l"] == pytest.approx(53.24, abs=0.02)
+    assert (measured["mean_a"], measured["mean_b"]) == pytest.approx(
+        (80.09, 67.20), abs=0.05
+    )  # CIE, sRGB red
+    assert measured["chroma"] == pytest.approx(104.55, abs=0.05)
+    assert measured["within_a"] == pytest.approx(0, abs=1e-9)
     half = red.copy()
     half[:16] = 119
-    told = statistics(half)
-    assert told["within_a"] == pytest.approx(80.09 / 2, abs=0.05)
-    assert told["within_l"] == pytest.approx((53.24 - 50.03) / 2, abs=0.05)
-    assert told["chroma"] == pytest.approx(104.55 / 2, abs=0.05)
+    measured = statistics(half)
+    assert measured["within_a"] == pytest.approx(80.09 / 2, abs=0.05)
+    assert measured["within_l"] == pytest.approx((53.24 - 50.03) / 2, abs=0.05)
+    assert measured["chroma"] == pytest.approx(104.55 / 2, abs=0.05)
 
 
-def test_a_flat_picture_has_no_slope_and_no_kurtosis() -> None:
-    told = statistics(np.full((32, 32, 3), 90, np.uint8))
-    assert np.isnan(told["slope"]) and np.isnan(told["kurtosis"])
-    assert told["contrast"] == pytest.approx(0)
+def test_statistics_of_a_flat_image_have_no_slope_and_no_kurtosis() -> None:
+    measured = statistics(np.full((32, 32, 3), 90, np.uint8))
+    assert np.isnan(measured["slope"]) and np.isnan(measured["kurtosis"])
+    assert measured["contrast"] == pytest.approx(0)

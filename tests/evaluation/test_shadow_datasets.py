@@ -1,4 +1,4 @@
-"""Folders of shadow images as the published sets lay them out, and the scenes their names tell."""
+"""Folders of shadow images in their published layout, and scenes derived from names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from guided_diffusion.errors import DatasetError
-from guided_diffusion.evaluation.shadow_datasets import dataset_folders, match, read_scenes, scene_of
+from guided_diffusion.evaluation.shadow_datasets import dataset_folders, match_images, read_scenes, scene_of
 
 
 def lay_out(root: Path, *files: str) -> None:
@@ -24,42 +24,43 @@ def lay_out(root: Path, *files: str) -> None:
         (  # ISTD
             ("test/test_A/1-1.png", "test/test_B/1-1.png", "test/test_C/1-1.png", "train/train_C/2-1.png"),
             "test",
-            {"shadow": "test/test_A", "mask": "test/test_B", "free": "test/test_C"},
+            {"shadow": "test/test_A", "mask": "test/test_B", "shadow_free": "test/test_C"},
         ),
         (  # ISTD+
             ("train/train_B/1-1.png", "train/train_C/1-1.png", "train/train_C_fixed_official/1-1.png"),
             "train",
-            {"mask": "train/train_B", "free": "train/train_C_fixed_official"},
+            {"mask": "train/train_B", "shadow_free": "train/train_C_fixed_official"},
         ),
-        (("test_B/1-1.png", "test_C/1-1.png"), "test", {"mask": "test_B", "free": "test_C"}),
+        (("test_B/1-1.png", "test_C/1-1.png"), "test", {"mask": "test_B", "shadow_free": "test_C"}),
         (  # SRD as downloaded
             ("SRD_Test/shadow/IMG_1.jpg", "SRD_Test/shadow_free/IMG_1_free.jpg"),
             "test",
-            {"shadow": "SRD_Test/shadow", "free": "SRD_Test/shadow_free"},
+            {"shadow": "SRD_Test/shadow", "shadow_free": "SRD_Test/shadow_free"},
         ),
         (
             ("mask/a.png", "shadow/a.png", "free/a.png"),
             "test",
-            {"mask": "mask", "shadow": "shadow", "free": "free"},
+            {"mask": "mask", "shadow": "shadow", "shadow_free": "free"},
         ),
     ],
 )
-def test_sets_are_read_as_they_come(
+def test_dataset_folders_finds_published_layouts(
     tmp_path: Path, files: Sequence[str], split: str, expected: dict[str, str]
 ) -> None:
     lay_out(tmp_path, *files)
-    found = dataset_folders(str(tmp_path), split)
-    assert found == {role: str(tmp_path / folder) for role, folder in expected.items()}
+    folders = dataset_folders(str(tmp_path), split)
+    assert folders == {role: str(tmp_path / folder) for role, folder in expected.items()}
 
 
-def test_srd_names_match(tmp_path: Path) -> None:
+def test_match_images_ignores_srd_suffixes(tmp_path: Path) -> None:
     lay_out(
         tmp_path,
         *("pred/IMG_1.png", "pred/IMG_2.png", "pred/IMG_3_free.png"),
-        *("free/IMG_1_free.jpg", "free/IMG_2_no_shadow.jpg", "free/IMG_3_free.jpg", "free/IMG_4_free.jpg"),
+        *("shadow_free/IMG_1_free.jpg", "shadow_free/IMG_2_no_shadow.jpg"),
+        *("shadow_free/IMG_3_free.jpg", "shadow_free/IMG_4_free.jpg"),
         *("mask/IMG_1.jpg", "mask/IMG_2.jpg", "mask/IMG_3_mask.png"),
     )
-    items, lacking = match({role: str(tmp_path / role) for role in ("pred", "free", "mask")})
+    items, lacking = match_images({role: str(tmp_path / role) for role in ("pred", "shadow_free", "mask")})
     assert {item.name: {Path(path).name for path in item.files.values()} for item in items} == {
         "IMG_1": {"IMG_1.png", "IMG_1_free.jpg", "IMG_1.jpg"},
         "IMG_2": {"IMG_2.png", "IMG_2_no_shadow.jpg", "IMG_2.jpg"},
@@ -68,10 +69,10 @@ def test_srd_names_match(tmp_path: Path) -> None:
     assert lacking == {"pred": ["IMG_4_free"]}
 
 
-def test_a_name_itself_goes_before_one_with_a_suffix(tmp_path: Path) -> None:
-    lay_out(tmp_path, "pred/a.png", "free/a.png", "free/a_free.png")
-    items, _ = match({role: str(tmp_path / role) for role in ("pred", "free")})
-    assert Path(items[0].files["free"]).name == "a.png"
+def test_match_images_prefers_exact_names(tmp_path: Path) -> None:
+    lay_out(tmp_path, "pred/a.png", "shadow_free/a.png", "shadow_free/a_free.png")
+    items, _ = match_images({role: str(tmp_path / role) for role in ("pred", "shadow_free")})
+    assert Path(items[0].files["shadow_free"]).name == "a.png"
 
 
 # scenes
@@ -89,11 +90,11 @@ def test_a_name_itself_goes_before_one_with_a_suffix(tmp_path: Path) -> None:
         ("7", "7"),
     ],
 )
-def test_scenes_that_names_tell(name: str, scene: str) -> None:
+def test_scene_of_derives_scene_from_name(name: str, scene: str) -> None:
     assert scene_of(name) == scene
 
 
-def test_scenes_from_a_manifest(tmp_path: Path) -> None:
+def test_read_scenes_reads_csv_and_names_what_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "manifest.csv"
     path.write_text("\ufeffname,width,scene\na.png,3,one\nb,3,one\nv1.5,3,two\n", encoding="utf-8")
     assert read_scenes(str(path), ["b", "a", "v1.5"]) == ["one", "one", "two"]

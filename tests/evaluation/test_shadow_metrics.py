@@ -14,13 +14,13 @@ from guided_diffusion.evaluation.shadow_metrics import (
     BAND,
     SIDE,
     UMBRA,
-    bootstrap_by_scene,
     imresize,
     region_ssim,
     score,
     shadow_levels,
     texture_correlation,
 )
+from guided_diffusion.images.colour import srgb_to_lab
 from guided_diffusion.images.masks import edge_distance
 
 DISC = np.hypot(*(np.indices((SIDE, SIDE)) - 120.0)) < 60  # True = shadow
@@ -53,15 +53,15 @@ def resize_line(line: np.ndarray, new: int) -> np.ndarray:
     for x in range(1, new + 1):
         u = x / scale + 0.5 * (1 - 1 / scale)
         left = math.floor(u - width / 2)
-        places = [left + k for k in range(math.ceil(width) + 2)]
-        weights = [h(u - p) for p in places]
-        values = [line[mirror[(p - 1) % (2 * old)] - 1] for p in places]
+        positions = [left + k for k in range(math.ceil(width) + 2)]
+        weights = [h(u - p) for p in positions]
+        values = [line[mirror[(p - 1) % (2 * old)] - 1] for p in positions]
         out.append(np.dot(weights, values) / sum(weights))
     return np.array(out)
 
 
 @pytest.mark.parametrize(("old", "new"), [(40, 17), (17, 40), (25, 16), (9, 4), (3, 8), (16, 16)])
-def test_imresize_is_matlabs(old: int, new: int) -> None:
+def test_imresize_matches_matlab(old: int, new: int) -> None:
     line = noise(0, old)
     assert np.allclose(imresize(np.stack([line, line]), (2, new))[1], resize_line(line, new))
     assert np.allclose(
@@ -70,7 +70,7 @@ def test_imresize_is_matlabs(old: int, new: int) -> None:
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (200, 90), (10, 12)])
-def test_pillow_has_the_same_kernel_but_cuts_it_at_the_frame(shape: tuple[int, int]) -> None:
+def test_imresize_differs_from_pillow_only_at_the_frame(shape: tuple[int, int]) -> None:
     plane = noise(1, *shape).astype(np.float32)
     ours = imresize(plane, (32, 32))
     pillow = np.array(Image.fromarray(plane).resize((32, 32), Image.Resampling.BICUBIC))
@@ -83,7 +83,7 @@ def test_pillow_has_the_same_kernel_but_cuts_it_at_the_frame(shape: tuple[int, i
 # which pixels count
 
 
-def test_a_mask_is_resized_as_matlab_resizes_bytes() -> None:
+def test_shadow_levels_match_matlab_on_bytes() -> None:
     mask = noise(2, 300, 280) > 0.97
     levels = 255.0 * mask
     for axis in (0, 1):  # 300 is reduced more than 280
@@ -93,7 +93,7 @@ def test_a_mask_is_resized_as_matlab_resizes_bytes() -> None:
     assert np.array_equal(shadow_levels(mask.astype(np.uint8) * 255), levels)
 
 
-def test_the_counted_shadow_grows_and_no_dust_counts() -> None:
+def test_shadow_levels_grow_the_shadow_but_not_by_rounding() -> None:
     mask = np.zeros((480, 640), bool)
     mask[:, 320:] = True  # the edge falls between columns 127 and 128 of 256
     levels = shadow_levels(mask)
@@ -105,61 +105,63 @@ def test_the_counted_shadow_grows_and_no_dust_counts() -> None:
     assert (shadow_levels(np.ones((100, 90), bool)) == 255).all()
 
 
-def test_stored_ones_and_stored_greys_count_as_in_the_benchmark() -> None:
+def test_shadow_levels_count_ones_and_greys_as_the_benchmark() -> None:
     assert np.array_equal(shadow_levels(DISC.astype(np.uint8)) > 0, DISC)
     assert np.array_equal(shadow_levels(np.where(DISC, 255, 3).astype(np.uint8)) > 0, np.ones_like(DISC))
 
 
-def test_the_true_measures_look_at_the_mask_before_it_grew() -> None:
+def test_score_true_measures_use_the_mask_before_it_grew() -> None:
     faint = np.zeros_like(DISC)
     faint[:10] = True
-    truth = np.full((SIDE, SIDE, 3), 100, np.uint8)
+    ground_truth = np.full((SIDE, SIDE, 3), 100, np.uint8)
     mask = np.where(DISC, 255, np.where(faint, 1, 0)).astype(np.uint8)
-    told = score(truth + 20 * DISC[..., None].astype(np.uint8), truth, mask)
-    assert told["pixels_s"] == (DISC | faint).sum()
-    assert told["psnr_s_true"] == pytest.approx(20 * math.log10(255 / 20))
-    assert told["lab_s"] == pytest.approx(told["lab_s_true"] * DISC.sum() / told["pixels_s"], rel=1e-3)
+    measures = score(ground_truth + 20 * DISC[..., None].astype(np.uint8), ground_truth, mask)
+    assert measures["pixels_s"] == (DISC | faint).sum()
+    assert measures["psnr_s_true"] == pytest.approx(20 * math.log10(255 / 20))
+    assert measures["lab_s"] == pytest.approx(
+        measures["lab_s_true"] * DISC.sum() / measures["pixels_s"], rel=1e-3
+    )
 
 
-# the field's measures, by hand
+# the papers' measures, by hand
 
 
-def test_a_constant_difference_inside_by_hand() -> None:
-    truth = np.full((SIDE, SIDE, 3), 100, np.uint8)
-    told = score(truth + 20 * DISC[..., None].astype(np.uint8), truth, DISC)
-    lightness = np.diff(hole_metrics.srgb_to_lab(np.array([[[100] * 3, [120] * 3]], np.uint8))[0, :, 0])[0]
+def test_score_of_a_constant_difference_inside_by_hand() -> None:
+    ground_truth = np.full((SIDE, SIDE, 3), 100, np.uint8)
+    measures = score(ground_truth + 20 * DISC[..., None].astype(np.uint8), ground_truth, DISC)
+    lightness = np.diff(srgb_to_lab(np.array([[[100] * 3, [120] * 3]], np.uint8))[0, :, 0])[0]
     share = DISC.mean()
     true = 20 * math.log10(255 / 20)
-    assert told["lab_s"] == told["lab_s_true"] == pytest.approx(lightness, abs=1e-3)
-    assert told["lab_ns"] == 0
-    assert told["lab_all"] == pytest.approx(share * lightness, abs=1e-3)
-    assert told["psnr_s_true"] == pytest.approx(true)
-    assert told["psnr_s"] == pytest.approx(true - 10 * math.log10(share))  # what black elsewhere is worth
-    assert told["psnr_all"] == pytest.approx(told["psnr_s"])
-    assert told["psnr_ns"] == math.inf
-    assert told["ssim_ns"] == pytest.approx(1) == told["ssim3_ns"]
-    assert told["ssim_s"] < 1
-    assert told["pixels_s"] == DISC.sum()
-    assert "texture" not in told
+    assert measures["lab_s"] == measures["lab_s_true"] == pytest.approx(lightness, abs=1e-3)
+    assert measures["lab_ns"] == 0
+    assert measures["lab_all"] == pytest.approx(share * lightness, abs=1e-3)
+    assert measures["psnr_s_true"] == pytest.approx(true)
+    assert measures["psnr_s"] == pytest.approx(true - 10 * math.log10(share))  # what black elsewhere is worth
+    assert measures["psnr_all"] == pytest.approx(measures["psnr_s"])
+    assert measures["psnr_ns"] == math.inf
+    assert measures["ssim_ns"] == pytest.approx(1) == measures["ssim3_ns"]
+    assert measures["ssim_s"] < 1
+    assert measures["pixels_s"] == DISC.sum()
+    assert "texture" not in measures
     edge = hole_metrics.ring(DISC, BAND)
-    assert told["lab_band"] == pytest.approx(lightness * (edge & DISC).sum() / edge.sum(), abs=1e-3)
+    assert measures["lab_band"] == pytest.approx(lightness * (edge & DISC).sum() / edge.sum(), abs=1e-3)
 
 
-def test_lab_adds_channels_as_metrics_does_and_pools_by_pixels() -> None:
+def test_score_lab_agrees_with_hole_metrics_and_pools_by_pixels() -> None:
     a, b = (noise(seed, SIDE, SIDE, 3) * 255 for seed in (3, 4))
     a, b = a.astype(np.uint8), b.astype(np.uint8)
-    told = score(a, b, DISC)
-    assert told["lab_s"] == pytest.approx(hole_metrics.lab_error(a, b, DISC))
-    assert told["lab_ns"] == pytest.approx(hole_metrics.lab_error(a, b, ~DISC))
-    shadow, rest = told["pixels_s"], SIDE**2 - told["pixels_s"]
-    pooled = (told["lab_s"] * shadow + told["lab_ns"] * rest) / SIDE**2
-    assert told["lab_all"] == pytest.approx(pooled)
-    assert told["psnr_s_true"] == pytest.approx(hole_metrics.psnr(a, b, DISC))
-    assert score(a, b, DISC, lab="d50")["lab_s"] != pytest.approx(told["lab_s"], rel=1e-3)
+    measures = score(a, b, DISC)
+    assert measures["lab_s"] == pytest.approx(hole_metrics.lab_error(a, b, DISC))
+    assert measures["lab_ns"] == pytest.approx(hole_metrics.lab_error(a, b, ~DISC))
+    shadow, rest = measures["pixels_s"], SIDE**2 - measures["pixels_s"]
+    pooled = (measures["lab_s"] * shadow + measures["lab_ns"] * rest) / SIDE**2
+    assert measures["lab_all"] == pytest.approx(pooled)
+    assert measures["psnr_s_true"] == pytest.approx(hole_metrics.psnr(a, b, DISC))
+    assert score(a, b, DISC, lab="d50")["lab_s"] != pytest.approx(measures["lab_s"], rel=1e-3)
 
 
-def test_lab_for_d50_of_the_primaries() -> None:
-    """As ICC software gives them (Lindbloom's calculator, Bradford)."""
+def test_srgb_to_lab_for_d50_of_the_primaries() -> None:
+    """Reference values of ICC software (Lindbloom's calculator, Bradford)."""
     known = {
         (255, 0, 0): (54.29, 80.81, 69.89),
         (0, 255, 0): (87.82, -79.28, 80.99),
@@ -167,19 +169,19 @@ def test_lab_for_d50_of_the_primaries() -> None:
         (255, 255, 255): (100, 0, 0),
     }
     image = np.array([list(known)], np.uint8)
-    assert np.allclose(hole_metrics.srgb_to_lab(image, "d50")[0], list(known.values()), atol=0.03)
+    assert np.allclose(srgb_to_lab(image, "d50")[0], list(known.values()), atol=0.03)
 
 
-def test_sizes_may_differ() -> None:
+def test_score_accepts_different_sizes() -> None:
     rows, columns = np.mgrid[:512, :512]
     large = grey(100 + 50 * np.sin(rows / 40) * np.cos(columns / 40))
     small = np.rint(imresize(large / 1.0, (384, 300))).clip(0, 255).astype(np.uint8)
-    told = score(small, large, DISC.repeat(3, 0).repeat(2, 1))
-    assert told["lab_all"] < 0.5 and told["ssim_all"] > 0.99
+    measures = score(small, large, DISC.repeat(3, 0).repeat(2, 1))
+    assert measures["lab_all"] < 0.5 and measures["ssim_all"] > 0.99
 
 
 def naive_ssim(a: np.ndarray, b: np.ndarray, across: bool) -> float:
-    """Window by window; a, b (H, W, 3) in 0..1; `across`: MATLAB's ssim of a volume H x W x 3."""
+    """Compute SSIM window by window; a, b (H, W, 3) in 0..1; `across`: as MATLAB's ssim of a volume."""
     kernel = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
     window = kernel[:, None, None] * kernel[None, :, None] * (kernel if across else np.eye(11)[5])
     window /= window.sum()
@@ -195,15 +197,15 @@ def naive_ssim(a: np.ndarray, b: np.ndarray, across: bool) -> float:
     return float(np.mean(values))
 
 
-def test_ssim_of_regions_is_that_of_blackened_frames_in_both_ways() -> None:
-    truth = 0.6 * noise(5, 12, 14, 3) + 0.2
-    found = truth + 0.2 * noise(6, 12, 14, 3) - 0.1
+def test_region_ssim_matches_ssim_of_blackened_frames() -> None:
+    ground_truth = 0.6 * noise(5, 12, 14, 3) + 0.2
+    actual = ground_truth + 0.2 * noise(6, 12, 14, 3) - 0.1
     inside = np.indices((12, 14)).sum(axis=0) < 12
-    told = region_ssim(found, truth, inside)
+    measures = region_ssim(actual, ground_truth, inside)
     for name, region in (("s", inside), ("ns", ~inside), ("all", np.ones_like(inside))):
-        a, b = found * region[..., None], truth * region[..., None]
-        assert told[f"ssim_{name}"] == pytest.approx(naive_ssim(a, b, across=False))
-        assert told[f"ssim3_{name}"] == pytest.approx(naive_ssim(a, b, across=True))
+        a, b = actual * region[..., None], ground_truth * region[..., None]
+        assert measures[f"ssim_{name}"] == pytest.approx(naive_ssim(a, b, across=False))
+        assert measures[f"ssim3_{name}"] == pytest.approx(naive_ssim(a, b, across=True))
 
 
 # texture
@@ -214,30 +216,32 @@ def lit_and_shaded(seed: int) -> tuple[np.ndarray, np.ndarray]:
     linear = 0.25 + 0.2 * noise(seed, SIDE, SIDE)
     rows, columns = np.indices((SIDE, SIDE))
     gain = np.where(DISC, 0.35 * np.exp(np.sin(rows / 30) * np.cos(columns / 40)), 1.0)
-    free, shadow = (255 * (1.055 * x ** (1 / 2.4) - 0.055) for x in (linear, linear * gain))
-    return grey(free), grey(shadow)
+    shadow_free, shadow = (255 * (1.055 * x ** (1 / 2.4) - 0.055) for x in (linear, linear * gain))
+    return grey(shadow_free), grey(shadow)
 
 
-def test_relighting_keeps_the_texture_and_repainting_does_not() -> None:
-    free, shadow = lit_and_shaded(7)
+def test_score_texture_survives_relighting_but_not_repainting() -> None:
+    shadow_free, shadow = lit_and_shaded(7)
     other, _ = lit_and_shaded(8)
-    assert score(free, free, DISC, shadow)["texture"] > 0.99
-    assert score(shadow, free, DISC, shadow)["texture"] == pytest.approx(1)
-    assert abs(score(other, free, DISC, shadow)["texture"]) < 0.05
+    assert score(shadow_free, shadow_free, DISC, shadow)["texture"] > 0.99
+    assert score(shadow, shadow_free, DISC, shadow)["texture"] == pytest.approx(1)
+    assert abs(score(other, shadow_free, DISC, shadow)["texture"]) < 0.05
 
 
-def test_texture_looks_at_the_umbra_alone() -> None:
-    free, shadow = lit_and_shaded(9)
+def test_score_texture_uses_the_umbra_alone() -> None:
+    shadow_free, shadow = lit_and_shaded(9)
     deep = DISC & (edge_distance(DISC, BAND) >= BAND)
-    spoilt = np.where(deep[..., None], free, noise(10, SIDE, SIDE, 1) * 255).astype(np.uint8)
-    sharp = np.where(DISC[..., None], free, 0)
-    assert score(sharp, free, DISC, shadow)["texture"] == pytest.approx(
-        score(free, free, DISC, shadow)["texture"]
+    spoilt = np.where(deep[..., None], shadow_free, noise(10, SIDE, SIDE, 1) * 255).astype(np.uint8)
+    sharp = np.where(DISC[..., None], shadow_free, 0)
+    assert score(sharp, shadow_free, DISC, shadow)["texture"] == pytest.approx(
+        score(shadow_free, shadow_free, DISC, shadow)["texture"]
     )
-    assert score(spoilt, free, DISC, shadow)["texture"] > 0.8  # its rim reaches in through the high-pass
+    assert (
+        score(spoilt, shadow_free, DISC, shadow)["texture"] > 0.8
+    )  # its rim reaches in through the high-pass
 
 
-def test_a_thin_shadow_has_its_deepest_pixels_for_umbra() -> None:
+def test_texture_correlation_of_a_thin_shadow_uses_its_deepest_pixels() -> None:
     image, inside = noise(11, 64, 64, 3), np.zeros((64, 64), bool)
     inside[30:35] = True  # five rows: depths 1 2 3 2 1, so that UMBRA pixels are at least 2 deep
     assert UMBRA == 100
@@ -249,37 +253,17 @@ def test_a_thin_shadow_has_its_deepest_pixels_for_umbra() -> None:
     assert texture_correlation(other, image, inside, depth) < 0.5  # the deepest row alone would not do
 
 
-def test_what_is_undefined_is_nan() -> None:
-    free, shadow = lit_and_shaded(14)
-    flat = np.full_like(free, 90)
-    assert math.isnan(score(flat, free, DISC, shadow)["texture"])
-    told = score(shadow, free, np.zeros_like(DISC), shadow)
-    undefined = {key for key, value in told.items() if math.isnan(value)}
+def test_score_is_nan_where_undefined() -> None:
+    shadow_free, shadow = lit_and_shaded(14)
+    flat = np.full_like(shadow_free, 90)
+    assert math.isnan(score(flat, shadow_free, DISC, shadow)["texture"])
+    measures = score(shadow, shadow_free, np.zeros_like(DISC), shadow)
+    undefined = {key for key, value in measures.items() if math.isnan(value)}
     assert undefined == {"lab_s", "lab_s_true", "psnr_s_true", "lab_band", "texture"}
-    told = score(shadow, free, np.ones_like(DISC), shadow)
-    undefined = {key for key, value in told.items() if math.isnan(value)}
+    measures = score(shadow, shadow_free, np.ones_like(DISC), shadow)
+    undefined = {key for key, value in measures.items() if math.isnan(value)}
     assert undefined == {"lab_ns", "lab_band"}
     speck = np.zeros_like(DISC)
     speck[100, 100] = True
-    assert math.isnan(score(shadow, free, speck, shadow)["texture"])
-    assert score(np.zeros_like(free), np.zeros_like(free), DISC)["psnr_all"] == math.inf
-
-
-# intervals
-
-
-def test_copies_of_a_scene_add_nothing() -> None:
-    values = noise(15, 12).tolist()
-    names = [f"s{i:02d}" for i in range(12)]
-    alone = bootstrap_by_scene(values, names)
-    assert alone == pytest.approx(hole_metrics.bootstrap(values))
-    assert bootstrap_by_scene(values * 5, names * 5) == pytest.approx(alone)
-    narrow = hole_metrics.bootstrap(values * 5)
-    assert narrow[1] - narrow[0] < 0.6 * (alone[1] - alone[0])
-
-
-def test_weights_count_pixels() -> None:
-    values, names = [1.0, 5.0, 2.0], ["a", "b", "b"]
-    low, high = bootstrap_by_scene(values, names, [1.0, 3.0, 1.0])
-    assert (low, high) == (1.0, pytest.approx((15 + 2) / 4))  # drawn: aa, ab, ba or bb
-    assert all(map(math.isnan, bootstrap_by_scene([1.0, 2.0], ["a", "a"])))
+    assert math.isnan(score(shadow, shadow_free, speck, shadow)["texture"])
+    assert score(np.zeros_like(shadow_free), np.zeros_like(shadow_free), DISC)["psnr_all"] == math.inf

@@ -1,11 +1,18 @@
-"""Edges that go into a hole, and those that do not, drawn by hand."""
+"""Synthetic edges that enter a hole, and edges that do not."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from guided_diffusion.evaluation.structure import CROSSED, DEPTH, EDGE, crossed, crossing_share, edges
+from guided_diffusion.evaluation.structure import (
+    DEPTH,
+    MIN_CROSSING_FRACTION,
+    MIN_STRENGTH,
+    crossing_fraction,
+    find_edges,
+    structure_crosses_hole,
+)
 
 SIDE = 64
 ROWS, COLUMNS = np.mgrid[:SIDE, :SIDE]
@@ -23,12 +30,12 @@ def two_tone(
     return np.where(bright[..., None], *(np.array(tone, np.uint8) for tone in reversed(tones)))
 
 
-def test_an_edge_through_the_hole_crosses_it_at_both_ends() -> None:
+def test_crossing_fraction_counts_both_ends_of_an_edge() -> None:
     keep = box()
-    share = crossing_share(two_tone(ROWS >= 32), keep)
+    share = crossing_fraction(two_tone(ROWS >= 32), keep)
     # At either end the edge is strong for a few pixels of the rim of four times twenty.
     assert 2 * 3 / 80 <= share <= 2 * 10 / 80
-    assert crossed(two_tone(ROWS >= 32), keep) and share > CROSSED
+    assert structure_crosses_hole(two_tone(ROWS >= 32), keep) and share > MIN_CROSSING_FRACTION
 
 
 def grey(plane: np.ndarray) -> np.ndarray:
@@ -46,55 +53,57 @@ def grey(plane: np.ndarray) -> np.ndarray:
     ],
     ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
 )
-def test_what_does_not_go_in_does_not_count(image: np.ndarray, why: str) -> None:
-    assert not crossed(image, box()), why
+def test_structure_crosses_hole_ignores_edges_that_do_not_enter(image: np.ndarray, why: str) -> None:
+    assert not structure_crosses_hole(image, box()), why
 
 
-def test_edges_that_fade_turn_or_leave_the_frame_do_not_go_on() -> None:
+def test_structure_crosses_hole_ignores_edges_that_fade_turn_or_leave() -> None:
     to_the_frame = box(22, SIDE)  # nothing can leave it below
     turning = two_tone((ROWS >= 32) & (COLUMNS < 25))
-    assert not crossed(turning, to_the_frame) and crossed(two_tone(ROWS >= 32), to_the_frame)
+    assert not structure_crosses_hole(turning, to_the_frame) and structure_crosses_hole(
+        two_tone(ROWS >= 32), to_the_frame
+    )
     fading = 100 + 40 * (ROWS >= 32) * np.clip((25 - COLUMNS) / 6, 0, 1)
     lasting = 100 + 40 * (ROWS >= 32) * np.clip((50 - COLUMNS) / 6, 0, 1)
-    shares = [crossing_share(grey(plane), box()) for plane in (fading, lasting)]
+    shares = [crossing_fraction(grey(plane), box()) for plane in (fading, lasting)]
     assert shares[0] == 0 < shares[1]
-    assert not crossed(two_tone(ROWS >= 32), box(22, 42, SIDE - DEPTH + 1, SIDE))
-    assert crossed(two_tone(ROWS >= 32), box(22, 42, SIDE - DEPTH, SIDE))
+    assert not structure_crosses_hole(two_tone(ROWS >= 32), box(22, 42, SIDE - DEPTH + 1, SIDE))
+    assert structure_crosses_hole(two_tone(ROWS >= 32), box(22, 42, SIDE - DEPTH, SIDE))
 
 
-def test_noise_is_no_structure_however_strong() -> None:
+def test_structure_crosses_hole_ignores_noise() -> None:
     noise = np.random.default_rng(0).normal(0, 25, (SIDE, SIDE, 1))
     grainy = np.clip(128 + noise + np.zeros(3), 0, 255).astype(np.uint8)
-    assert not crossed(grainy, box())
-    both = np.clip(two_tone(ROWS + COLUMNS >= SIDE, ((70,) * 3, (190,) * 3)) + noise, 0, 255)
-    assert crossed(both.astype(np.uint8), box())
+    assert not structure_crosses_hole(grainy, box())
+    noisy_edge = np.clip(two_tone(ROWS + COLUMNS >= SIDE, ((70,) * 3, (190,) * 3)) + noise, 0, 255)
+    assert structure_crosses_hole(noisy_edge.astype(np.uint8), box())
 
 
-def test_an_edge_of_colour_alone_is_one() -> None:
+def test_structure_crosses_hole_sees_edges_of_colour() -> None:
     keep = box()
-    assert crossed(two_tone(COLUMNS >= 32, ((150, 100, 100), (100, 122, 110))), keep)
+    assert structure_crosses_hole(two_tone(COLUMNS >= 32, ((150, 100, 100), (100, 122, 110))), keep)
 
 
-def test_turning_the_picture_changes_nothing() -> None:
+def test_crossing_fraction_is_invariant_to_rotation() -> None:
     rng = np.random.default_rng(1)
     image = two_tone(ROWS + 0.5 * COLUMNS + 6 * rng.random() >= 50)
     keep = box(20, 44, 15, 40)
-    share = crossing_share(image, keep)
+    share = crossing_fraction(image, keep)
     assert share > 0
     for quarters in (1, 2, 3):
-        assert crossing_share(np.rot90(image, quarters), np.rot90(keep, quarters)) == pytest.approx(share)
+        assert crossing_fraction(np.rot90(image, quarters), np.rot90(keep, quarters)) == pytest.approx(share)
 
 
-def test_edges_run_as_drawn_and_a_ramp_has_the_strength_of_its_slope() -> None:
-    strength, run = edges(two_tone(ROWS - COLUMNS >= 0))
-    assert strength[32, 32] > EDGE > strength[8, 56]
+def test_find_edges_gives_direction_and_slope() -> None:
+    strength, run = find_edges(two_tone(ROWS - COLUMNS >= 0))
+    assert strength[32, 32] > MIN_STRENGTH > strength[8, 56]
     assert abs(run[32, 32] @ np.array([1, 1]) / np.sqrt(2)) == pytest.approx(1, abs=1e-3)
     ramp = grey(40 + 3 * COLUMNS)
-    assert np.allclose(np.abs(edges(ramp)[1][20:40, 20:40]), [1, 0], atol=1e-6)
-    assert edges(ramp)[0][32, 32] == pytest.approx(3 * 100 / 255, rel=0.15)  # L* is nearly sRGB's scale
+    assert np.allclose(np.abs(find_edges(ramp)[1][20:40, 20:40]), [1, 0], atol=1e-6)
+    assert find_edges(ramp)[0][32, 32] == pytest.approx(3 * 100 / 255, rel=0.15)  # L* is nearly sRGB's scale
 
 
-def test_without_a_rim_nothing_crosses() -> None:
+def test_crossing_fraction_is_zero_without_a_rim() -> None:
     image = two_tone(ROWS >= 32)
-    assert crossing_share(image, np.ones((SIDE, SIDE), bool)) == 0
-    assert crossing_share(image, np.zeros((SIDE, SIDE), bool)) == 0
+    assert crossing_fraction(image, np.ones((SIDE, SIDE), bool)) == 0
+    assert crossing_fraction(image, np.zeros((SIDE, SIDE), bool)) == 0

@@ -1,6 +1,6 @@
-"""One rank of a run under torchrun: `torchrun --nproc_per_node=2 -m tests.two_ranks YAML FOLDER`.
+"""One rank of a run under torchrun: `torchrun --nproc_per_node=2 -m tests.helpers.two_ranks YAML FOLDER`.
 
-Rank 1 alone wants to stop, from step 7 on. Each rank writes down its weights and the images it drew.
+Rank 1 alone wants to stop, from step 7 on. Each rank writes its weights and the images that it drew.
 """
 
 from __future__ import annotations
@@ -12,30 +12,33 @@ import torch
 
 from guided_diffusion import train
 from guided_diffusion.runtime import distributed
-from guided_diffusion.training import trainer
 from guided_diffusion.training.config import load_train
+from guided_diffusion.training.prior_trainer import PriorTrainer
+from guided_diffusion.training.tasks import TRAINERS
 
 
-class Recording(trainer.Trainer):
-    drawn: list[torch.Tensor] = []
+class RecordingTrainer(PriorTrainer):
+    """A PriorTrainer that remembers its batches."""
 
-    def train_step(self, model: torch.nn.Module, x0: torch.Tensor) -> None:
-        self.drawn.append(x0.clone())
-        super().train_step(model, x0)
+    batches: list[torch.Tensor] = []
+
+    def train_step(self, model: torch.nn.Module, batch: torch.Tensor) -> None:
+        self.batches.append(batch.clone())
+        super().train_step(model, batch)
 
 
 def main(conf: str, folder: str) -> None:
+    """Train until rank 1 wants to stop, and write FOLDER/rank<N>.pt."""
     distributed.setup(torch.device("cpu"))
     rank = distributed.rank()
-    train.Trainer = Recording  # type: ignore[misc]
-    asked: list[int] = []
+    TRAINERS["prior"] = RecordingTrainer
 
     def stop() -> bool:
-        asked.append(len(Recording.drawn))
-        return rank == 1 and len(Recording.drawn) >= 7
+        return rank == 1 and len(RecordingTrainer.batches) >= 7
 
     run = train.train(load_train(conf), torch.device("cpu"), stop)
-    content = {"weights": run.network.state_dict(), "drawn": torch.cat(run.drawn), "step": run.step}
+    drawn = torch.cat(RecordingTrainer.batches)
+    content = {"weights": run.network.state_dict(), "drawn": drawn, "step": run.step}
     torch.save(content, Path(folder) / f"rank{rank}.pt")
     distributed.close()
 

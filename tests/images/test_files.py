@@ -19,14 +19,14 @@ SMOOTH = np.stack(np.meshgrid(np.arange(0, 256, 16), np.arange(0, 256, 8)), -1).
 SMOOTH = np.concatenate([SMOOTH, SMOOTH[..., :1]], -1)  # (32, 16, 3)
 
 
-def test_write_at_the_longest_name(tmp_path: Path) -> None:
+def test_write_image_at_the_longest_name(tmp_path: Path) -> None:
     file = tmp_path / ("n" * 251 + ".png")
     write_image(file, COLOUR)
     np.testing.assert_array_equal(read_image(file), COLOUR)
     assert os.listdir(tmp_path) == [file.name]
 
 
-def test_a_write_cut_short_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_image_cut_short_leaves_the_old_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.png"
     write_image(file, COLOUR)
 
@@ -42,7 +42,7 @@ def test_a_write_cut_short_leaves_the_old_picture(tmp_path: Path, monkeypatch: p
     np.testing.assert_array_equal(np.asarray(Image.open(file)), COLOUR)
 
 
-def test_the_next_write_clears_what_a_kill_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_image_clears_what_a_kill_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.png"
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", lambda part, target: None)  # killed right before the rename
@@ -55,7 +55,7 @@ def test_the_next_write_clears_what_a_kill_left(tmp_path: Path, monkeypatch: pyt
     assert sorted(os.listdir(tmp_path)) == ["a.png", "b.png"]
 
 
-def test_list_pictures(tmp_path: Path) -> None:
+def test_list_images_below_a_folder(tmp_path: Path) -> None:
     names = ["b.png", "a.v2.JPG", "sub dir/ünï.webp", "sub dir/deep/x.TIFF", "c.bmp", "d.jpeg"]
     for name in [*names, ".hidden.png", ".git/e.png", "notes.txt", "png", "f.gif"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def test_list_pictures(tmp_path: Path) -> None:
     assert list_images(tmp_path) == sorted(names)
 
 
-def test_linked_folders_are_followed(tmp_path: Path) -> None:
+def test_list_images_follows_linked_folders(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "a.png").touch()
     (tmp_path / "root").mkdir()
@@ -73,7 +73,7 @@ def test_linked_folders_are_followed(tmp_path: Path) -> None:
     assert list_images(tmp_path / "root") == ["near/a.png"]
 
 
-def test_path_kind_and_join(tmp_path: Path) -> None:
+def test_path_kind_and_join_path(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     assert [path_kind(tmp_path / n) for n in ("", "a.png", "b")] == ["folder", "file", "missing"]
     assert join_path(tmp_path, "x/y.png") == str(tmp_path / "x" / "y.png")
@@ -111,6 +111,15 @@ def test_remote_paths_go_through_blobfile(tmp_path: Path, monkeypatch: pytest.Mo
     assert join_path("gs://bucket/", "sub/a.png") == "gs://bucket/sub/a.png"
     with pytest.raises(ImageError, match="gs://bucket/b.png: no such file"):
         read_image("gs://bucket/b.png")
+
+
+def test_path_kind_raises_one_line_where_it_cannot_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    def isdir(path: str) -> bool:
+        raise RuntimeError("unknown\naddress")
+
+    monkeypatch.setitem(sys.modules, "blobfile", types.SimpleNamespace(isdir=isdir))
+    with pytest.raises(OSError, match="^unknown address$"):
+        path_kind("ftp://a/b")
 
 
 def test_blobfile_has_what_remote_paths_need() -> None:

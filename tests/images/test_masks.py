@@ -1,3 +1,5 @@
+"""Masks: reading, resizing, growing, bounding and drawing."""
+
 from pathlib import Path
 
 import numpy as np
@@ -7,14 +9,22 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from guided_diffusion.errors import ImageError
-from guided_diffusion.images.masks import MASK_KINDS, MAX_UNKNOWN, dilate, make_mask, read_mask, resize_mask
+from guided_diffusion.images.masks import (
+    MASK_KINDS,
+    MAX_UNKNOWN,
+    bounding_box,
+    dilate,
+    make_mask,
+    read_mask,
+    resize_mask,
+)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def test_threshold_is_128_in_every_grey_mode(tmp_path: Path) -> None:
+def test_read_mask_thresholds_at_128_in_every_grey_mode(tmp_path: Path) -> None:
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     expected = np.arange(256).reshape(16, 16) > 127
     image = Image.fromarray(grey)
@@ -30,21 +40,21 @@ def test_threshold_is_128_in_every_grey_mode(tmp_path: Path) -> None:
         np.testing.assert_array_equal(mask, expected, err_msg=file.name)
 
 
-def test_colour_masks_count_by_luminance_as_pillow_does(tmp_path: Path) -> None:
+def test_read_mask_uses_pillow_s_luminance(tmp_path: Path) -> None:
     colour = rng().integers(0, 256, (60, 50, 4), dtype=np.uint8)
     Image.fromarray(colour).save(tmp_path / "a.png")
     luminance = np.asarray(Image.fromarray(colour[..., :3]).convert("L"))
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), luminance >= 128)
 
 
-def test_a_broken_mask_says_so(tmp_path: Path) -> None:
+def test_read_mask_of_a_broken_file_names_it(tmp_path: Path) -> None:
     (tmp_path / "m.png").write_bytes(b"x")
     with pytest.raises(ImageError, match="m.png: not an image"):
         read_mask(tmp_path / "m.png")
 
 
 @given(st.tuples(*[st.integers(1, 40)] * 4), st.integers(0, 99))
-def test_resized_pixels_take_the_value_at_their_centre(shape: tuple[int, ...], seed: int) -> None:
+def test_resize_mask_takes_the_value_at_the_centre(shape: tuple[int, ...], seed: int) -> None:
     height, width, rows, cols = shape
     mask = rng(seed).random((height, width)) < 0.5
     small = resize_mask(mask, (rows, cols))
@@ -56,7 +66,7 @@ def test_resized_pixels_take_the_value_at_their_centre(shape: tuple[int, ...], s
             assert small[r, c] == mask[y, x]
 
 
-def test_resize_by_whole_factors() -> None:
+def test_resize_mask_by_whole_factors() -> None:
     mask = rng().random((5, 6)) < 0.5
     large = resize_mask(mask, (15, 12))
     np.testing.assert_array_equal(large, mask.repeat(3, 0).repeat(2, 1))
@@ -64,13 +74,13 @@ def test_resize_by_whole_factors() -> None:
     np.testing.assert_array_equal(resize_mask(mask, (5, 6)), mask)
 
 
-def test_a_512_line_mask_stays_binary_at_256() -> None:
+def test_resize_mask_keeps_a_512_line_mask_binary() -> None:
     # Bicubic without threshold made a uniform 128 of this one (facts: RePaint's resize).
     small = resize_mask(make_mask("ev2li", (512, 512), rng()), (256, 256))
     assert small.dtype == np.bool_ and small.mean() in (0.0, 1.0)
 
 
-def test_the_fixed_kinds() -> None:
+def test_make_mask_fixed_kinds() -> None:
     size = (256, 256)
     half, expand, lines, pixels = (make_mask(k, size, rng()) for k in ("half", "expand", "ev2li", "nn2"))
     assert half[:, :128].all() and not half[:, 128:].any()
@@ -79,7 +89,7 @@ def test_the_fixed_kinds() -> None:
     assert pixels[0::2, 0::2].all() and pixels.sum() == 128 * 128
 
 
-def test_fixed_kinds_at_other_shapes() -> None:
+def test_make_mask_fixed_kinds_at_other_shapes() -> None:
     assert make_mask("half", (3, 5), rng()).sum() == 3 * 2
     assert make_mask("expand", (40, 80), rng()).sum() == 10 * 20
     assert make_mask("expand", (1, 1), rng()).all()
@@ -88,14 +98,16 @@ def test_fixed_kinds_at_other_shapes() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(["thick", "thin"]), st.integers(8, 70), st.integers(8, 70), st.integers(0, 2**32 - 1))
-def test_random_kinds_leave_both_known_and_unknown(kind: str, height: int, width: int, seed: int) -> None:
+def test_make_mask_random_kinds_leave_known_and_unknown(
+    kind: str, height: int, width: int, seed: int
+) -> None:
     mask = make_mask(kind, (height, width), rng(seed))
     assert mask.shape == (height, width) and mask.dtype == np.bool_
     assert 0 < (~mask).mean() <= MAX_UNKNOWN
     np.testing.assert_array_equal(mask, make_mask(kind, (height, width), rng(seed)))
 
 
-def test_the_smallest_random_masks() -> None:
+def test_make_mask_random_kinds_at_the_smallest_size() -> None:
     for kind in ("thick", "thin"):
         for seed in range(300):
             assert 0 < make_mask(kind, (8, 8), rng(seed)).mean() < 1
@@ -111,14 +123,14 @@ def widest_unknown_square(mask: np.ndarray) -> int:
     return int(side.max())
 
 
-def test_thick_is_thicker_than_thin() -> None:
+def test_make_mask_thick_is_thicker_than_thin() -> None:
     thick, thin = ([make_mask(kind, (64, 64), rng(s)) for s in range(12)] for kind in ("thick", "thin"))
     assert np.median([widest_unknown_square(m) for m in thick]) >= 8
     assert np.median([widest_unknown_square(m) for m in thin]) <= 5
     assert len({m.tobytes() for m in thick}) == 12
 
 
-def test_wrong_kind_and_size() -> None:
+def test_make_mask_refuses_a_wrong_kind_or_size() -> None:
     with pytest.raises(ValueError, match="'tick' is unknown; choose one of thick, thin, half"):
         make_mask("tick", (64, 64), rng())
     with pytest.raises(ValueError, match="7x64"):
@@ -128,10 +140,28 @@ def test_wrong_kind_and_size() -> None:
 
 @pytest.mark.parametrize("size", [(17, 23), (1, 9), (9, 1), (1, 1)])
 @pytest.mark.parametrize("radius", [0, 1, 2, 5, 40])
-def test_dilated_is_all_that_lies_within_the_radius(size: tuple[int, int], radius: int) -> None:
+def test_dilate_marks_all_pixels_within_the_radius(size: tuple[int, int], radius: int) -> None:
     mask = np.random.default_rng(radius).random(size) < 0.04
     rows, columns = np.indices(size)
     grown = np.zeros(size, dtype=bool)
     for row, column in np.argwhere(mask):
         grown |= (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
     assert np.array_equal(dilate(mask, radius), grown)
+
+
+def test_dilate_by_a_fraction_of_a_pixel_counts_whole_distances() -> None:
+    mask = np.zeros((9, 9), dtype=bool)
+    mask[4, 4] = True
+    assert [int(dilate(mask, radius).sum()) for radius in (0.5, 1.0, 1.4, 1.5, 2.9999999)] == [1, 5, 5, 9, 25]
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 99))
+def test_bounding_box_holds_all_true_pixels_and_no_more(height: int, width: int, seed: int) -> None:
+    mask = rng(seed).random((height, width)) < 0.05
+    top, bottom, left, right = bounding_box(mask)
+    box = mask[top:bottom, left:right]
+    assert box.sum() == mask.sum()
+    if mask.any():
+        assert box[0].any() and box[-1].any() and box[:, 0].any() and box[:, -1].any()
+    else:
+        assert (top, bottom, left, right) == (0, height, 0, width)

@@ -1,17 +1,14 @@
+"""Pairing: names, masks, offsets, remote folders and every error."""
+
 import sys
 import types
 import unicodedata
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
-from torch.utils.data import DataLoader
 
-from guided_diffusion.errors import DatasetError, ImageError
+from guided_diffusion.errors import DatasetError
 from guided_diffusion.images.pairs import Pair, find_pairs
-from guided_diffusion.training.datasets import ImageFolder
 
 
 def fill(folder: Path, *names: str) -> str:
@@ -28,7 +25,7 @@ def fails(*args: object, **more: object) -> str:
     return str(caught.value)
 
 
-def test_folders_are_matched_by_relative_stem(tmp_path: Path) -> None:
+def test_find_pairs_matches_folders_by_relative_stem(tmp_path: Path) -> None:
     gts = fill(tmp_path / "gt", "b.jpg", "a.v1.png", "sub dir/ünï ☃.webp", "B.PNG", "readme.txt")
     masks = fill(tmp_path / "mask", "sub dir/ünï ☃.png", "a.v1.bmp", "B.png", "b.tif")
     pairs = find_pairs(gts, masks)
@@ -37,21 +34,21 @@ def test_folders_are_matched_by_relative_stem(tmp_path: Path) -> None:
     assert pairs[1] == Pair("a.v1", f"{gts}/a.v1.png", f"{masks}/a.v1.bmp")
 
 
-def test_accents_match_however_they_are_encoded(tmp_path: Path) -> None:
+def test_find_pairs_matches_accents_in_any_encoding(tmp_path: Path) -> None:
     composed, split = (unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD"))
     assert composed != split
     pairs = find_pairs(fill(tmp_path / "gt", composed), fill(tmp_path / "mask", split))
     assert pairs == [Pair("é", f"{tmp_path}/gt/{composed}", f"{tmp_path}/mask/{split}")]
 
 
-def test_one_mask_file_serves_all_and_none_is_none(tmp_path: Path) -> None:
+def test_find_pairs_with_a_single_mask_file_or_none(tmp_path: Path) -> None:
     gts = fill(tmp_path / "gt", "a.png", "b.png")
     mask = fill(tmp_path / "m", "any name.png") + "/any name.png"
     assert [(p.name, p.mask) for p in find_pairs(gts, mask)] == [("a", mask), ("b", mask)]
     assert [(p.name, p.mask) for p in find_pairs(gts, None)] == [("a", None), ("b", None)]
 
 
-def test_single_picture(tmp_path: Path) -> None:
+def test_find_pairs_of_a_single_image(tmp_path: Path) -> None:
     gt = fill(tmp_path / "gt", "my.photo.jpg") + "/my.photo.jpg"
     masks = fill(tmp_path / "mask", "my.photo.png", "unrelated.png")
     assert find_pairs(gt, None) == [Pair("my.photo", gt, None)]
@@ -60,13 +57,13 @@ def test_single_picture(tmp_path: Path) -> None:
     assert "1 of 1 images have no mask (my.photo)" in fails(gt, masks)
 
 
-def test_a_folder_with_one_mask_does_not_serve_all(tmp_path: Path) -> None:
+def test_find_pairs_refuses_a_folder_with_a_single_mask(tmp_path: Path) -> None:
     message = fails(fill(tmp_path / "gt", "a.png", "b.png"), fill(tmp_path / "mask", "a.png"))
     assert "1 of 2 images have no mask (b)" in message and "masks have no image" not in message
     assert "one mask file for all" in message
 
 
-def test_mismatches_are_named_up_to_three_a_side(tmp_path: Path) -> None:
+def test_find_pairs_names_up_to_three_mismatches_a_side(tmp_path: Path) -> None:
     gts = fill(tmp_path / "gt", *(f"g{i}.png" for i in range(5)), "same.png")
     masks = fill(tmp_path / "mask", "same.png", "m1.png", "sub/m2.png")
     message = fails(gts, masks)
@@ -75,12 +72,12 @@ def test_mismatches_are_named_up_to_three_a_side(tmp_path: Path) -> None:
     assert "data.gt_path" in message and "data.mask_path" in message
 
 
-def test_spare_masks_are_named(tmp_path: Path) -> None:
+def test_find_pairs_names_spare_masks(tmp_path: Path) -> None:
     message = fails(fill(tmp_path / "gt", "a.png"), fill(tmp_path / "mask", "a.png", "b.png"))
     assert "1 of 2 masks have no image (b)" in message
 
 
-def test_two_files_of_one_name(tmp_path: Path) -> None:
+def test_find_pairs_refuses_two_files_of_one_name(tmp_path: Path) -> None:
     gts = fill(tmp_path / "gt", "a.png", "sub/b.png", "sub/b.jpg")
     message = fails(gts, None)
     assert "sub/b.jpg and sub/b.png" in message and "data.gt_path" in message
@@ -88,7 +85,7 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
     assert "b.bmp and b.png" in message and "data.mask_path" in message
 
 
-def test_missing_empty_and_unset(tmp_path: Path) -> None:
+def test_find_pairs_refuses_missing_empty_and_unset_paths(tmp_path: Path) -> None:
     gts = fill(tmp_path / "gt", "a.png")
     empty = fill(tmp_path / "empty", "notes.txt")
     gone = str(tmp_path / "gone")
@@ -99,7 +96,7 @@ def test_missing_empty_and_unset(tmp_path: Path) -> None:
     assert "data.gt_path is not set" in fails(None, gts)
 
 
-def test_offset_and_max_len(tmp_path: Path) -> None:
+def test_find_pairs_offset_and_max_len(tmp_path: Path) -> None:
     gts = fill(tmp_path / "gt", *(f"{i}.png" for i in range(10)))
 
     def names(**more: int | None) -> list[str]:
@@ -119,7 +116,7 @@ def test_offset_and_max_len(tmp_path: Path) -> None:
         assert "of 10 images" in fails(gts, None, **more)
 
 
-def test_remote_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_pairs_in_remote_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def local(path: str) -> Path:
         if not path.startswith("gs://"):
             raise RuntimeError("unknown\naddress")
@@ -142,62 +139,3 @@ def test_remote_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert find_pairs("gs://bucket/gt/sub/a.png", None)[0].name == "a"
     assert "gs://bucket/none does not exist" in fails("gs://bucket/none", None)
     assert "cannot be reached: unknown address" in fails("ftp://a/b", None)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for name, shape in {"a.png": (40, 60), "b.png": (60, 40), "sub/c.png": (16, 16)}.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8)).save(tmp_path / name)
-    return tmp_path
-
-
-def test_centre_crop_is_exact_at_the_right_size(folder: Path) -> None:
-    dataset = ImageFolder(folder, 40, random_crop=False, random_flip=False, seed=0)
-    assert len(dataset) == 3
-    wide, tall = (np.asarray(Image.open(folder / name)) for name in ("a.png", "b.png"))
-    for index, expected in ((0, wide[:, 10:50]), (1, tall[10:50]), (4, tall[10:50])):
-        item = dataset[index]
-        assert item.shape == (3, 40, 40) and item.dtype == torch.float32
-        want = torch.from_numpy(expected.astype(np.float32)).permute(2, 0, 1) / 255 * 2 - 1
-        assert (item - want).abs().max() < 1e-6
-    assert dataset[2].shape == (3, 40, 40)  # enlarged
-
-
-def test_flips_are_mirrors_of_the_same_crop(folder: Path) -> None:
-    plain = ImageFolder(folder, 16, random_crop=False, random_flip=False, seed=1)
-    flipped = ImageFolder(folder, 16, random_crop=False, random_flip=True, seed=1)
-    mirrored = 0
-    for index in range(90):
-        item, base = flipped[index], plain[index]
-        assert torch.equal(item, base) or torch.equal(item, base.flip(-1))
-        mirrored += not torch.equal(item, base)
-    assert 25 < mirrored < 65
-
-
-def test_random_crops_depend_on_seed_and_index_alone(folder: Path) -> None:
-    dataset = ImageFolder(folder, 16, random_crop=True, random_flip=True, seed=5)
-    again = ImageFolder(folder, 16, random_crop=True, random_flip=True, seed=5)
-    items = [dataset[index] for index in range(9)]
-    for index in (7, 0, 3, 3):
-        assert torch.equal(again[index], items[index])
-    assert len({items[index].numpy().tobytes() for index in (0, 3, 6)}) == 3  # later passes differ
-    other = ImageFolder(folder, 16, random_crop=True, random_flip=True, seed=6)
-    assert not torch.equal(other[0], items[0])
-    for item in items:
-        assert item.shape == (3, 16, 16) and item.min() >= -1 and item.max() <= 1
-
-
-def test_workers_give_the_same_items(folder: Path) -> None:
-    dataset = ImageFolder(folder, 16, random_crop=True, random_flip=True, seed=5)
-    batches = list(DataLoader(dataset, batch_size=2, num_workers=2))
-    assert torch.equal(torch.cat(batches), torch.stack([dataset[i] for i in range(3)]))
-
-
-def test_folder_errors(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no images"):
-        ImageFolder(tmp_path, 16, random_crop=False, random_flip=False, seed=0)
-    (tmp_path / "a.png").write_bytes(b"junk")
-    with pytest.raises(ImageError, match="a.png"):
-        ImageFolder(tmp_path, 16, random_crop=False, random_flip=False, seed=0)[0]

@@ -1,9 +1,6 @@
 """Files are made here byte by byte or by Pillow's writers; expected pixels never come from read_image."""
 
 import io
-import struct
-import zlib
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +12,7 @@ from PIL import Image
 from guided_diffusion.errors import ImageError
 from guided_diffusion.images import formats
 from guided_diffusion.images.formats import read_image
+from tests.helpers.image_files import chunk, filtered_rows, png_bytes, tiff_bytes, to_8_bits, wide_values
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -22,77 +20,14 @@ SMOOTH = np.stack(np.meshgrid(np.arange(0, 256, 16), np.arange(0, 256, 8)), -1).
 SMOOTH = np.concatenate([SMOOTH, SMOOTH[..., :1]], -1)  # (32, 16, 3)
 
 
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def png_bytes(width: int, height: int, depth: int, colour: int, rows: list[bytes], adam7: int = 0) -> bytes:
-    """A PNG by hand; `rows` carry their filter byte."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, adam7)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"".join(rows))) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
-def filtered_rows(wide: np.ndarray) -> list[bytes]:
-    """16-bit rows under the PNG filters None, Sub and Up in turn."""
-    raw = wide.astype(">u2").reshape(wide.shape[0], -1).view(np.uint8).astype(int)
-    step = wide.shape[2] * 2
-    rows = []
-    for y, line in enumerate(raw):
-        left = np.concatenate([np.zeros(step, int), line[:-step]])
-        above = raw[y - 1] if y else np.zeros_like(line)
-        rows.append(bytes([y % 3]) + ((line - [0, left, above][y % 3]) % 256).astype(np.uint8).tobytes())
-    return rows
-
-
-def tiff_bytes(wide: np.ndarray, order: str, deflate: bool, planes: int = 3) -> bytes:
-    """A one-strip 16-bit RGB TIFF by hand, little ("<") or big (">") endian."""
-    data = wide.astype(order + "u2").tobytes()
-    data = zlib.compress(data) if deflate else data
-    height, width = wide.shape[:2]
-    bits_at = 8 + len(data) + len(data) % 2
-    entries = [
-        (256, 3, 1, width),
-        (257, 3, 1, height),
-        (258, 3, planes, bits_at),
-        (259, 3, 1, 8 if deflate else 1),
-        (262, 3, 1, 2),
-        (273, 4, 1, 8),
-        (277, 3, 1, planes),
-        (278, 3, 1, height),
-        (279, 4, 1, len(data)),
-    ]
-    out = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", bits_at + 2 * planes)
-    out += data + b"\0" * (len(data) % 2) + struct.pack(f"{order}{planes}H", *[16] * planes)
-    out += struct.pack(order + "H", len(entries))
-    for tag, kind, count, value in entries:
-        single_short = kind == 3 and count == 1
-        out += struct.pack(order + "HHI", tag, kind, count)
-        out += struct.pack(
-            order + ("HH" if single_short else "I"), *([value, 0] if single_short else [value])
-        )
-    return out + b"\0\0\0\0"
-
-
-def to_8_bits(wide: np.ndarray) -> np.ndarray:
-    """round(v / 257) in exact fractions."""
-    return np.vectorize(lambda v: round(Fraction(int(v), 257)))(wide).astype(np.uint8)
-
-
-def wide_values(channels: int) -> np.ndarray:
-    wide = RNG.integers(0, 65536, (6, 5, channels))
-    wide[0, :, 0] = [0, 128, 129, 65406, 65535]  # where rounding and cutting off differ
-    return wide
-
-
 @pytest.mark.parametrize("extension", ["png", "tif", "tiff", "bmp", "PNG"])
-def test_rgb_lossless(tmp_path: Path, extension: str) -> None:
+def test_read_image_rgb_lossless(tmp_path: Path, extension: str) -> None:
     file = tmp_path / f"a.{extension}"
     Image.fromarray(COLOUR).save(file)
     np.testing.assert_array_equal(read_image(file), COLOUR)
 
 
-def test_webp_lossless_and_its_first_frame(tmp_path: Path) -> None:
+def test_read_image_webp_lossless_and_its_first_frame(tmp_path: Path) -> None:
     other = Image.fromarray(255 - COLOUR)
     Image.fromarray(COLOUR).save(tmp_path / "a.webp", lossless=True)
     Image.fromarray(COLOUR).save(tmp_path / "b.webp", lossless=True, save_all=True, append_images=[other])
@@ -101,14 +36,14 @@ def test_webp_lossless_and_its_first_frame(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("extension", ["png", "tif"])
-def test_first_frame_of_others(tmp_path: Path, extension: str) -> None:
+def test_read_image_first_frame_of_other_formats(tmp_path: Path, extension: str) -> None:
     file = tmp_path / f"a.{extension}"
     frames = [Image.fromarray(255 - COLOUR), Image.fromarray(COLOUR // 2)]
     Image.fromarray(COLOUR).save(file, save_all=True, append_images=frames)
     np.testing.assert_array_equal(read_image(file), COLOUR)
 
 
-def test_jpeg_rgb_and_grey(tmp_path: Path) -> None:
+def test_read_image_jpeg_rgb_and_grey(tmp_path: Path) -> None:
     Image.fromarray(SMOOTH).save(tmp_path / "a.jpg", quality=98, subsampling=0)
     Image.fromarray(SMOOTH[..., 0]).save(tmp_path / "b.JPEG", quality=98)
     assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - SMOOTH).max() <= 4
@@ -117,7 +52,7 @@ def test_jpeg_rgb_and_grey(tmp_path: Path) -> None:
     assert (grey == grey[..., :1]).all()
 
 
-def test_cmyk_jpeg(tmp_path: Path) -> None:
+def test_read_image_cmyk_jpeg(tmp_path: Path) -> None:
     ink = np.zeros((16, 16, 4), np.uint8)
     ink[...] = (255, 0, 102, 51)  # no red left; 0.8 of green; 0.6 * 0.8 of blue
     Image.frombytes("CMYK", (16, 16), ink.tobytes()).save(tmp_path / "a.jpg", quality=98)
@@ -125,7 +60,7 @@ def test_cmyk_jpeg(tmp_path: Path) -> None:
     assert np.abs(image - [0, 204, 0.6 * 204]).max() <= 3
 
 
-def test_grey_alpha_palette_and_one_bit(tmp_path: Path) -> None:
+def test_read_image_grey_alpha_and_1_bit(tmp_path: Path) -> None:
     grey, alpha = COLOUR[..., 0], COLOUR[..., 1]
     alpha[0] = 0  # fully transparent pixels keep their colour
     Image.fromarray(grey).save(tmp_path / "l.png")
@@ -149,7 +84,7 @@ def test_grey_alpha_palette_and_one_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("transparency", [None, 1, b"\x00\x80\xff"])
-def test_palette(tmp_path: Path, transparency: int | bytes | None) -> None:
+def test_read_image_palette(tmp_path: Path, transparency: int | bytes | None) -> None:
     colours = np.array([[255, 0, 0], [0, 200, 10], [3, 4, 5]], np.uint8)
     index = RNG.integers(0, 3, (4, 9), dtype=np.uint8)
     pil_image = Image.fromarray(index).convert("P")
@@ -161,14 +96,14 @@ def test_palette(tmp_path: Path, transparency: int | bytes | None) -> None:
 
 
 @pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
-def test_16_bit_png_is_rounded(tmp_path: Path, colour: int, channels: int) -> None:
+def test_read_image_rounds_16_bit_png(tmp_path: Path, colour: int, channels: int) -> None:
     wide = wide_values(channels)
     (tmp_path / "a.png").write_bytes(png_bytes(5, 6, 16, colour, filtered_rows(wide)))
     colours = wide[..., :3] if channels >= 3 else np.repeat(wide[..., :1], 3, axis=2)
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), to_8_bits(colours))
 
 
-def test_16_bit_interlaced_png(tmp_path: Path) -> None:
+def test_read_image_rounds_16_bit_interlaced_png(tmp_path: Path) -> None:
     wide = wide_values(3)
     passes = [
         (0, 0, 8, 8),
@@ -188,14 +123,14 @@ def test_16_bit_interlaced_png(tmp_path: Path) -> None:
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("deflate", [False, True])
 @pytest.mark.parametrize("planes", [3, 4])
-def test_16_bit_tiff_is_rounded(tmp_path: Path, order: str, deflate: bool, planes: int) -> None:
+def test_read_image_rounds_16_bit_tiff(tmp_path: Path, order: str, deflate: bool, planes: int) -> None:
     wide = wide_values(planes)
     (tmp_path / "a.tif").write_bytes(tiff_bytes(wide, order, deflate, planes))
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), to_8_bits(wide[..., :3]))
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
-def test_16_bit_grey_tiff(tmp_path: Path, compression: str) -> None:
+def test_read_image_rounds_16_bit_grey_tiff(tmp_path: Path, compression: str) -> None:
     wide = wide_values(1)[..., 0]
     Image.fromarray(wide.astype(np.uint16)).save(tmp_path / "a.tif", compression=compression)
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[..., 1], to_8_bits(wide))
@@ -216,7 +151,7 @@ ORIENTED = {
 
 @pytest.mark.parametrize("orientation", list(ORIENTED))
 @pytest.mark.parametrize("extension", ["png", "tif", "webp"])
-def test_exif_orientation(tmp_path: Path, orientation: int, extension: str) -> None:
+def test_read_image_exif_orientation(tmp_path: Path, orientation: int, extension: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     extra = {"lossless": True} if extension == "webp" else {}
@@ -224,7 +159,7 @@ def test_exif_orientation(tmp_path: Path, orientation: int, extension: str) -> N
     np.testing.assert_array_equal(read_image(tmp_path / f"a.{extension}"), ORIENTED[orientation](COLOUR))
 
 
-def test_exif_orientation_of_a_jpeg_and_of_16_bits(tmp_path: Path) -> None:
+def test_read_image_exif_orientation_of_a_jpeg_and_of_16_bits(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(SMOOTH).save(tmp_path / "a.jpg", quality=98, subsampling=0, exif=exif)
@@ -238,7 +173,7 @@ def test_exif_orientation_of_a_jpeg_and_of_16_bits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "junk", [b"II*\0\xff\xff\0\0junk", b"neither endian", b"MM\0*\0\0\0\x08\0\x01\x01\x12"]
 )
-def test_broken_exif_does_not_matter(tmp_path: Path, junk: bytes) -> None:
+def test_read_image_ignores_broken_exif(tmp_path: Path, junk: bytes) -> None:
     for extension, extra in {"png": {}, "webp": {"lossless": True}}.items():
         Image.fromarray(COLOUR).save(tmp_path / f"a.{extension}", exif=b"Exif\0\0" + junk, **extra)
         np.testing.assert_array_equal(read_image(tmp_path / f"a.{extension}"), COLOUR)
@@ -265,7 +200,9 @@ def fails(file: Path, reason: str) -> None:
     ],
 )
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
-def test_truncated(tmp_path: Path, extension: str, options: dict, share: float, capfd: object) -> None:
+def test_read_image_refuses_truncated_files(
+    tmp_path: Path, extension: str, options: dict, share: float, capfd: object
+) -> None:
     file = tmp_path / f"a.{extension}"
     Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file, **options)
     data = file.read_bytes()
@@ -273,7 +210,7 @@ def test_truncated(tmp_path: Path, extension: str, options: dict, share: float, 
     fails(file, "")
 
 
-def test_what_is_no_picture(tmp_path: Path) -> None:
+def test_read_image_refuses_what_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     fails(tmp_path / "empty.png", "the file is empty")
     (tmp_path / "text.png").write_text("hello\nworld")
@@ -288,7 +225,7 @@ def test_what_is_no_picture(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("side", [11_000, 100_000])
-def test_enormous_is_refused_from_the_header(tmp_path: Path, side: int) -> None:
+def test_read_image_refuses_enormous_files_from_the_header(tmp_path: Path, side: int) -> None:
     (tmp_path / "bomb.png").write_bytes(png_bytes(side, side, 8, 2, [b"\0" * 100]))
     fails(tmp_path / "bomb.png", "enormous")
     with open(tmp_path / "long.tif", "wb") as file:
@@ -296,14 +233,16 @@ def test_enormous_is_refused_from_the_header(tmp_path: Path, side: int) -> None:
     fails(tmp_path / "long.tif", "enormous")
 
 
-def test_a_header_within_the_limit_fails_for_its_missing_pixels(tmp_path: Path) -> None:
+def test_read_image_refuses_missing_pixels(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png_bytes(3000, 3000, 1, 0, [b"\0" * 100]))
     fails(tmp_path / "a.png", "cannot be read")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["PNG", "JPEG", "WEBP", "TIFF", "BMP"]), st.lists(st.integers(0, 10_000), max_size=8))
-def test_damaged_bytes_raise_picture_error_or_read(tmp_path: Path, kind: str, places: list[int]) -> None:
+def test_read_image_of_damaged_bytes_raises_image_error_or_reads(
+    tmp_path: Path, kind: str, places: list[int]
+) -> None:
     buffer = io.BytesIO()
     Image.fromarray(COLOUR).save(buffer, kind)
     data = bytearray(buffer.getvalue())

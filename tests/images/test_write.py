@@ -1,4 +1,4 @@
-"""Writing, text chunks, resizing and contact sheets."""
+"""Writing, text chunks and resizing."""
 
 import os
 from pathlib import Path
@@ -7,13 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from guided_diffusion.images.formats import (
-    contact_sheet,
-    read_image,
-    read_text,
-    resize,
-    write_image,
-)
+from guided_diffusion.images.formats import read_image, read_text, resize, write_image
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -22,7 +16,7 @@ SMOOTH = np.concatenate([SMOOTH, SMOOTH[..., :1]], -1)  # (32, 16, 3)
 
 
 @pytest.mark.parametrize("array", [COLOUR, COLOUR[..., 0], COLOUR[..., 0] > 127, COLOUR[:, ::-1]])
-def test_write_then_read(tmp_path: Path, array: np.ndarray) -> None:
+def test_write_image_then_read(tmp_path: Path, array: np.ndarray) -> None:
     file = tmp_path / "new folder" / "snow ☃.v1.png"
     write_image(file, array)
     levels = np.where(array, 255, 0) if array.dtype == bool else array
@@ -32,13 +26,13 @@ def test_write_then_read(tmp_path: Path, array: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("array", [COLOUR.astype(np.float32), COLOUR[..., :2], COLOUR[0, 0]])
-def test_write_refuses_other_arrays(tmp_path: Path, array: np.ndarray) -> None:
+def test_write_image_refuses_other_arrays(tmp_path: Path, array: np.ndarray) -> None:
     with pytest.raises(ValueError, match="cannot write"):
         write_image(tmp_path / "a.png", array)
     assert os.listdir(tmp_path) == []
 
 
-def test_text_chunks(tmp_path: Path) -> None:
+def test_read_text_returns_what_was_written(tmp_path: Path) -> None:
     text = {"fingerprint": "abc123", "name": "Straße ☃", "long": "x" * 5000}
     write_image(tmp_path / "a.png", COLOUR, text)
     assert read_text(tmp_path / "a.png") == text
@@ -47,14 +41,14 @@ def test_text_chunks(tmp_path: Path) -> None:
     assert read_text(tmp_path / "a.png") == {}
 
 
-def test_text_written_by_others_is_read(tmp_path: Path) -> None:
+def test_read_text_written_by_others(tmp_path: Path) -> None:
     info = PngImagePlugin.PngInfo()
     info.add_itxt("key", "välue", "de", "Schlüssel")
     Image.fromarray(COLOUR).save(tmp_path / "a.png", pnginfo=info)
     assert read_text(tmp_path / "a.png") == {"key": "välue"}
 
 
-def test_text_of_anything_broken_is_empty(tmp_path: Path) -> None:
+def test_read_text_of_broken_files_is_empty(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", RNG.integers(0, 256, (50, 50, 3), dtype=np.uint8), {"k": "v"})
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:3000])
     (tmp_path / "b.png").write_text("nothing")
@@ -63,7 +57,7 @@ def test_text_of_anything_broken_is_empty(tmp_path: Path) -> None:
         assert read_text(tmp_path / name) == {}
 
 
-def test_resize_to_its_own_size_is_the_same() -> None:
+def test_resize_to_the_same_size_copies() -> None:
     result = resize(COLOUR, (5, 7))
     np.testing.assert_array_equal(result, COLOUR)
     assert not np.shares_memory(result, COLOUR)
@@ -79,7 +73,7 @@ def test_resize_keeps_constants_and_types(kernel: str, size: tuple[int, int]) ->
     assert resize(np.zeros((8, 9), np.float32), size, kernel).shape == size
 
 
-def test_shrinking_is_antialiased() -> None:
+def test_resize_antialiases() -> None:
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 200
     assert np.abs(resize(stripes, (8, 8)).astype(int)[:, 1:-1] - 100).max() <= 4
@@ -88,7 +82,7 @@ def test_shrinking_is_antialiased() -> None:
     np.testing.assert_allclose(resize(ramp, (8, 8))[:, 2:-2], blocks[:, 2:-2], atol=0.1)
 
 
-def test_kernels_without_negative_weights_stay_within_range() -> None:
+def test_resize_without_negative_weights_stays_within_range() -> None:
     spike = np.zeros((16, 16), np.float32)
     spike[5:9, 6] = 1
     for size in ((5, 5), (40, 33)):
@@ -96,27 +90,3 @@ def test_kernels_without_negative_weights_stay_within_range() -> None:
             result = resize(spike, size, kernel)
             assert result.min() >= 0 and result.max() <= 1 + 1e-6
         assert resize(spike, size).min() < 0
-
-
-def test_contact_sheet_layout() -> None:
-    red, grey = np.zeros((10, 20, 3), np.uint8), np.full((90, 30), 77, np.uint8)
-    red[..., 0] = 255
-    sheet = contact_sheet([[red, grey], [np.ones((4, 4), bool)]], ["one", "two"], ["first", "second"], 40)
-    assert sheet.dtype == np.uint8 and sheet.shape[1] == 3 * 6 + 2 * 40
-    is_red = (sheet == [255, 0, 0]).all(-1)
-    rows, columns = np.flatnonzero(is_red.any(1)), np.flatnonzero(is_red.any(0))
-    # 10x20 doubled is 20x40: it fills the cell's width, starting one gap from the left
-    assert is_red.sum() == 800 and (columns[0], columns[-1], rows[-1] - rows[0]) == (6, 45, 19)
-    is_grey = (sheet == 77).all(-1)
-    columns = np.flatnonzero(is_grey.any(0))
-    assert np.flatnonzero(is_grey.any(1)).size == 40 and 12 <= columns.size <= 14  # 90x30 shrunk to 40x13
-    assert (sheet == 255).all(-1).sum() == 1600
-
-
-def test_contact_sheet_shortens_long_labels_and_counts_them() -> None:
-    cell = np.zeros((8, 8, 3), np.uint8)
-    short = contact_sheet([[cell]], ["t"], ["a"], 60)
-    assert contact_sheet([[cell]], ["t" * 300], ["a" * 300], 60).shape == short.shape
-    assert contact_sheet([[cell]], [], None, 60).shape[0] < short.shape[0]
-    with pytest.raises(ValueError, match="1 labels for 2 rows"):
-        contact_sheet([[cell], [cell]], [], ["a"], 60)

@@ -19,6 +19,7 @@ from guided_diffusion.inpainting import inpainter
 from guided_diffusion.inpainting.inpainter import MOST_WAITING
 from guided_diffusion.output.results import Progress, Result
 from tests.conftest import image
+from tests.helpers.results import inpainted
 from tests.test_engine import filled, results
 
 Project = Callable[..., Path]
@@ -60,9 +61,9 @@ def test_a_batch_of_pictures_may_be_of_many_shapes(project: Project) -> None:
     names = [f"p{i}" for i in range(len(sizes))]
     images = [image(i, *size) for i, size in enumerate(sizes)]
     keeps = [np.zeros(size, bool) for size in sizes]
-    found = {e.name: filled(e) for e in engine.fill(names, images, keeps) if isinstance(e, Result)}
+    found = {e.name: filled(e) for e in engine.inpaint_arrays(names, images, keeps) if isinstance(e, Result)}
     assert [found[name].shape[:2] for name in names] == sizes
-    alone = [e for e in engine.fill(names[1:2], images[1:2], keeps[1:2]) if isinstance(e, Result)]
+    alone = [e for e in engine.inpaint_arrays(names[1:2], images[1:2], keeps[1:2]) if isinstance(e, Result)]
     assert np.abs(filled(alone[0]).astype(int) - found["p1"]).max() <= 1
 
 
@@ -75,14 +76,14 @@ def test_pictures_of_many_shapes_do_not_pile_up(project: Project) -> None:
     engine, read = Engine(load_config(conf)), []
     pairs = engine.pairs()
     first = next(engine(read.append(pair.name) or pair for pair in pairs))
-    assert first.filled is not None and len(read) == (MOST_WAITING + 1) * 2, "a batch is read ahead"
+    assert inpainted(first) is not None and len(read) == (MOST_WAITING + 1) * 2, "a batch is read ahead"
     assert len(list(engine(pairs))) == 12
 
 
 def test_heavy_pictures_do_not_pile_up(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(load_config(project(count=7)))
     [first, *_] = engine()
-    monkeypatch.setattr(inpainter, "HELD_BYTES", 2 * replace(first, filled=None).nbytes)
+    monkeypatch.setattr(inpainter, "MAX_PENDING_BYTES", 2 * replace(first, filled=None).nbytes)
     names = dict.fromkeys(event.names for event in engine.stream() if isinstance(event, Progress))
     assert list(names) == [("p0", "p1", "p2"), ("p3", "p4", "p5"), ("p6",)]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from guided_diffusion.denoiser import Prediction
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.inpainting.coarse_guidance import Sketched
+from guided_diffusion.inpainting.coarse_guidance import CoarseGuidedDenoiser
 from guided_diffusion.respace import get_named_beta_schedule
 
 PROCESS = GaussianDiffusion(get_named_beta_schedule("cosine", 10))
@@ -34,8 +34,8 @@ def box() -> Tensor:
     return where
 
 
-def sketched(sketch: Tensor, where: Tensor, until: int = 4) -> Sketched:
-    return Sketched(Half(), PROCESS, sketch, where, (6, 9), until)
+def sketched(sketch: Tensor, where: Tensor, until: int = 4) -> CoarseGuidedDenoiser:
+    return CoarseGuidedDenoiser(Half(), PROCESS, sketch, where, (6, 9), until)
 
 
 def test_a_level_is_taken_over_and_the_rest_kept() -> None:

@@ -15,6 +15,7 @@ from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.output.results import Result
 from guided_diffusion.unet import UNetModel
 from tests.conftest import NFE, image
+from tests.helpers.results import inpainted
 
 Project = Callable[..., Path]
 CPU_ERROR = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"
@@ -57,8 +58,8 @@ def test_a_batch_too_large_goes_on_in_halves(
     # Six fail and three; then two at once to the end, also of those that came later.
     assert memory.seen == [6, 3, *[2] * 3 * NFE, *[1] * NFE]
     for name, result in plain.items():
-        assert result.filled is not None and (other := halved[name].filled) is not None
-        assert np.array_equal(result.filled, other)
+        assert inpainted(result) is not None and (other := inpainted(halved[name])) is not None
+        assert np.array_equal(inpainted(result), other)
 
 
 def test_auto_takes_all_that_pays_and_halves_it_until_memory_holds_it(
@@ -72,8 +73,8 @@ def test_auto_takes_all_that_pays_and_halves_it_until_memory_holds_it(
     assert memory.seen == [8, 4, *[2] * 4 * NFE, *[1] * NFE]
     assert list(grown) == list(plain)
     for name, result in plain.items():
-        assert result.filled is not None and (other := grown[name].filled) is not None
-        assert np.array_equal(result.filled, other)
+        assert inpainted(result) is not None and (other := inpainted(grown[name])) is not None
+        assert np.array_equal(inpainted(result), other)
 
 
 def test_auto_ends_where_a_processor_gains_no_more(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +107,7 @@ def test_one_picture_too_large_fails_alone(project: Project, monkeypatch: pytest
     memory = Memory(0, torch.OutOfMemoryError("CUDA out of memory"))
     memory.install(monkeypatch)
     result = fill(project(count=1))["p0"]
-    assert result.filled is None
+    assert inpainted(result) is None
     assert result.error == "out of memory on cpu: the model sees 16x16 pixels; shrink the image"
     assert result.gt is not None and np.array_equal(result.gt, image(0))
 

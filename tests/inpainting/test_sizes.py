@@ -17,6 +17,7 @@ from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.errors import ImageError
 from guided_diffusion.output.results import Progress, Result
 from tests.conftest import NFE, Outcome, image
+from tests.helpers.results import inpainted
 from tests.inpainting.test_out_of_memory import Memory
 
 Project = Callable[..., Path]
@@ -35,7 +36,7 @@ def keep_but(*names: str) -> np.ndarray:
 
 def run(conf: Path, images: dict[str, np.ndarray], keeps: dict[str, np.ndarray], *overrides: str) -> list:
     engine = Engine(load_config(conf, ["precision=fp32", *overrides]))
-    return list(engine.fill(list(images), list(images.values()), [keeps[name] for name in images]))
+    return list(engine.inpaint_arrays(list(images), list(images.values()), [keeps[name] for name in images]))
 
 
 def results(events: list) -> dict[str, Result]:
@@ -47,15 +48,15 @@ def results(events: list) -> dict[str, Result]:
 def one(conf: Path, keep: np.ndarray, *overrides: str, seed: int = 0) -> Result:
     shown = image(seed, *keep.shape)
     [result] = results(run(conf, {"p": shown}, {"p": keep}, *overrides)).values()
-    if result.filled is not None:
-        assert np.array_equal(result.filled[keep], shown[keep])
-        assert (result.filled[~keep] != shown[~keep]).mean() > 0.5
+    if inpainted(result) is not None:
+        assert np.array_equal(inpainted(result)[keep], shown[keep])
+        assert (inpainted(result)[~keep] != shown[~keep]).mean() > 0.5
     return result
 
 
 def filled(result: Result) -> np.ndarray:
-    assert result.filled is not None, result.error
-    return result.filled
+    assert inpainted(result) is not None, result.error
+    return inpainted(result)
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_a_picture_of_which_one_window_fails_fails_once(conf: Path, monkeypatch:
     Memory(0, torch.OutOfMemoryError("CUDA out of memory")).install(monkeypatch)
     found = results(run(conf, shown, keeps))
     for result in found.values():
-        assert result.filled is None and "out of memory on cpu: the model sees 16x16" in result.error
+        assert inpainted(result) is None and "out of memory on cpu: the model sees 16x16" in result.error
     assert sorted(found) == ["p", "q"]
 
 

@@ -10,10 +10,13 @@ from torch import Tensor
 
 from guided_diffusion.denoiser import Denoise, Prediction
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.inpainting.tiled_denoiser import Tiled
+from guided_diffusion.inpainting.tiled_denoiser import TiledDenoiser
 from guided_diffusion.operators import Mask
 from guided_diffusion.respace import get_named_beta_schedule
-from guided_diffusion.samplers import DDNM, DDPM, Noise, Problem, RePaint, Sampler, walk
+from guided_diffusion.samplers import Noise, Problem, Sampler, sample
+from guided_diffusion.samplers.ddnm import DDNM
+from guided_diffusion.samplers.ddpm import DDPM
+from guided_diffusion.samplers.repaint import RePaint
 from guided_diffusion.scheduler import JumpSchedule
 from tests.helpers.gaussian import GaussianDenoiser
 
@@ -44,7 +47,7 @@ def image(height: int, width: int, count: int = 1) -> Tensor:
 @pytest.mark.parametrize(("height", "width", "stride"), [(8, 8, 8), (21, 8, 5), (16, 30, 8), (19, 23, 1)])
 def test_windows_of_a_pointwise_denoiser_make_up_the_whole(height: int, width: int, stride: int) -> None:
     x = image(height, width, 2)
-    whole, tiled = Pointwise()(x, 7), Tiled(Pointwise(), 8, stride)(x, 7)
+    whole, tiled = Pointwise()(x, 7), TiledDenoiser(Pointwise(), 8, stride)(x, 7)
     for name in ("x0", "eps", "log_variance"):
         assert torch.allclose(getattr(tiled, name), getattr(whole, name), atol=1e-5)
     assert tiled.score is None
@@ -52,7 +55,7 @@ def test_windows_of_a_pointwise_denoiser_make_up_the_whole(height: int, width: i
 
 def test_each_window_is_seen_once_in_batches() -> None:
     denoise = Pointwise()
-    tiled = Tiled(denoise, 8, 4)
+    tiled = TiledDenoiser(denoise, 8, 4)
     tiled(image(32, 24, 3), 0)
     corners = tiled.corners(32, 24)
     assert len(corners) == len(set(corners)) == 7 * 5
@@ -63,7 +66,7 @@ def test_each_window_is_seen_once_in_batches() -> None:
 def test_every_pixel_is_covered_and_no_window_leaves_the_picture() -> None:
     for height, width, stride in ((8, 9, 8), (31, 17, 7), (40, 8, 3)):
         seen = torch.zeros(height, width, dtype=torch.bool)
-        for i, j in Tiled(Mean(), 8, stride).corners(height, width):
+        for i, j in TiledDenoiser(Mean(), 8, stride).corners(height, width):
             assert 0 <= i <= height - 8 and 0 <= j <= width - 8
             seen[i : i + 8, j : j + 8] = True
         assert seen.all()
@@ -72,7 +75,7 @@ def test_every_pixel_is_covered_and_no_window_leaves_the_picture() -> None:
 def test_disagreeing_windows_are_blended_without_a_seam() -> None:
     x = torch.zeros(1, 3, 16, 48)
     x[..., 24:] = 1
-    row = Tiled(Mean(), 16, 8)(x, 0).x0[0, 0, 8]
+    row = TiledDenoiser(Mean(), 16, 8)(x, 0).x0[0, 0, 8]
     assert row[0] == 0 and row[-1] == 1
     assert (
         row.diff() >= -1e-6
@@ -80,7 +83,7 @@ def test_disagreeing_windows_are_blended_without_a_seam() -> None:
 
 
 def test_pictures_of_a_batch_do_not_mix() -> None:
-    x, tiled = image(20, 26, 2), Tiled(Mean(), 8, 5)
+    x, tiled = image(20, 26, 2), TiledDenoiser(Mean(), 8, 5)
     together = tiled(x, 3).x0
     assert torch.allclose(together, torch.cat([tiled(x[:1], 3).x0, tiled(x[1:], 3).x0]), atol=1e-6)
 
@@ -89,21 +92,21 @@ def test_windows_that_hold_nothing_wanted_are_left_out() -> None:
     where = torch.zeros(32, 32, dtype=torch.bool)
     where[3, 3] = True
     denoise, x = Pointwise(), image(32, 32)
-    tiled = Tiled(denoise, 8, 8, where)
+    tiled = TiledDenoiser(denoise, 8, 8, where)
     p = tiled(x, 1)
     assert tiled.corners(32, 32) == [(0, 0)] and denoise.shapes == [(1, 3, 8, 8)]
     assert torch.allclose(p.x0[..., :8, :8], x[..., :8, :8].sin(), atol=1e-6)
     assert not p.x0[..., 8:, :].any()
-    nothing = Tiled(denoise, 8, 8, torch.zeros(32, 32, dtype=torch.bool))(x, 1)
+    nothing = TiledDenoiser(denoise, 8, 8, torch.zeros(32, 32, dtype=torch.bool))(x, 1)
     assert not nothing.x0.any() and len(denoise.shapes) == 1
 
 
 def test_what_cannot_be_tiled_is_told() -> None:
     with pytest.raises(ValueError, match="a side of 7 pixels is shorter than the window of 8; enlarge"):
-        Tiled(Mean(), 8, 4)(image(7, 20), 0)
+        TiledDenoiser(Mean(), 8, 4)(image(7, 20), 0)
     for stride in (0, 9):
         with pytest.raises(ValueError, match=f"stride {stride} is not within 1 and the window's size 8"):
-            Tiled(Mean(), 8, stride)
+            TiledDenoiser(Mean(), 8, stride)
 
 
 def test_the_score_of_a_guided_denoiser_is_blended_too() -> None:
@@ -112,7 +115,7 @@ def test_the_score_of_a_guided_denoiser_is_blended_too() -> None:
     def guided(x: Tensor, t: int) -> Prediction:
         return replace(Pointwise()(x, t), score=x.cos())
 
-    p = Tiled(guided, 8, 4)(x, 2)
+    p = TiledDenoiser(guided, 8, 4)(x, 2)
     assert p.score is not None and torch.allclose(p.score, x.cos(), atol=1e-5)
     assert torch.allclose(p.x0, x.sin(), atol=1e-5)
 
@@ -123,7 +126,7 @@ def test_windows_are_told_which_of_their_pixels_are_clean() -> None:
             return self(x * known, t)
 
     x, known = image(16, 30), (image(16, 30)[:, :1] > 0).float()
-    assert torch.allclose(Tiled(Told(), 8, 4).given(x, 0, known).x0, (x * known).sin(), atol=1e-5)
+    assert torch.allclose(TiledDenoiser(Told(), 8, 4).given(x, 0, known).x0, (x * known).sin(), atol=1e-5)
 
 
 @pytest.mark.parametrize("sampler", [RePaint(JumpSchedule(jump_length=2, jump_n_sample=2)), DDPM(), DDNM()])
@@ -135,12 +138,12 @@ def test_where_pixels_are_independent_overlap_fills_as_one_window_does(sampler: 
 
     def filled(denoise: Denoise) -> Tensor:
         noise = Noise([torch.Generator().manual_seed(1)], y.shape[1:])
-        *_, last = walk(sampler, Problem(y, Mask(keep), denoise, process, noise))
+        *_, last = sample(sampler, Problem(y, Mask(keep), denoise, process, noise))
         return last.x
 
     def prior(width: int) -> GaussianDenoiser:
         return GaussianDenoiser(process, torch.full((width,), 0.3), 0.2 * torch.eye(width))
 
-    tiled = filled(Tiled(prior(8), 8, 4, keep[0, 0] == 0))
+    tiled = filled(TiledDenoiser(prior(8), 8, 4, keep[0, 0] == 0))
     assert torch.allclose(tiled, filled(prior(24)), atol=1e-4)
     assert not torch.allclose(tiled * (1 - keep), y * (1 - keep), atol=0.1)

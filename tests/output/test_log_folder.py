@@ -19,7 +19,7 @@ from PIL import Image
 from guided_diffusion import __version__, checkpoints
 from guided_diffusion.output import log_folder
 from guided_diffusion.output.log_folder import LogFolder
-from guided_diffusion.output.results import Result, printable
+from guided_diffusion.output.results import Result, one_line
 from tests.conftest import NFE, ROOT, Outcome, image, keep_mask
 from tests.images.test_files import fake_blobfile
 
@@ -314,5 +314,5 @@ def test_the_finished_picture_is_written_last(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_name_is_printed_on_one_line() -> None:
-    assert printable("a\nb\udce9 c") == "a b\\udce9 c"
-    assert printable("Schätten 影") == "Schätten 影"
+    assert one_line("a\nb\udce9 c") == "a b\\udce9 c"
+    assert one_line("Schätten 影") == "Schätten 影"

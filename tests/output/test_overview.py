@@ -1,4 +1,4 @@
-"""The log folder's overview with method relight and with truths, its order of writing, and samples.npz."""
+"""The log folder's overview with task remove_shadow and with truths, its order of writing, and samples.npz."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def truths(count: int) -> str:
 
 def relit(project: Project, count: int, **data: str) -> Path:
     folders = {"gt_path": "gts", "mask_path": "masks", **data}
-    return project(count=count, method="relight", data=folders)
+    return project(count=count, task="remove_shadow", data=folders)
 
 
 def test_the_overview_of_relight_has_six_columns(project: Project, cli: Cli, negative: Negative) -> None:
-    conf = relit(project, 2, free_path=truths(1))
+    conf = relit(project, 2, shadow_free_path=truths(1))
     assert cli("--conf_path", conf).code == 0
     sheet = overview()
     assert columns(sheet) == 6
@@ -63,7 +63,7 @@ def test_the_overview_of_relight_has_six_columns(project: Project, cli: Cli, neg
 
 def test_a_truth_that_cannot_be_read_is_blank(project: Project, cli: Cli) -> None:
     project(count=1)
-    conf = relit(project, 1, free_path=truths(1))
+    conf = relit(project, 1, shadow_free_path=truths(1))
     Path("free/p0.png").write_bytes(b"no image")
     assert cli("--conf_path", conf).code == 0
     assert columns(overview()) == 6
@@ -78,16 +78,16 @@ def test_one_output_has_its_columns_alone(project: Project, cli: Cli, output: st
 
 def test_other_methods_show_the_truth_too(project: Project, cli: Cli) -> None:
     project(count=1)
-    data = {"gt_path": "gts", "mask_path": "masks", "free_path": truths(1)}
+    data = {"gt_path": "gts", "mask_path": "masks", "shadow_free_path": truths(1)}
     assert cli("--conf_path", project(count=1, data=data)).code == 0
     assert columns(overview()) == 4 and spot(overview(), image(50))
 
 
 def test_a_folder_of_truths_that_is_not_there_is_told(project: Project, cli: Cli) -> None:
-    conf = relit(project, 1, free_path="no/free")
+    conf = relit(project, 1, shadow_free_path="no/free")
     assert "missing: no/free (mend the path" in cli("--conf_path", conf, "--dry_run").out
     outcome = cli("--conf_path", conf)
-    assert outcome.code == 2 and "data.free_path: no/free does not exist" in outcome.err
+    assert outcome.code == 2 and "data.shadow_free_path: no/free does not exist" in outcome.err
     assert not Path("log").exists()
 
 

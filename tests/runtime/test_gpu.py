@@ -10,17 +10,18 @@ import pytest
 import torch
 
 from guided_diffusion.engine import Engine, load_config
-from guided_diffusion.inpainting.tiled_denoiser import Tiled
+from guided_diffusion.inpainting.tiled_denoiser import TiledDenoiser
 from guided_diffusion.inpainting.views import View, read
-from guided_diffusion.operators import Nothing
-from guided_diffusion.samplers import Noise, Problem, walk
+from guided_diffusion.operators import NoObservation
+from guided_diffusion.samplers import Noise, Problem, sample
+from tests.helpers.results import inpainted
 
 pytestmark = pytest.mark.gpu
 Project = Callable[..., Path]
 
 
 def inpaint(conf: Path, *overrides: str) -> dict[str, np.ndarray]:
-    return {r.name: r.filled for r in Engine(load_config(conf, overrides))() if r.filled is not None}
+    return {r.name: inpainted(r) for r in Engine(load_config(conf, overrides))() if inpainted(r) is not None}
 
 
 def views_of(engine: Engine) -> list[View]:
@@ -30,11 +31,11 @@ def views_of(engine: Engine) -> list[View]:
 
 def assert_never_synchronises(engine: Engine, problem: Problem) -> None:
     """Check that a second run of the sampler does not synchronise; the first uploads tables and captures."""
-    list(walk(engine.sampler, problem))
+    list(sample(engine.sampler, problem))
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        steps = list(walk(engine.sampler, problem))
+        steps = list(sample(engine.sampler, problem))
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.isfinite(steps[-1].x).all()
@@ -71,8 +72,8 @@ def test_captured_network_changes_no_byte_and_never_synchronises(project: Projec
         assert all(np.array_equal(plain[name], quick[name]) for name in plain)
     engine = Engine(load_config(conf, ["compile=true"]))
     assert_never_synchronises(engine, engine.painter.problem(views_of(engine)))
-    [call] = engine.networks.network.compiled.values()
-    assert call is not engine.networks.network.network, "the network was not captured"
+    [call] = engine.models.network.compiled.values()
+    assert call is not engine.models.network.network, "the network was not captured"
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
@@ -90,5 +91,5 @@ def test_overlapping_windows_never_synchronise_with_the_gpu(project: Project) ->
     wide = torch.cat([problem.y] * 2, dim=3)
     noise = Noise([torch.Generator("cuda").manual_seed(0)], wide.shape[1:])
     where = torch.ones(wide.shape[2:], dtype=torch.bool)
-    denoise = Tiled(problem.denoise, 16, 8, where)
-    assert_never_synchronises(engine, Problem(wide, Nothing(), denoise, problem.process, noise))
+    denoise = TiledDenoiser(problem.denoise, 16, 8, where)
+    assert_never_synchronises(engine, Problem(wide, NoObservation(), denoise, problem.process, noise))

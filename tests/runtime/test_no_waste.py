@@ -17,21 +17,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from guided_diffusion import build
 from guided_diffusion.config.schema import ModelConfig, ProcessConfig
 from guided_diffusion.denoiser import Denoiser
-from guided_diffusion.inpainting.coarse_guidance import Sketched
-from guided_diffusion.inpainting.tiled_denoiser import Tiled
+from guided_diffusion.inpainting.coarse_guidance import CoarseGuidedDenoiser
+from guided_diffusion.inpainting.tiled_denoiser import TiledDenoiser
 from guided_diffusion.operators import Mask
-from guided_diffusion.samplers import (
-    DDIM,
-    DDNM,
-    DDPM,
-    ILVR,
-    Intermediate,
-    Problem,
-    RePaint,
-    Sampler,
-    TDPaint,
-    walk,
-)
+from guided_diffusion.samplers import Problem, Sampler, sample
+from guided_diffusion.samplers.ddim import DDIM
+from guided_diffusion.samplers.ddnm import DDNM
+from guided_diffusion.samplers.ddpm import DDPM
+from guided_diffusion.samplers.ilvr import ILVR
+from guided_diffusion.samplers.intermediate import Intermediate
+from guided_diffusion.samplers.repaint import RePaint
+from guided_diffusion.samplers.td_paint import TDPaint
 from guided_diffusion.scheduler import JumpSchedule
 from tests.conftest import MODEL
 
@@ -76,7 +72,7 @@ def problem_of(side: int) -> Problem:
 
 def uploads_nothing(sampler: Sampler, problem: Problem) -> None:
     with CountTransfers() as counter:
-        steps = list(walk(sampler, problem))
+        steps = list(sample(sampler, problem))
     assert steps[-1].x.device.type == "meta"
     assert counter.transfers == 0
 
@@ -92,15 +88,15 @@ def test_overlapping_windows_do_not_upload_and_plan_their_layout_once(
 ) -> None:
     problem, where, done = problem_of(32), torch.ones(32, 32, dtype=torch.bool), list[str]()
 
-    def corners(tiled: Tiled, height: int, width: int) -> list[tuple[int, int]]:
+    def corners(tiled: TiledDenoiser, height: int, width: int) -> list[tuple[int, int]]:
         done.append("corners")
         return plain_corners(tiled, height, width)
 
-    plain_corners = Tiled.corners
-    monkeypatch.setattr(Tiled, "corners", corners)
-    tiled = Tiled(problem.denoise, 16, 8, where)
+    plain_corners = TiledDenoiser.corners
+    monkeypatch.setattr(TiledDenoiser, "corners", corners)
+    tiled = TiledDenoiser(problem.denoise, 16, 8, where)
     shown = torch.ones(1, 1, 32, 32, device="meta")
-    sketched = Sketched(tiled, problem.process, torch.zeros_like(problem.y), shown, (4, 4), 2)
+    sketched = CoarseGuidedDenoiser(tiled, problem.process, torch.zeros_like(problem.y), shown, (4, 4), 2)
     smoothed = sketched._smooth
 
     def smooth(plane: Tensor) -> Tensor:

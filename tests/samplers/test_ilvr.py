@@ -17,11 +17,13 @@ from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.images.formats import read_image, resize, write_image
-from guided_diffusion.operators import Nothing
+from guided_diffusion.operators import NoObservation
 from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, space_timesteps
-from guided_diffusion.samplers import ILVR, Problem, Sampler, Step, walk
+from guided_diffusion.samplers import Problem, Sampler, Step, sample
+from guided_diffusion.samplers.ilvr import ILVR
 from tests.conftest import ROOT, Outcome, image
 from tests.helpers.gaussian import GaussianDenoiser, pixels
+from tests.helpers.results import inpainted
 
 COUNT = 4000
 # Four pixels in two blocks, whose means and differences are independent under the prior.
@@ -45,12 +47,12 @@ def noise(seed: int) -> Callable[[], Tensor]:
 def problem(steps: int, seed: int = 0) -> Problem:
     q = process(steps)
     y = REFERENCE.expand(COUNT, 1, 1, 4)
-    return Problem(y, Nothing(), GaussianDenoiser(q, MEAN, COVARIANCE), q, noise(seed))
+    return Problem(y, NoObservation(), GaussianDenoiser(q, MEAN, COVARIANCE), q, noise(seed))
 
 
 def run(sampler: Sampler, steps: int) -> tuple[Tensor, Tensor]:
     """Means and half differences (COUNT, 2) of the two blocks."""
-    x = [step.x for step in walk(sampler, problem(steps))][-1][:, 0, 0]
+    x = [step.x for step in sample(sampler, problem(steps))][-1][:, 0, 0]
     return (x[:, ::2] + x[:, 1::2]) / 2, (x[:, ::2] - x[:, 1::2]) / 2
 
 
@@ -112,8 +114,8 @@ def test_the_saved_picture_has_its_reference_s_block_means(
     write_image(small, resize(read_image("data/samples/shadow/scene_pavement.png"), (64, 64)))
     few = ["timestep_respacing='10'", f"data.gt_path={small}"]
     [result] = Engine(load_config("confs/shadow_ilvr.yml", few))()
-    assert result.filled is not None and result.gt is not None and result.nfe == 10
-    blocks, wanted = (each.astype(float).reshape(8, 8, 8, 8, 3) for each in (result.filled, result.gt))
+    assert inpainted(result) is not None and result.gt is not None and result.nfe == 10
+    blocks, wanted = (each.astype(float).reshape(8, 8, 8, 8, 3) for each in (inpainted(result), result.gt))
     whole = ((blocks > 0) & (blocks < 255)).all(axis=(1, 3))  # no pixel was clipped: only rounding is left
     assert whole.mean() > 0.5
     assert np.abs((blocks - wanted).mean(axis=(1, 3)))[whole].max() <= 0.5
@@ -129,7 +131,9 @@ def conf(project: Callable[..., Path]) -> Path:
 def test_any_size_will_do(conf: Path) -> None:
     Image.fromarray(image(5, 23, 45)).save("gts/odd.png")
     result = {result.name: result for result in Engine(load_config(conf, ["down_n=5"]))()}
-    shapes = {name: None if each.filled is None else each.filled.shape for name, each in result.items()}
+    shapes = {
+        name: None if inpainted(each) is None else inpainted(each).shape for name, each in result.items()
+    }
     assert shapes == {"p0": (16, 16, 3), "odd": (23, 45, 3)}
 
 

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from guided_diffusion.denoiser import Prediction
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.operators import Shade
+from guided_diffusion.images.colour import to_linear, to_srgb
+from guided_diffusion.operators import ShadowOperator
 from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, space_timesteps
-from guided_diffusion.samplers import Problem, Refine, Step, walk
-from guided_diffusion.shadow.light import to_linear, to_srgb
+from guided_diffusion.samplers import Problem, Step, sample
+from guided_diffusion.samplers.refine import Refine
 from tests.helpers.gaussian import GaussianDenoiser, pixels
 
 COUNT = 4000
@@ -27,14 +28,14 @@ def same(x: Tensor) -> Tensor:
     return x
 
 
-def linear(transmission: Tensor, variance: Tensor) -> Shade:
+def linear(transmission: Tensor, variance: Tensor) -> ShadowOperator:
     """Model space is linear light itself: everything is Gaussian."""
-    return Shade(transmission, variance, same, same)
+    return ShadowOperator(transmission, variance, same, same)
 
 
-def displayed(transmission: Tensor, variance: Tensor) -> Shade:
+def displayed(transmission: Tensor, variance: Tensor) -> ShadowOperator:
     """Model space is 2 sRGB - 1."""
-    return Shade(
+    return ShadowOperator(
         transmission, variance, lambda x: to_linear((x + 1) / 2), lambda light: 2 * to_srgb(light) - 1
     )
 
@@ -110,7 +111,7 @@ def test_a_step_predicts_the_mean_given_x_t_and_the_observation(t: int) -> None:
 
 def test_the_walk_ends_in_the_posterior() -> None:
     """Exact pixels to the last bit, noisy ones N(y / T, noise^2 / T^2)."""
-    x = [step.x for step in walk(Refine(t_start=1.0, steps=200, doubt=1.0), problem(300.0, steps=200))][-1][
+    x = [step.x for step in sample(Refine(t_start=1.0, steps=200, doubt=1.0), problem(300.0, steps=200))][-1][
         :, 0, 0
     ]
     assert torch.equal(x[:, 0], TRUTH[0, 0, 0, 0].expand(COUNT))
@@ -122,9 +123,9 @@ def test_the_walk_ends_in_the_posterior() -> None:
 
 def test_what_is_not_seen_is_the_prior_s() -> None:
     """The blind pixel enters at t_start as the relit image has it, and goes where plain sampling goes."""
-    x = [step.x for step in walk(Refine(t_start=1.0, steps=100), problem(0.5))][-1][:, 0, 0]
+    x = [step.x for step in sample(Refine(t_start=1.0, steps=100), problem(0.5))][-1][:, 0, 0]
     assert float(x[:, 3].mean()) == pytest.approx(0, abs=0.03)
-    late = [step.x for step in walk(Refine(t_start=0.1), problem(0.5))][-1][:, 0, 0]
+    late = [step.x for step in sample(Refine(t_start=0.1), problem(0.5))][-1][:, 0, 0]
     a = process(100).alpha_bar(9)
     kept = a * 0.5**2 / (a * 0.5**2 + 1 - a)  # of the relit 0.7: the posterior mean given x_t, averaged
     assert float(late[:, 3].mean()) == pytest.approx(0.7 * kept, abs=0.02)
@@ -180,8 +181,8 @@ def test_in_srgb_a_lit_picture_passes_unchanged_and_nothing_leaves_the_range() -
         process(20),
         lambda: torch.randn(1, 3, 8, 8, generator=draws),
     )
-    x = [step.x for step in walk(Refine(), case)][-1]
+    x = [step.x for step in sample(Refine(), case)][-1]
     assert torch.allclose(x[..., :4], y[..., :4], atol=1e-5)
     assert np.isfinite(x.numpy()).all() and x.abs().max() <= 1
-    again = [step.x for step in walk(Refine(), replace(case, noise=lambda: torch.zeros(1, 3, 8, 8)))][-1]
+    again = [step.x for step in sample(Refine(), replace(case, noise=lambda: torch.zeros(1, 3, 8, 8)))][-1]
     assert not torch.equal(x[..., 4:], again[..., 4:])

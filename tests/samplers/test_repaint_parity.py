@@ -16,7 +16,8 @@ from guided_diffusion.build import build_process
 from guided_diffusion.config.schema import ProcessConfig
 from guided_diffusion.denoiser import Denoiser
 from guided_diffusion.operators import Mask
-from guided_diffusion.samplers import Noise, Problem, RePaint, Step, walk
+from guided_diffusion.samplers import Noise, Problem, Step, sample
+from guided_diffusion.samplers.repaint import RePaint
 from guided_diffusion.scheduler import JumpSchedule
 from tests.helpers import stored
 
@@ -53,7 +54,7 @@ def run(name: str, network: nn.Module, noise: Any) -> list[Step]:
     gt, mask = GOLDEN[f"run/{name}/gt"], GOLDEN[f"run/{name}/mask"]
     values = dict(zip(KEYS, map(int, GOLDEN[f"run/{name}/schedule"]), strict=True))
     denoiser = Denoiser(network, process, times)
-    return list(walk(RePaint(JumpSchedule(**values)), Problem(gt, Mask(mask), denoiser, process, noise)))
+    return list(sample(RePaint(JumpSchedule(**values)), Problem(gt, Mask(mask), denoiser, process, noise)))
 
 
 def check(name: str, steps: list[Step]) -> None:

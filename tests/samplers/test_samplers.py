@@ -12,21 +12,14 @@ from torch import Tensor
 
 from guided_diffusion.denoiser import Prediction
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.operators import Mask, Nothing, Operator
+from guided_diffusion.operators import Mask, NoObservation, Operator
 from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, space_timesteps
-from guided_diffusion.samplers import (
-    DDIM,
-    DDNM,
-    DDPM,
-    Intermediate,
-    Noise,
-    Problem,
-    RePaint,
-    Sampler,
-    Step,
-    base,
-    walk,
-)
+from guided_diffusion.samplers import Noise, Problem, Sampler, Step, base, sample
+from guided_diffusion.samplers.ddim import DDIM
+from guided_diffusion.samplers.ddnm import DDNM
+from guided_diffusion.samplers.ddpm import DDPM
+from guided_diffusion.samplers.intermediate import Intermediate
+from guided_diffusion.samplers.repaint import RePaint
 from guided_diffusion.scheduler import JumpSchedule
 from tests.helpers.gaussian import GaussianDenoiser, pixels
 
@@ -45,7 +38,7 @@ def noise(seed: int, count: int = COUNT, size: int = 2) -> Callable[[], Tensor]:
 
 
 def run(sampler: Sampler, problem: Problem) -> Tensor:
-    return [step.x for step in walk(sampler, problem)][-1][:, 0, 0]  # (B, D)
+    return [step.x for step in sample(sampler, problem)][-1][:, 0, 0]  # (B, D)
 
 
 def independent(steps: int, y: Tensor, operator: Operator, seed: int = 0) -> Problem:
@@ -56,13 +49,13 @@ def independent(steps: int, y: Tensor, operator: Operator, seed: int = 0) -> Pro
 
 @pytest.mark.parametrize(("sampler", "steps"), [(DDPM(), 100), (DDIM(eta=1.0), 1000), (RePaint(), 100)])
 def test_stochastic_samplers_return_the_prior(sampler: Sampler, steps: int) -> None:
-    x = run(sampler, independent(steps, torch.zeros(1, 1, 1, 2), Nothing()))
+    x = run(sampler, independent(steps, torch.zeros(1, 1, 1, 2), NoObservation()))
     assert torch.allclose(x.mean(0), MEAN, atol=0.012)
     assert torch.allclose(x.std(0), STD, rtol=0.03)
 
 
 def test_ddim_maps_noise_to_the_prior_deterministically() -> None:
-    problem = independent(1000, torch.zeros(1, 1, 1, 2), Nothing())
+    problem = independent(1000, torch.zeros(1, 1, 1, 2), NoObservation())
     x = run(DDIM(eta=0.0), problem)
     start = noise(0)()[:, 0, 0]
     a = problem.process.alpha_bar(999)
@@ -72,7 +65,7 @@ def test_ddim_maps_noise_to_the_prior_deterministically() -> None:
 
 def test_intermediate_returns_the_posterior_of_the_noised_picture() -> None:
     y, t = pixels(0.9, 0.9), 30
-    problem = independent(100, y, Nothing())
+    problem = independent(100, y, NoObservation())
     x = run(Intermediate(t_start=t), problem)
     a = problem.process.alpha_bar(t)
     spread = 1 / (1 / STD**2 + a / (1 - a))
@@ -117,7 +110,7 @@ def test_guidance_moves_what_ddnm_fills_and_never_what_was_observed(eta: float) 
 @pytest.mark.parametrize(("shift", "noisy_as"), [(0, 3), (1, 4), (4, 7), (99, 9)])
 def test_a_jump_adds_the_noise_of_the_shifted_step(shift: int, noisy_as: int) -> None:
     """x sqrt(1 - beta) + sqrt(beta) noise with the beta of step 3 + shift, at most that of the last step."""
-    problem = independent(10, torch.zeros(1, 1, 1, 2), Nothing())
+    problem = independent(10, torch.zeros(1, 1, 1, 2), NoObservation())
     x = torch.full((COUNT, 1, 1, 2), 2.0)
     step = RePaint(inpa_inj_time_shift=shift).up(problem, Step(3, x), 4)
     beta = problem.process.betas[noisy_as]
@@ -151,7 +144,7 @@ def test_resampling_brings_repaint_closer_to_the_true_conditional() -> None:
 
 def test_merged_jumps_lead_to_the_same_distribution_by_fewer_draws() -> None:
     assert conditional(10, merge=True) == pytest.approx(conditional(10), rel=0.08)
-    problem = independent(10, torch.zeros(1, 1, 1, 2), Nothing())
+    problem = independent(10, torch.zeros(1, 1, 1, 2), NoObservation())
     x = torch.full((COUNT, 1, 1, 2), 2.0)
     step = RePaint().up(problem, Step(3, x), 7)
     kept = np.prod(1 - problem.process.betas[4:8])
@@ -211,7 +204,7 @@ def test_ding_gives_the_known_part_the_noise_that_was_predicted() -> None:
 
 
 def test_ding_is_ddim_where_nothing_is_known() -> None:
-    one, other = (independent(10, torch.zeros(1, 1, 1, 2), Nothing()) for _ in range(2))
+    one, other = (independent(10, torch.zeros(1, 1, 1, 2), NoObservation()) for _ in range(2))
     assert torch.equal(run(DING, one), run(RePaint(rule="ddim", eta=1.0), other))
 
 
@@ -232,7 +225,7 @@ def test_guidance_shifts_both_rules_to_the_same_posterior() -> None:
     mean = spread * (MEAN[0] / STD[0] ** 2 + y / tau**2)
     for sampler in (DDPM(), DDIM(eta=0.0)):
         denoise = Scored(q, MEAN, torch.diag(STD**2))
-        problem = Problem(torch.zeros(4000, 1, 1, 2), Nothing(), denoise, q, noise(3, 4000))
+        problem = Problem(torch.zeros(4000, 1, 1, 2), NoObservation(), denoise, q, noise(3, 4000))
         x = run(sampler, problem)
         assert abs(x[:, 0].mean() - mean) < 0.02
         assert torch.allclose(x[:, 0].std(), spread.sqrt(), rtol=0.06)

@@ -17,10 +17,14 @@ from guided_diffusion.denoiser import Denoiser
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.operators import LowPass, Mask, Nothing
-from guided_diffusion.samplers import DDIM, DDPM, Problem, Sampler, TDPaint, walk
+from guided_diffusion.operators import LowPass, Mask, NoObservation
+from guided_diffusion.samplers import Problem, Sampler, sample
+from guided_diffusion.samplers.ddim import DDIM
+from guided_diffusion.samplers.ddpm import DDPM
+from guided_diffusion.samplers.td_paint import TDPaint
 from tests.conftest import image, keep_mask
 from tests.helpers.gaussian import GaussianDenoiser, pixels
+from tests.helpers.results import inpainted
 
 COUNT = 20000
 MEAN = torch.tensor([0.3, -0.2, 0.1])
@@ -77,7 +81,7 @@ def problem(steps: int, network: type[IdealNetwork] = IdealNetwork) -> Problem:
 
 
 def run(sampler: Sampler, task: Problem) -> Tensor:
-    return [step.x for step in walk(sampler, task)][-1][:, 0, 0]  # (B, 3)
+    return [step.x for step in sample(sampler, task)][-1][:, 0, 0]  # (B, 3)
 
 
 @pytest.mark.parametrize(("steps", "loose"), [(25, 0.25), (100, 0.07)])
@@ -98,13 +102,13 @@ def test_ddim_s_steps_would_be_too_narrow() -> None:
     process, _ = build_process(ProcessConfig(timestep_respacing="25"))
     denoise, y = GaussianDenoiser(process, *conditional()), torch.zeros(COUNT, 1, 1, 2)
     for eta, at_most in ((0.0, 0.75), (1.0, 0.65)):
-        x = run(DDIM(eta), Problem(y, Nothing(), denoise, process, draws(2)))
+        x = run(DDIM(eta), Problem(y, NoObservation(), denoise, process, draws(2)))
         assert (x.var(0) < at_most * conditional()[1].diagonal()).all()
 
 
 def test_known_pixels_are_the_observation_s_at_every_step() -> None:
     task = problem(10)
-    steps = list(walk(TDPaint(), task))
+    steps = list(sample(TDPaint(), task))
     assert [step.t for step in steps] == list(range(8, -2, -1))
     for step in steps:
         assert step.x0 is not None
@@ -113,7 +117,7 @@ def test_known_pixels_are_the_observation_s_at_every_step() -> None:
 
 
 def test_without_a_mask_it_is_ddpm() -> None:
-    one, other = (replace(problem(25), operator=Nothing()) for _ in range(2))
+    one, other = (replace(problem(25), operator=NoObservation()) for _ in range(2))
     assert torch.equal(run(TDPaint(), one), run(DDPM(), other))
 
 
@@ -127,7 +131,7 @@ class Flat(IdealNetwork):
 
 def test_a_mask_that_keeps_nothing_is_ddpm_too() -> None:
     blind = replace(problem(25, Flat), operator=Mask(torch.zeros(1, 1, 1, 3)))
-    assert torch.equal(run(TDPaint(), blind), run(DDPM(), replace(problem(25), operator=Nothing())))
+    assert torch.equal(run(TDPaint(), blind), run(DDPM(), replace(problem(25), operator=NoObservation())))
 
 
 def test_what_it_cannot_know_is_refused_in_one_line() -> None:
@@ -147,11 +151,11 @@ Project = Callable[..., Path]
 def test_a_run_keeps_known_bytes_at_one_evaluation_per_step(project: Project) -> None:
     conf = project(count=2, method="td_paint", per_pixel_time=True, paste_known=False, timestep_respacing="4")
     for result in Engine(load_config(conf))():
-        assert result.filled is not None, result.error
+        assert inpainted(result) is not None, result.error
         keep, truth = keep_mask(), image(int(result.name[1:]))
         assert result.nfe == 4
-        assert np.array_equal(result.filled[keep], truth[keep])  # by the method itself, nothing is pasted
-        assert (result.filled[~keep] != truth[~keep]).mean() > 0.5
+        assert np.array_equal(inpainted(result)[keep], truth[keep])  # by the method itself, nothing is pasted
+        assert (inpainted(result)[~keep] != truth[~keep]).mean() > 0.5
 
 
 def test_it_needs_a_mask(project: Project) -> None:
@@ -163,7 +167,7 @@ def test_it_needs_a_mask(project: Project) -> None:
 def test_a_network_that_does_not_know_it_is_warned_of(project: Project) -> None:
     conf = project(count=1, method="td_paint")
     [told] = [line for line in Engine(load_config(conf)).warnings if "per_pixel_time" in line]
-    assert "docs/training.md" in told and "use method repaint" in told and "\n" not in told
+    assert "docs/guide/training.md" in told and "use method repaint" in told and "\n" not in told
     for fine in ("per_pixel_time=true", "method=repaint"):
         assert not [w for w in Engine(load_config(conf, [fine])).warnings if "per_pixel_time" in w]
 

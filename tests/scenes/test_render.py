@@ -1,18 +1,16 @@
-"""Procedural scenes: determinism, the same scene at every size, the shadow identity, the folder layout."""
+"""Procedural scenes: determinism, the same scene at every size, the shadow identity."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from PIL import Image
 
-from guided_diffusion.scenes.materials import to_linear
+from guided_diffusion.images.colour import to_linear
+from guided_diffusion.scenes import render as rendering
 from guided_diffusion.scenes.render import render, render_free, scene_rng
 
 
-def test_same_seed_same_bytes_and_other_seeds_differ() -> None:
+def test_render_is_fixed_by_the_seed() -> None:
     first, again = (render(scene_rng(3, 7), 48) for _ in range(2))
     for name in ("shadow", "free", "mask", "matte", "transmission"):
         assert np.array_equal(getattr(first, name), getattr(again, name)), name
@@ -28,13 +26,13 @@ FIRST_ROWS = (  # of 8 x 8 images: what was trained on stays what it was
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_pictures_are_those_of_earlier_versions(seed: int) -> None:
+def test_render_free_gives_the_images_of_earlier_versions(seed: int) -> None:
     wanted = np.frombuffer(bytes.fromhex(FIRST_ROWS[seed]), np.uint8).reshape(8, 3)
     row = render_free(scene_rng(seed, 0), 8)[0]
     assert np.abs(row.astype(int) - wanted).max() <= 1, "processors may round differently"
 
 
-def test_shapes_types_and_ranges() -> None:
+def test_render_shapes_types_and_ranges() -> None:
     scene = render(scene_rng(0, 1), (40, 56))
     assert scene.shadow.shape == scene.free.shape == scene.transmission.shape == (40, 56, 3)
     assert scene.mask.shape == scene.matte.shape == (40, 56)
@@ -44,7 +42,7 @@ def test_shapes_types_and_ranges() -> None:
     assert scene.transmission.min() > 0 and scene.transmission.max() <= 1
 
 
-def test_too_small_a_picture_is_refused() -> None:
+def test_render_free_refuses_a_small_size() -> None:
     with pytest.raises(ValueError, match="at least 8x8"):
         render_free(scene_rng(0, 0), 4)
 
@@ -55,7 +53,7 @@ def _reduced(image: np.ndarray, times: int) -> np.ndarray:
     return linear.reshape(h, times, w, times, -1).mean(axis=(1, 3))
 
 
-def test_a_small_picture_is_the_reduction_of_a_large_one() -> None:
+def test_render_free_small_is_the_reduction_of_large() -> None:
     similar = []
     for index in range(12):
         large = _reduced(render_free(scene_rng(5, index), 256), 4)
@@ -66,17 +64,17 @@ def test_a_small_picture_is_the_reduction_of_a_large_one() -> None:
     assert min(similar) > 0.85
 
 
-def test_pictures_do_not_depend_on_how_many_points_are_drawn_at_a_time(
+def test_render_free_is_independent_of_the_chunk_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = [render_free(scene_rng(10, index), (40, 56)) for index in range(8)]
-    monkeypatch.setattr(render, "_CHUNK", 1000)
+    monkeypatch.setattr(rendering, "_CHUNK", 1000)
     for index, image in enumerate(whole):
         gap = np.abs(render_free(scene_rng(10, index), (40, 56)).astype(int) - image)
         assert gap.max() <= 1 and (gap > 0).mean() < 0.001, "sums may round, nothing else may change"
 
 
-def test_truth_is_the_same_at_every_size() -> None:
+def test_render_has_the_same_ground_truth_at_every_size() -> None:
     for index in range(4):
         large, small = render(scene_rng(1, index), 192), render(scene_rng(1, index), 64)
         assert np.abs(large.matte.reshape(64, 3, 64, 3).mean(axis=(1, 3)) - small.matte).mean() < 0.01
@@ -85,7 +83,7 @@ def test_truth_is_the_same_at_every_size() -> None:
         assert np.abs(middle[solid] - small.transmission[solid]).max() < 0.03
 
 
-def test_shadow_is_the_free_picture_times_the_truth() -> None:
+def test_render_shadow_is_the_free_image_times_the_ground_truth() -> None:
     """The ratio measured in full shadow follows the transmission map (noise and slope average out)."""
     logs = []
     for index in range(16):
@@ -101,7 +99,7 @@ def test_shadow_is_the_free_picture_times_the_truth() -> None:
     assert np.percentile(np.abs(logs), 80) < 0.2
 
 
-def test_lit_parts_are_alike_but_for_noise_and_exposure() -> None:
+def test_render_lit_parts_differ_by_noise_and_exposure_only() -> None:
     for index in range(6):
         scene = render(scene_rng(4, index), 64)
         lit = scene.matte < 0.01
@@ -109,7 +107,7 @@ def test_lit_parts_are_alike_but_for_noise_and_exposure() -> None:
         assert abs(gap.mean()) < 14 and gap.std() < 12
 
 
-def test_masks_follow_the_matte_roughly() -> None:
+def test_render_masks_follow_the_matte_roughly() -> None:
     overlaps, shares = [], []
     for index in range(40):
         scene = render(scene_rng(6, index), 64)
@@ -121,31 +119,10 @@ def test_masks_follow_the_matte_roughly() -> None:
     assert min(shares) > 0.03 and max(shares) < 0.75
 
 
-def test_pictures_vary_and_have_structure() -> None:
+def test_render_free_images_vary_and_have_structure() -> None:
     images = np.stack([render_free(scene_rng(8, index), 64) for index in range(48)]).astype(float)
     means = images.mean(axis=(1, 2))
     assert means.std(axis=0).min() > 15
     contrast = images.mean(axis=3).std(axis=(1, 2))
     assert np.median(contrast) > 10
     assert (images > 250).mean() < 0.05 and (images < 5).mean() < 0.05
-
-
-def test_command_line_writes_the_istd_layout(tmp_path: Path) -> None:
-    render.main(["--out", str(tmp_path), "--n", "2", "--size", "32", "--seed", "9", "--split", "train"])
-    scene = render(scene_rng(9, 1), 32)
-    for folder, expected in (("A", scene.shadow), ("B", scene.mask * np.uint8(255)), ("C", scene.free)):
-        files = sorted((tmp_path / "train" / f"train_{folder}").iterdir())
-        assert [file.name for file in files] == ["0000.png", "0001.png"]
-        with Image.open(files[1]) as image:
-            assert np.array_equal(np.asarray(image), expected)
-    with Image.open(tmp_path / "train" / "train_matte" / "0001.png") as image:
-        assert np.abs(np.asarray(image) / 65535 - scene.matte).max() < 1e-5
-    with np.load(tmp_path / "train" / "train_truth" / "0001.npz") as truth:
-        assert np.array_equal(truth["matte"], scene.matte)
-        assert np.array_equal(truth["transmission"], scene.transmission)
-
-
-def test_command_line_refuses_bad_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        render.main(["--out", "x", "--n", "0"])
-    assert "need --n >= 1" in capsys.readouterr().err

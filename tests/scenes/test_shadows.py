@@ -10,9 +10,9 @@ from guided_diffusion.scenes.shadows import (
     Shape,
     cast,
     combine,
+    draw_mask,
     draw_shadow,
     draw_transmission,
-    drawn_mask,
 )
 
 
@@ -21,14 +21,14 @@ def _fields(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rng.uniform(0.05, 1, (9, 7, 3)), rng.uniform(0, 1, (9, 7)), rng.uniform(0.1, 0.9, (9, 7, 3))
 
 
-def test_cast_with_slope_one_is_the_identity_of_the_contract() -> None:
+def test_cast_with_slope_1_is_the_identity_of_the_contract() -> None:
     free, matte, transmission = _fields(0)
     m = matte[..., None]
     assert np.allclose(cast(free, matte, transmission), free * (1 - m + m * transmission), rtol=1e-6)
 
 
 @pytest.mark.parametrize("slope", [0.8, 1.2])
-def test_slope_is_the_log_log_regression_of_free_on_umbra(slope: float) -> None:
+def test_cast_slope_is_the_log_log_regression_of_free_on_umbra(slope: float) -> None:
     free = np.random.default_rng(1).uniform(0.1, 0.8, (12, 12, 3))
     umbra = cast(free, np.ones((12, 12)), np.full((12, 12, 3), 0.2), slope)
     for channel in range(3):
@@ -37,7 +37,7 @@ def test_slope_is_the_log_log_regression_of_free_on_umbra(slope: float) -> None:
         assert x.mean() == pytest.approx(y.mean() + np.log(0.2), abs=1e-5)
 
 
-def test_combined_shadows_keep_the_product_of_their_factors() -> None:
+def test_combine_keeps_the_product_of_the_factors() -> None:
     (_, m1, t1), (_, m2, t2) = _fields(2), _fields(3)
     matte, transmission = combine((m1, t1), (m2, t2))
     expected = (1 - m1[..., None] * (1 - t1)) * (1 - m2[..., None] * (1 - t2))
@@ -45,7 +45,7 @@ def test_combined_shadows_keep_the_product_of_their_factors() -> None:
     assert matte.min() >= 0 and matte.max() <= 1
 
 
-def test_transmissions_have_the_measured_percentiles() -> None:
+def test_draw_transmission_has_the_measured_percentiles() -> None:
     rng = np.random.default_rng(4)
     t = np.stack([draw_transmission(rng) for _ in range(4000)])
     assert np.median(t[:, 1]) == pytest.approx(0.27, rel=0.05)
@@ -56,7 +56,7 @@ def test_transmissions_have_the_measured_percentiles() -> None:
     assert 0.9499 <= blue.min() < 0.97 and 1.48 < blue.max() <= 1.5001
 
 
-def test_a_capsule_and_a_polygon_cover_their_area() -> None:
+def test_shape_covers_its_area() -> None:
     n = 200
     axis = ((np.arange(n) + 0.5) / n - 0.5).astype(np.float32)
     x, y = np.meshgrid(axis, axis)
@@ -67,7 +67,7 @@ def test_a_capsule_and_a_polygon_cover_their_area() -> None:
     assert Shape(np.zeros((0, 5)), triangle).cover(x, y, 1 / n).mean() == pytest.approx(0.28, rel=0.01)
 
 
-def test_mattes_have_soft_edges_of_the_stated_width_and_sensible_area() -> None:
+def test_shadow_matte_has_soft_edges_of_the_stated_width() -> None:
     shares, widest = [], []
     for index in range(30):
         shadow = draw_shadow(np.random.default_rng([5, index]))
@@ -81,7 +81,7 @@ def test_mattes_have_soft_edges_of_the_stated_width_and_sensible_area() -> None:
     assert COVERAGE[0] * 0.9 < min(shares) and max(shares) < COVERAGE[1] * 1.1
 
 
-def test_log_gain_field_has_the_drawn_spread_and_no_detail() -> None:
+def test_shadow_transmission_has_the_drawn_spread_and_no_detail() -> None:
     ratios = []
     for index in range(40):
         shadow = draw_shadow(np.random.default_rng([6, index]))
@@ -91,9 +91,9 @@ def test_log_gain_field_has_the_drawn_spread_and_no_detail() -> None:
     assert 0.4 < np.median(ratios) < 1.2
 
 
-def test_masks_grow_and_shrink_within_the_stated_pixels() -> None:
+def test_draw_mask_grows_and_shrinks_within_the_stated_pixels() -> None:
     matte = np.zeros((256, 256), np.float32)
     matte[:, :128] = 1
-    columns = [int(drawn_mask(np.random.default_rng([7, k]), matte)[128].sum()) for k in range(60)]
+    columns = [int(draw_mask(np.random.default_rng([7, k]), matte)[128].sum()) for k in range(60)]
     assert min(columns) >= 125 and max(columns) <= 133
     assert min(columns) < 128 < max(columns)

@@ -1,4 +1,4 @@
-"""Procedural images have the statistics of photographs; the script that measures them is told the truth."""
+"""Statistics of procedural images against those of photographs, and the script that compares them."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ SCRIPT = str(Path(__file__).resolve().parents[2] / "scripts" / "scene_statistics
 
 
 @pytest.fixture(scope="module")
-def told() -> list[dict[str, float]]:
+def values() -> list[dict[str, float]]:
     return [statistics(render_free(scene_rng(3000, index), 128)) for index in range(200)]
 
 
 @pytest.mark.parametrize(
-    ("key", "photographs"),  # at 128 x 128, see docs/scenes.md
+    ("key", "photographs"),  # at 128 x 128, see docs/reports/scenes.md
     [("slope", 1.66), ("contrast", 0.128), ("chroma", 17.3), ("mean_l", 62.0)]
     + [("within_l", 7.2), ("within_a", 2.6), ("within_b", 3.3)],
 )
-def test_the_mean_picture_is_like_photographs(
-    told: list[dict[str, float]], key: str, photographs: float
+def test_mean_statistics_are_like_photographs(
+    values: list[dict[str, float]], key: str, photographs: float
 ) -> None:
-    assert np.mean([t[key] for t in told]) == pytest.approx(photographs, rel=0.25)
+    assert np.mean([image[key] for image in values]) == pytest.approx(photographs, rel=0.25)
 
 
-def test_edges_are_as_rare_as_in_photographs(told: list[dict[str, float]]) -> None:
-    assert np.exp(np.mean([np.log(t["kurtosis"]) for t in told])) == pytest.approx(15.8, rel=0.25)
+def test_edges_are_as_rare_as_in_photographs(values: list[dict[str, float]]) -> None:
+    assert np.exp(np.mean([np.log(image["kurtosis"]) for image in values])) == pytest.approx(15.8, rel=0.25)
 
 
 @pytest.mark.parametrize(("key", "photographs"), [("mean_l", 8.1), ("mean_a", 5.4), ("mean_b", 10.2)])
-def test_pictures_differ_as_photographs_do(
-    told: list[dict[str, float]], key: str, photographs: float
+def test_images_differ_as_photographs_do(
+    values: list[dict[str, float]], key: str, photographs: float
 ) -> None:
-    assert np.std([t[key] for t in told]) == pytest.approx(photographs, rel=0.25)
+    assert np.std([image[key] for image in values]) == pytest.approx(photographs, rel=0.25)
 
 
-def test_the_script_finds_pictures_like_themselves(
+def test_script_finds_images_like_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for index in range(12):

@@ -1,4 +1,4 @@
-"""Finding shadows: the guided filter, the evidence at a shadow's edge, and the whole."""
+"""Shadow detection: the guided filter, the evidence at a shadow's edge, and the whole."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +13,7 @@ from guided_diffusion.errors import CheckpointError
 from guided_diffusion.scenes.render import render, scene_rng
 from guided_diffusion.shadow import detect, guided_filter
 from guided_diffusion.shadow.detect import find_shadow
-from guided_diffusion.shadow.evidence import Evidence, components, shadows_among, weigh
+from guided_diffusion.shadow.evidence import Evidence, examine_regions, label_regions, select_shadows
 
 # guided filter
 
@@ -47,15 +47,15 @@ def by_least_squares(guide: np.ndarray, coarse: np.ndarray, radius: int, smooth:
     return out
 
 
-def test_the_guided_filter_is_its_definition() -> None:
+def test_guided_filter_equals_its_definition() -> None:
     rng = np.random.default_rng(0)
     guide, coarse = rng.random((3, 9, 12)), rng.random((9, 12))
     tensors = (torch.from_numpy(guide).float(), torch.from_numpy(coarse).float())
-    found = guided_filter.apply(guided_filter.coefficients(*tensors, 2, 0.01), tensors[0]).numpy()
-    assert np.abs(found - by_least_squares(guide, coarse, 2, 0.01)).max() < 1e-4
+    result = guided_filter.apply(guided_filter.coefficients(*tensors, 2, 0.01), tensors[0]).numpy()
+    assert np.abs(result - by_least_squares(guide, coarse, 2, 0.01)).max() < 1e-4
 
 
-def test_a_coarse_map_takes_the_edges_of_a_large_guide() -> None:
+def test_guided_filter_gives_a_coarse_map_the_edges_of_a_large_guide() -> None:
     step = torch.zeros(3, 64, 64)
     step[:, :, 37:] = 1
     small, large = step[:, ::2, ::2], step
@@ -85,21 +85,21 @@ def flooded(mask: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.35, 0.45, 0.8])
-def test_components_are_those_of_a_flood(share: float) -> None:
+def test_label_regions_agrees_with_a_flood_fill(share: float) -> None:
     mask = np.random.default_rng(0).random((40, 31)) < share
-    found, wanted = components(torch.from_numpy(mask)).numpy(), flooded(mask)
-    assert np.array_equal(found > 0, mask)
-    pairs = {*zip(found[mask].tolist(), wanted[mask].tolist(), strict=True)}
+    result, wanted = label_regions(torch.from_numpy(mask)).numpy(), flooded(mask)
+    assert np.array_equal(result > 0, mask)
+    pairs = {*zip(result[mask].tolist(), wanted[mask].tolist(), strict=True)}
     assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}) == wanted.max()
 
 
-def test_components_of_a_spiral() -> None:
+def test_label_regions_follows_a_spiral() -> None:
     """One long way, which label propagation alone takes a step at a time."""
     mask = torch.zeros(33, 33, dtype=torch.bool)
     for k in range(0, 16, 2):
         mask[k, max(k - 1, 0) : 33 - k] = mask[32 - k, k : 33 - k] = True
         mask[k : 33 - k, 32 - k] = mask[k + 2 : 33 - k, k] = True
-    assert len(components(mask).unique()) == 2
+    assert len(label_regions(mask).unique()) == 2
 
 
 GAIN = torch.tensor([1.5, 1.3, 1.1])
@@ -117,114 +117,114 @@ def disc(radius: float = 30) -> Tensor:
     return radius - torch.hypot(y - 63.5, x - 63.5)
 
 
-def only(log: Tensor, mask: Tensor) -> Evidence:
-    ((region, evidence),) = weigh(log, mask)
+def single_evidence(log: Tensor, mask: Tensor) -> Evidence:
+    ((region, evidence),) = examine_regions(log, mask)
     assert torch.equal(region, mask) and evidence is not None
     return evidence
 
 
 @pytest.mark.parametrize(("width", "shift"), [(0.8, 0.0), (2.5, 0.0), (1.5, 2.0)])
-def test_a_shadow_s_gain_is_found_and_giving_it_back_removes_the_edge(width: float, shift: float) -> None:
+def test_evidence_measures_the_gain_that_removes_the_edge(width: float, shift: float) -> None:
     """With soft edges, and with a mask that is two pixels off."""
     log = ground() - torch.special.ndtr((disc() - shift) / width) * GAIN[:, None, None]
-    found = only(log, disc() > 0)
-    assert found.gain == pytest.approx(1.3, abs=0.06) and found.tint == pytest.approx(0.4, abs=0.06)
-    assert found.spread < 0.1 and found.left < 0.2 and found.pairs > 1
-    assert found.convinces and torch.equal(shadows_among(log, disc() > 0), disc() > 0)
+    result = single_evidence(log, disc() > 0)
+    assert result.gain == pytest.approx(1.3, abs=0.06) and result.tint == pytest.approx(0.4, abs=0.06)
+    assert result.spread < 0.1 and result.edge_left < 0.2 and result.pairs > 1
+    assert result.is_shadow and torch.equal(select_shadows(log, disc() > 0), disc() > 0)
 
 
-def test_two_shadows_are_weighed_apart_and_the_material_is_left() -> None:
+def test_select_shadows_examines_regions_apart_and_drops_a_material() -> None:
     shadow, material = disc().roll(-32, 1) - 8, disc().roll(32, 1) - 8
     red = torch.tensor([0.3, 1.0, 1.4])  # rust: it lacks blue
     log = ground() - (shadow > 0) * GAIN[:, None, None] - (material > 0) * red[:, None, None]
     dark = (shadow > 0) | (material > 0)
-    assert torch.equal(shadows_among(log, dark), shadow > 0)
+    assert torch.equal(select_shadows(log, dark), shadow > 0)
 
 
-def test_what_is_no_shadow_does_not_convince() -> None:
+def test_evidence_rejects_what_is_no_shadow() -> None:
     inside = disc() > 0
-    assert not only(ground(), inside).convinces  # nothing there
-    assert not only(ground() + inside * 1.3, inside).convinces  # brighter
+    assert not single_evidence(ground(), inside).is_shadow  # nothing there
+    assert not single_evidence(ground() + inside * 1.3, inside).is_shadow  # brighter
     share = torch.tensor([0.1, 1.0, 3.0]).repeat_interleave(20)  # of light lost: little here, much there
     uneven = inside * torch.nn.functional.pad(share, (34, 34), mode="constant", value=1.0)
-    assert not only(ground() - uneven, inside).convinces
+    assert not single_evidence(ground() - uneven, inside).is_shadow
     outlined = ground() - inside * GAIN[:, None, None] - 3.0 * (disc().abs() < 1.5)  # a frame stays
-    assert only(outlined, inside).left > 0.6
+    assert single_evidence(outlined, inside).edge_left > 0.6
     gap = ground() - inside * GAIN[:, None, None] + 2.5 * (disc() > 15)  # a kerb in a dark gap
-    assert only(gap, inside).glare == pytest.approx(15**2 / (30 - 2.5) ** 2, abs=0.02)
+    assert single_evidence(gap, inside).glare == pytest.approx(15**2 / (30 - 2.5) ** 2, abs=0.02)
 
 
-def test_too_little_to_tell() -> None:
+def test_examine_regions_gives_no_evidence_of_too_few_pixels() -> None:
     log = ground()
-    assert weigh(log, torch.zeros(128, 128, dtype=torch.bool)) == []
-    assert weigh(log, torch.ones(128, 128, dtype=torch.bool)) == []
-    assert weigh(log, disc(3) > 0) == []  # 32 pixels
+    assert examine_regions(log, torch.zeros(128, 128, dtype=torch.bool)) == []
+    assert examine_regions(log, torch.ones(128, 128, dtype=torch.bool)) == []
+    assert examine_regions(log, disc(3) > 0) == []  # 32 pixels
     line = torch.zeros(128, 128, dtype=torch.bool)
     line[60:62, 20:100] = True
-    ((region, evidence),) = weigh(log, line)
-    assert evidence is None and not shadows_among(log, line).any()
+    ((region, evidence),) = examine_regions(log, line)
+    assert evidence is None and not select_shadows(log, line).any()
 
 
 # the whole, with the shipped network
 
 
-def overlap(found: np.ndarray, wanted: np.ndarray) -> float:
-    return float((found & wanted).sum() / (found | wanted).sum())
+def overlap(result: np.ndarray, wanted: np.ndarray) -> float:
+    return float((result & wanted).sum() / (result | wanted).sum())
 
 
-def test_shadows_of_fresh_scenes_are_found_and_the_same_places_without_them_left() -> None:
+def test_find_shadow_finds_shadows_of_fresh_scenes_and_none_without() -> None:
     scenes = [render(scene_rng(3000, i), (120, 160)) for i in range(5)]
     shares = [overlap(find_shadow(scene.shadow), scene.matte > 0.5) for scene in scenes]
     assert np.median(shares) > 0.6
-    untouched = [not find_shadow(scene.free).any() for scene in scenes]
-    assert sum(untouched) >= 4
+    clean = [not find_shadow(scene.free).any() for scene in scenes]
+    assert sum(clean) >= 4
 
 
-def test_the_answer_is_a_mask_of_the_picture_s_size_and_always_the_same() -> None:
+def test_find_shadow_returns_the_same_full_size_mask_every_time() -> None:
     image = render(scene_rng(3000, 1), (101, 150)).shadow
-    before, found = image.copy(), find_shadow(image)
-    assert found.dtype == bool and found.shape == (101, 150)
-    assert np.array_equal(found, find_shadow(image)) and np.array_equal(image, before)
+    before, result = image.copy(), find_shadow(image)
+    assert result.dtype == bool and result.shape == (101, 150)
+    assert np.array_equal(result, find_shadow(image)) and np.array_equal(image, before)
 
 
-def test_a_shadow_left_in_another_is_found_and_nothing_else() -> None:
-    """The first was lifted perfectly; where a second overlapped it a quarter of the light is left."""
+def test_find_shadow_in_a_region_finds_only_an_overlapping_shadow() -> None:
+    """The first was removed perfectly; where a second overlapped it a quarter of the light is left."""
     y, x = np.indices((120, 160))
-    within, rest = x > 40, np.hypot(y - 60, x - 100) < 30
-    found = []
+    region, rest = x > 40, np.hypot(y - 60, x - 100) < 30
+    result = []
     for i in range(4):
         free = render(scene_rng(3000, i), (120, 160)).free
         dark = np.where(rest[..., None], free * 0.5, free).round().astype(np.uint8)  # 0.22 of the light
-        left = find_shadow(dark, within=within)
-        assert not (left & ~within).any() and not find_shadow(free, within=within).any()
-        assert not find_shadow(dark, within=~rest).any()
-        found.append(overlap(left, rest))
-    assert sum(share > 0.9 for share in found) >= 2  # where the evidence is certain, it is whole
+        left = find_shadow(dark, region=region)
+        assert not (left & ~region).any() and not find_shadow(free, region=region).any()
+        assert not find_shadow(dark, region=~rest).any()
+        result.append(overlap(left, rest))
+    assert sum(share > 0.9 for share in result) >= 2  # where the evidence is certain, it is whole
 
 
-def test_where_one_was_lifted_the_evidence_has_to_be_certain() -> None:
-    sure = Evidence(gain=0.8, spread=0.3, tint=0.1, pairs=1.0, left=0.1, glare=0.0)
-    assert sure.convinces and sure.is_certain
-    for doubt in ({"gain": 0.25}, {"spread": 0.7}, {"left": 0.5}):
-        assert replace(sure, **doubt).convinces and not replace(sure, **doubt).is_certain
+def test_evidence_is_certain_within_tighter_bounds() -> None:
+    sure = Evidence(gain=0.8, spread=0.3, tint=0.1, pairs=1.0, edge_left=0.1, glare=0.0)
+    assert sure.is_shadow and sure.is_certain
+    for doubt in ({"gain": 0.25}, {"spread": 0.7}, {"edge_left": 0.5}):
+        assert replace(sure, **doubt).is_shadow and not replace(sure, **doubt).is_certain
     assert not replace(sure, glare=0.2).is_certain
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 2), (9, 40), (33, 33)])
 @pytest.mark.parametrize("level", [0, 128, 255])
-def test_flat_pictures_of_any_size_have_no_shadow(size: tuple[int, int], level: int) -> None:
-    found = find_shadow(np.full((*size, 3), level, dtype=np.uint8))
-    assert found.shape == size and not found.any()
+def test_find_shadow_finds_none_in_flat_images_of_any_size(size: tuple[int, int], level: int) -> None:
+    result = find_shadow(np.full((*size, 3), level, dtype=np.uint8))
+    assert result.shape == size and not result.any()
 
 
-def test_noise_and_grey_pictures_are_taken() -> None:
+def test_find_shadow_accepts_noise_and_grey_images() -> None:
     rng = np.random.default_rng(0)
     assert find_shadow(rng.integers(0, 256, (64, 80, 3), dtype=np.uint8)).shape == (64, 80)
     grey = render(scene_rng(3000, 1), (120, 160)).shadow.mean(2, keepdims=True).round().astype(np.uint8)
     assert find_shadow(grey.repeat(3, 2)).shape == (120, 160)
 
 
-def test_missing_weights_are_one_line_with_the_remedy(
+def test_find_shadow_without_weights_names_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(detect, "DETECTOR", replace(detect.DETECTOR, path=tmp_path / "none.pt"))

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from guided_diffusion.shadow import palette as palettes
-from guided_diffusion.shadow.edge_pairs import edge_pairs, spread_out
+from guided_diffusion.shadow.edge_pairs import find_edge_pairs, space_evenly
 from guided_diffusion.shadow.field import ShadowField
 from guided_diffusion.shadow.fit import fit_field, grid_weights, observe
 from guided_diffusion.shadow.light import blur
 from guided_diffusion.shadow.palette import AXES, Palette
 from guided_diffusion.shadow.relight import signed_distance
-from guided_diffusion.shadow.ring_fit import ring_field
+from guided_diffusion.shadow.ring_fit import fit_ring
 
 N = 128
 DOWN, RIGHT = torch.meshgrid(torch.arange(N) + 0.5, torch.arange(N) + 0.5, indexing="ij")
@@ -28,7 +28,7 @@ GAIN = torch.tensor([1.5, 1.3, 1.1])
 
 @pytest.fixture(autouse=True)
 def _no_gradients() -> Iterator[None]:
-    """As `relight` calls these."""
+    """Switch gradients off, as `relight` does."""
     with torch.no_grad():
         yield
 
@@ -63,19 +63,19 @@ def distance(shadow: np.ndarray) -> Tensor:
 def fitted(lit: Tensor, shadow: np.ndarray, truth: ShadowField) -> tuple[ShadowField, Tensor]:
     """The fit to the shadow of a known field, and the error (3, M) of its gains there."""
     dark = cast(lit, shadow, truth)
-    found = fit_field(observe(dark, distance(shadow)), shadow.shape)
-    return found, (found.umbra_gain(dark) - truth.umbra_gain(dark))[:, torch.from_numpy(shadow)]
+    fit = fit_field(observe(dark, distance(shadow)), shadow.shape)
+    return fit, (fit.umbra_gain(dark) - truth.umbra_gain(dark))[:, torch.from_numpy(shadow)]
 
 
 # pairs
 
 
 @pytest.mark.parametrize("slope", [0.0, -0.3])
-def test_pairs_on_one_ground_tell_the_gain(slope: float) -> None:
+def test_edge_pairs_on_even_ground_have_the_gain(slope: float) -> None:
     # The ground changes along the edge alone, so what faces a pixel is what lies under its shadow.
     lit = column(-1.0, -1.3, -1.7) + 0.4 * torch.sin(DOWN / 9)
     truth = known_field(slope)
-    pairs = edge_pairs(cast(lit, HALF, truth), distance(HALF))
+    pairs = find_edge_pairs(cast(lit, HALF, truth), distance(HALF))
     assert len(pairs) > 100
     off = (pairs.gain - GAIN - slope * (pairs.dark - truth.pivot)).abs()
     assert off.mean() < 0.01 and off.max() < 0.1
@@ -83,8 +83,8 @@ def test_pairs_on_one_ground_tell_the_gain(slope: float) -> None:
 
 def places(shadow: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     """Rows and columns (N, 2) of the pairs of a mask: of their dark ends, their lit ends and the edge."""
-    pairs = edge_pairs(torch.stack([DOWN, RIGHT, torch.zeros(N, N)]), distance(shadow))
-    return pairs.dark[:, :2], pairs.lit[:, :2], pairs.place + 0.5
+    pairs = find_edge_pairs(torch.stack([DOWN, RIGHT, torch.zeros(N, N)]), distance(shadow))
+    return pairs.dark[:, :2], pairs.lit[:, :2], pairs.position + 0.5
 
 
 def inside(at: Tensor, shadow: np.ndarray) -> Tensor:
@@ -92,7 +92,7 @@ def inside(at: Tensor, shadow: np.ndarray) -> Tensor:
 
 
 @pytest.mark.parametrize("shadow", [DISC, ~DISC, HALF, DISC & HALF], ids=["disc", "hole", "half", "cut"])
-def test_a_pair_s_ends_face_each_other_across_the_edge(shadow: np.ndarray) -> None:
+def test_edge_pairs_face_each_other_across_the_edge(shadow: np.ndarray) -> None:
     dark, lit, place = places(shadow)
     assert len(dark) > 100
     assert inside(dark, shadow).all() and not inside(lit, shadow).any()
@@ -100,7 +100,7 @@ def test_a_pair_s_ends_face_each_other_across_the_edge(shadow: np.ndarray) -> No
     assert (torch.hypot(*(dark - lit).T) < 31).all()
 
 
-def test_no_pair_leaves_the_picture_or_crosses_a_thin_shadow() -> None:
+def test_edge_pairs_stay_in_the_image_and_off_thin_shadows() -> None:
     beside_the_frame = (RIGHT < 6).numpy()  # too shallow for both ends but the nearest
     dark, lit, _ = places(beside_the_frame)
     assert inside(dark, beside_the_frame).all() and not inside(lit, beside_the_frame).any()
@@ -111,40 +111,43 @@ def test_no_pair_leaves_the_picture_or_crosses_a_thin_shadow() -> None:
     assert inside(dark, two).all() and not inside(lit, two).any()
 
 
-def test_a_mask_without_an_edge_has_no_pairs() -> None:
+def test_edge_pairs_of_a_mask_without_edge_are_none() -> None:
     for shadow in (np.zeros((N, N), bool), np.ones((N, N), bool)):
-        assert len(edge_pairs(noise(3, N, N), distance(shadow))) == 0
+        assert len(find_edge_pairs(noise(3, N, N), distance(shadow))) == 0
 
 
-def test_spread_out_is_even_and_never_more_than_there_are() -> None:
-    assert spread_out(0, 5).tolist() == [] and spread_out(3, 5).tolist() == [0, 1, 2]
-    some = spread_out(1001, 11)
-    assert some.tolist() == list(range(0, 1001, 100))
+def test_space_evenly_is_even_and_bounded() -> None:
+    assert space_evenly(0, 5).tolist() == [] and space_evenly(3, 5).tolist() == [0, 1, 2]
+    indices = space_evenly(1001, 11)
+    assert indices.tolist() == list(range(0, 1001, 100))
 
 
 # palette
 
 
-def test_the_density_of_colours_integrates_to_one() -> None:
-    palette = Palette.of(ground(-1.5, -1.6, -2.0), distance(DISC), 3.0)
+def test_palette_density_integrates_to_one() -> None:
+    palette = Palette.measure(ground(-1.5, -1.6, -2.0), distance(DISC), 3.0)
     cell = ((palettes._HIGH - palettes._LOW) / torch.tensor(palette.density.shape[2:])).prod()
     assert float(palette.density.exp().sum() * cell) == pytest.approx(1, abs=0.03)
 
 
-def test_the_density_is_highest_at_the_scene_s_colours() -> None:
-    palette = Palette.of(ground(-1.5, -1.6, -2.0, rough=0.1), distance(DISC), 3.0)
+def test_palette_scores_the_scene_s_colours_highest() -> None:
+    palette = Palette.measure(ground(-1.5, -1.6, -2.0, rough=0.1), distance(DISC), 3.0)
     colours = column(-1.5, -1.6, -2.0)[..., 0].T + torch.cat([torch.zeros(1, 3), noise(200, 3)])
     assert int(palette.score(colours[:, None]).argmax()) == 0
 
 
-def test_the_right_gain_of_two_materials_scores_best_though_they_have_other_shares() -> None:
+def test_palette_scores_the_right_gain_of_two_materials_best() -> None:
     # Mostly dark ground lies in the light, mostly bright ground in the shadow.
     dark, bright = ground(-2.6, -2.5, -2.4), ground(-1.2, -1.6, -2.4, seed=5)
-    within = torch.from_numpy(DISC)
-    lit = torch.where(torch.where(within, RIGHT < 85, RIGHT < 25), bright, dark)
-    assert lit[0, within].gt(-1.9).float().mean() > 0.7 and lit[0, ~within].gt(-1.9).float().mean() < 0.3
-    palette = Palette.of(lit, distance(DISC), 3.0)
-    under = (lit - GAIN[:, None, None])[:, within].T[::5]
+    inside_disc = torch.from_numpy(DISC)
+    lit = torch.where(torch.where(inside_disc, RIGHT < 85, RIGHT < 25), bright, dark)
+    assert (
+        lit[0, inside_disc].gt(-1.9).float().mean() > 0.7
+        and lit[0, ~inside_disc].gt(-1.9).float().mean() < 0.3
+    )
+    palette = Palette.measure(lit, distance(DISC), 3.0)
+    under = (lit - GAIN[:, None, None])[:, inside_disc].T[::5]
     for axis in range(3):  # brighter and darker, redder and greener, bluer and less blue
         along = torch.linalg.inv(AXES)[:, axis]
         steps = torch.linspace(-1, 1, 21) * (1.5 if axis == 0 else 0.5)
@@ -152,14 +155,14 @@ def test_the_right_gain_of_two_materials_scores_best_though_they_have_other_shar
         assert abs(float(steps[scores.argmax()])) <= 0.1, axis
 
 
-def test_colours_past_the_palette_s_rim_are_colours_too() -> None:
-    palette = Palette.of(ground(-1.0, -6.2, -6.2, rough=0.1), distance(DISC), 3.0)  # nothing but red
+def test_palette_scores_colours_beyond_its_rim() -> None:
+    palette = Palette.measure(ground(-1.0, -6.2, -6.2, rough=0.1), distance(DISC), 3.0)  # nothing but red
     red, blue = palette.score(torch.tensor([[[-1.0, -6.2, -6.2]], [[-6.2, -6.2, -1.0]]]))
     assert red > blue + 1
 
 
-def test_a_scene_without_lit_pixels_gives_an_even_palette() -> None:
-    palette = Palette.of(noise(3, N, N), torch.full((N, N), 50.0), 3.0)
+def test_palette_without_lit_pixels_is_even() -> None:
+    palette = Palette.measure(noise(3, N, N), torch.full((N, N), 50.0), 3.0)
     scores = palette.score(noise(7, 4, 3))
     assert torch.isfinite(scores).all() and torch.allclose(scores, scores[0])
 
@@ -179,15 +182,15 @@ def scene(kind: str) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["one ground", "two materials", "yellow stripe"])
-def test_the_fit_recovers_gain_and_slope(kind: str) -> None:
+def test_fit_field_recovers_gain_and_slope(kind: str) -> None:
     truth = known_field(slope=-0.25)
-    found, off = fitted(scene(kind), DISC, truth)
+    fit, off = fitted(scene(kind), DISC, truth)
     assert off.mean(dim=1).abs().max() < 0.06
     assert off.square().mean().sqrt() < 0.08
-    assert torch.allclose(found.slope, truth.slope, atol=0.1)
+    assert torch.allclose(fit.slope, truth.slope, atol=0.1)
 
 
-def test_the_fit_recovers_a_smooth_change_of_the_light() -> None:
+def test_fit_field_recovers_a_smooth_change_of_the_light() -> None:
     change = 0.3 * (RIGHT - 66) / 38
     truth = known_field(slope=-0.17, change=change)
     _, off = fitted(ground(-1.3, -1.5, -1.8, rough=0.3), DISC, truth)
@@ -196,23 +199,23 @@ def test_the_fit_recovers_a_smooth_change_of_the_light() -> None:
     assert float((off.mean(dim=0) * even).sum() / even.square().sum()) > -0.6  # at least 40 % of it is found
 
 
-def test_the_fit_is_the_same_each_time() -> None:
+def test_fit_field_is_deterministic() -> None:
     seen = observe(cast(scene("two materials"), DISC, known_field()), distance(DISC))
     first, again = (fit_field(seen, (N, N)) for _ in range(2))
     assert torch.equal(first.offset, again.offset) and torch.equal(first.slope, again.slope)
 
 
-def test_without_pairs_the_scene_s_colours_tell() -> None:
+def test_fit_field_without_pairs_uses_the_scene_s_colours() -> None:
     truth, lit = known_field(slope=-0.17), ground(-1.3, -1.5, -1.8)
     dark = cast(lit, DISC, truth)
-    none = edge_pairs(lit, distance(np.zeros((N, N), bool)))
+    none = find_edge_pairs(lit, distance(np.zeros((N, N), bool)))
     seen = observe(dark, distance(DISC))
-    found = fit_field(replace(seen, pairs=none, pair_weights=grid_weights(none.place, (N, N))), (N, N))
-    off = (found.umbra_gain(dark) - truth.umbra_gain(dark))[:, torch.from_numpy(DISC)]
+    fit = fit_field(replace(seen, pairs=none, pair_weights=grid_weights(none.position, (N, N))), (N, N))
+    off = (fit.umbra_gain(dark) - truth.umbra_gain(dark))[:, torch.from_numpy(DISC)]
     assert off.mean(dim=1).abs().max() < 0.15
 
 
-def test_grid_weights_are_shares_of_the_nodes_around() -> None:
+def test_grid_weights_are_shares_of_nearby_nodes() -> None:
     at = torch.tensor([[0.0, 0.0], [31.5, 63.5], [63.0, 127.0]])
     weights = grid_weights(at, (64, 128))
     side = int(weights.shape[1] ** 0.5)
@@ -225,34 +228,34 @@ def test_grid_weights_are_shares_of_the_nodes_around() -> None:
 # the ring fits
 
 
-def test_the_ring_recovers_a_log_affine_relation() -> None:
+def test_fit_ring_recovers_a_log_affine_relation() -> None:
     # Slow changes along the edge, none across it: the rings' means lie on the very line.
     lit = column(-2.0, -2.2, -2.5) + 1.5 * torch.sin(DOWN / 40)
     truth = known_field(slope=-0.25)
     dark = cast(lit, HALF, truth)
-    found = ring_field(dark, distance(HALF))
-    assert found is not None and torch.allclose(found.slope, truth.slope, atol=0.02)
-    off = (found.umbra_gain(dark) - truth.umbra_gain(dark))[:, torch.from_numpy(HALF)]
+    fit = fit_ring(dark, distance(HALF))
+    assert fit is not None and torch.allclose(fit.slope, truth.slope, atol=0.02)
+    off = (fit.umbra_gain(dark) - truth.umbra_gain(dark))[:, torch.from_numpy(HALF)]
     assert off.abs().max() < 0.05
 
 
-def test_the_ring_is_not_misled_by_a_few_foreign_places() -> None:
+def test_fit_ring_resists_outliers() -> None:
     lit = column(-2.0, -2.2, -2.5) + 1.0 * torch.sin(DOWN / 40)
     lit[:, 20:32, :60] += 2.0  # something bright lies on the lit side alone
     dark = cast(lit, HALF, known_field(slope=-0.2))
-    found = ring_field(dark, distance(HALF))
-    assert found is not None
-    off = (found.umbra_gain(dark) - known_field(slope=-0.2).umbra_gain(dark))[:, torch.from_numpy(HALF)]
+    fit = fit_ring(dark, distance(HALF))
+    assert fit is not None
+    off = (fit.umbra_gain(dark) - known_field(slope=-0.2).umbra_gain(dark))[:, torch.from_numpy(HALF)]
     assert off.abs().mean() < 0.05
 
 
-def test_one_gain_per_channel_is_the_rings_difference() -> None:
+def test_fit_ring_without_slope_is_the_rings_difference() -> None:
     dark = cast(ground(-1.3, -1.5, -1.8, rough=0.2), DISC, known_field())
-    found = ring_field(dark, distance(DISC), slope=False)
-    assert found is not None and not found.slope.any()
-    assert torch.allclose(found.offset[:, 0, 0], GAIN, atol=0.03)
+    fit = fit_ring(dark, distance(DISC), slope=False)
+    assert fit is not None and not fit.slope.any()
+    assert torch.allclose(fit.offset[:, 0, 0], GAIN, atol=0.03)
 
 
 @pytest.mark.parametrize("shadow", [np.zeros((N, N), bool), np.ones((N, N), bool)], ids=["none", "all"])
-def test_without_two_rings_there_is_no_field(shadow: np.ndarray) -> None:
-    assert ring_field(noise(3, N, N), distance(shadow)) is None
+def test_fit_ring_without_two_rings_is_none(shadow: np.ndarray) -> None:
+    assert fit_ring(noise(3, N, N), distance(shadow)) is None

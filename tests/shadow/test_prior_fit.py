@@ -1,4 +1,4 @@
-"""The light corrected under a prior: known errors are taken back, what a prior does not tell stays."""
+"""Correction under a prior: known errors are corrected, what the prior cannot judge stays."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from torch import Tensor
 
 from guided_diffusion.denoiser import Prediction
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.images.colour import to_srgb
 from guided_diffusion.respace import get_named_beta_schedule
 from guided_diffusion.shadow.field import ShadowField
-from guided_diffusion.shadow.light import log_light, to_srgb
+from guided_diffusion.shadow.light import log_light
 from guided_diffusion.shadow.palette import AXES
 from guided_diffusion.shadow.prior_fit import (
     GRID,
@@ -77,51 +78,51 @@ def wrong(name: str) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["dark", "red", "tilted"])
-def test_a_prior_that_knows_the_scene_takes_a_wrong_light_back(name: str) -> None:
+def test_fit_under_prior_corrects_a_wrong_light(name: str) -> None:
     truth, error = true_field(), wrong(name)
-    found = corrected(ShadowField(truth.offset + error, truth.slope, truth.pivot), knowing())
+    result = corrected(ShadowField(truth.offset + error, truth.slope, truth.pivot), knowing())
     umbra = scene()[2] > 0.9
-    left = (found.offset - truth.offset)[:, umbra]
+    left = (result.offset - truth.offset)[:, umbra]
     assert left.square().mean() < 0.15 * error[:, umbra].square().mean()
 
 
-def test_the_slope_is_not_the_prior_s_to_change() -> None:
+def test_fit_under_prior_keeps_slope_and_pivot() -> None:
     start = ShadowField(true_field().offset - 0.1, torch.tensor([-0.2, -0.1, 0.0]), true_field().pivot)
-    found = corrected(start, knowing())
-    assert torch.equal(found.slope, start.slope) and torch.equal(found.pivot, start.pivot)
-    assert not torch.equal(found.offset, start.offset)
+    result = corrected(start, knowing())
+    assert torch.equal(result.slope, start.slope) and torch.equal(result.pivot, start.pivot)
+    assert not torch.equal(result.offset, start.offset)
 
 
 def taken_back(slope: float) -> float:
-    """Of an offset that is 0.1 too small, the share that the fit makes good, where gain depends on light."""
+    """Share of an offset, 0.1 too small, that the fit corrects where gain depends on light."""
     free, _, matte = scene()
     truth = ShadowField(true_field().offset, torch.full((3,), slope), true_field().pivot)
     light = free * (1 - matte * (1 - torch.exp(-truth.gain(log_light(free)))))
     start = ShadowField(truth.offset - 0.1, truth.slope, truth.pivot)
-    found = fit_under_prior(light, matte, start, SEEN, knowing(), PROCESS, torch.Generator().manual_seed(0))
-    return float((found.offset - start.offset)[:, matte > 0.9].mean()) / 0.1
+    result = fit_under_prior(light, matte, start, SEEN, knowing(), PROCESS, torch.Generator().manual_seed(0))
+    return float((result.offset - start.offset)[:, matte > 0.9].mean()) / 0.1
 
 
-def test_a_slope_makes_no_difference_to_what_is_taken_back() -> None:
+def test_fit_under_prior_corrects_alike_under_any_slope() -> None:
     """In the umbra a pixel's gain rises by as much as the offset, whatever the slope."""
     assert 0.8 < taken_back(0.0) < 1
     assert taken_back(-0.4) == pytest.approx(taken_back(0.0), rel=0.1)
     assert taken_back(0.3) == pytest.approx(taken_back(0.0), rel=0.1)
 
 
-def test_what_the_prior_finds_as_likely_as_anything_stays() -> None:
+def test_fit_under_prior_keeps_the_field_under_a_flat_prior() -> None:
     start = ShadowField(true_field().offset + wrong("tilted"), true_field().slope, true_field().pivot)
-    found = corrected(start, Gaussian(torch.zeros(3, *SEEN), 1e4))
-    assert torch.allclose(found.offset, start.offset, atol=2e-4)
+    result = corrected(start, Gaussian(torch.zeros(3, *SEEN), 1e4))
+    assert torch.allclose(result.offset, start.offset, atol=2e-4)
 
 
-def test_an_unsure_prior_moves_less_than_a_sure_one() -> None:
+def test_fit_under_prior_moves_less_under_a_vaguer_prior() -> None:
     start = ShadowField(true_field().offset - 0.1, true_field().slope, true_field().pivot)
     moves = [(corrected(start, knowing(s)).offset - start.offset).mean() for s in (3.0, 0.3, 0.02)]
     assert 0 < moves[0] < moves[1] < moves[2]
 
 
-def test_the_pull_is_the_gaussian_prior_s() -> None:
+def test_residual_equals_the_gaussian_prior_s() -> None:
     """(z - x0_hat) / noise-to-signal with x0_hat the posterior mean; its two noises cancel exactly."""
     z = torch.linspace(-1, 1, 3 * 4 * 4).reshape(3, 4, 4)
     for t in (5, 30, 60):
@@ -131,7 +132,7 @@ def test_the_pull_is_the_gaussian_prior_s() -> None:
         assert torch.allclose(pull, wanted, atol=1e-5)
 
 
-def test_times_and_number_of_evaluations() -> None:
+def test_fit_under_prior_spreads_its_evaluations_over_time() -> None:
     denoise = knowing()
     corrected(true_field(), denoise)
     assert len(denoise.times) == NFE
@@ -140,17 +141,17 @@ def test_times_and_number_of_evaluations() -> None:
     assert counts.min() >= 0.6 * counts.mean()
 
 
-def test_the_draws_are_the_generator_s() -> None:
+def test_fit_under_prior_draws_from_the_generator() -> None:
     class Rough(Gaussian):
         def __call__(self, x_t: Tensor, t: int) -> Prediction:
             return Prediction(x_t.clamp(-0.5, 0.5), x_t, x_t)  # not linear: noises do not cancel
 
     start = ShadowField(true_field().offset - 0.1, true_field().slope, true_field().pivot)
-    one, same, other = (corrected(start, Rough(torch.zeros(3, *SEEN), 1.0), s).offset for s in (0, 0, 1))
-    assert torch.equal(one, same) and not torch.equal(one, other)
+    first, same, other = (corrected(start, Rough(torch.zeros(3, *SEEN), 1.0), s).offset for s in (0, 0, 1))
+    assert torch.equal(first, same) and not torch.equal(first, other)
 
 
-def test_node_weights_sum_to_nothing_over_the_shadow_and_changes_are_along_the_axes() -> None:
+def test_node_weights_sum_to_zero_and_spread_goes_along_the_axes() -> None:
     matte = scene()[2]
     grid = node_weights(matte, SIZE)
     assert torch.allclose((grid * matte).sum(dim=(1, 2)), torch.zeros(GRID**2), atol=1e-3)

@@ -1,4 +1,4 @@
-"""Relight on odd masks and images: each gives a result or a line that says why not."""
+"""Shadow removal with odd masks and images: a result, or a line that says why there is none."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from guided_diffusion.shadow import fit
+from guided_diffusion.shadow import fit as fitting
 from guided_diffusion.shadow import relight as relighting
-from tests.shadow.test_relight import LITTLE, SIZE, lifted, restless, scene
+from tests.helpers.relighting import LITTLE, SIZE, relight_checked, restless, scene
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A smaller working size and fewer rounds: whether anything breaks shows at any."""
+    """Set a smaller working size and fewer rounds: failures show at any."""
     monkeypatch.setattr(relighting, "SIDE", 64)
-    monkeypatch.setattr(fit, "_ROUNDS", 6)
+    monkeypatch.setattr(fitting, "_ROUNDS", 6)
 
 
 ROWS, COLUMNS = np.indices((64, 64))
@@ -37,7 +37,7 @@ MASKS = {
     "up to the frame": COLUMNS < 52,
     "five parts": (ROWS % 30 < 14) & (COLUMNS % 24 < 11),
 }
-PICTURES = {
+IMAGES = {
     "grey": LITTLE.shadow.mean(axis=2, keepdims=True).repeat(3, 2).astype(np.uint8),
     "black shadow": np.where(LITTLE.mask[..., None], 0, LITTLE.shadow).astype(np.uint8),
     "white shadow": np.where(LITTLE.mask[..., None], 255, LITTLE.shadow).astype(np.uint8),
@@ -54,47 +54,47 @@ PICTURES = {
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_odd_masks_give_a_result_or_a_reason(quick: None, mask: str) -> None:
-    found = lifted(LITTLE.shadow, MASKS[mask])
+def test_relight_with_odd_masks_gives_a_result_or_a_reason(quick: None, mask: str) -> None:
+    relit = relight_checked(LITTLE.shadow, MASKS[mask])
     if mask in ("nothing", "everything", "one pixel", "a corner pixel", "checkerboard", "lines"):
-        assert found.note.endswith("left as it was")
-        assert np.array_equal(found.free, LITTLE.shadow) and not found.matte.any()
+        assert relit.note.endswith("left as it was")
+        assert np.array_equal(relit.image, LITTLE.shadow) and not relit.matte.any()
 
 
-@pytest.mark.parametrize("image", PICTURES)
-def test_odd_pictures_give_a_result_or_a_reason(quick: None, image: str) -> None:
-    found = lifted(PICTURES[image], LITTLE.mask)
+@pytest.mark.parametrize("image", IMAGES)
+def test_relight_of_odd_images_gives_a_result_or_a_reason(quick: None, image: str) -> None:
+    relit = relight_checked(IMAGES[image], LITTLE.mask)
     if image in ("white shadow", "black beside it", "white", "black", "even", "deep and dim"):
-        assert np.array_equal(found.free, PICTURES[image])
+        assert np.array_equal(relit.image, IMAGES[image])
     if image == "grey":
-        assert not np.ptp(found.free, axis=2).any() and (found.free > PICTURES["grey"]).any()
-        found = lifted(PICTURES["grey"], LITTLE.mask, restless(), prior="diffusion", refine=True)
-        assert not np.ptp(found.free, axis=2).any()
+        assert not np.ptp(relit.image, axis=2).any() and (relit.image > IMAGES["grey"]).any()
+        relit = relight_checked(IMAGES["grey"], LITTLE.mask, restless(), prior="diffusion", refine=True)
+        assert not np.ptp(relit.image, axis=2).any()
     if image == "black shadow":
-        assert "too dark to hold texture" in found.note and found.black.mean() > 0.8 * LITTLE.mask.mean()
-    assert not (found.black & ~LITTLE.mask).any()
+        assert "too dark to hold texture" in relit.note and relit.black.mean() > 0.8 * LITTLE.mask.mean()
+    assert not (relit.black & ~LITTLE.mask).any()
 
 
 @pytest.mark.parametrize("fit", ["ring", "gain"])
-def test_the_ring_fits_survive_odd_masks_and_pictures(quick: None, fit: str) -> None:
+def test_relight_by_ring_fits_survives_odd_masks_and_images(quick: None, fit: str) -> None:
     for mask in MASKS.values():
-        lifted(LITTLE.shadow, mask, fit=fit)
-    for image in PICTURES.values():
-        lifted(image, LITTLE.mask, fit=fit)
+        relight_checked(LITTLE.shadow, mask, fit=fit)
+    for image in IMAGES.values():
+        relight_checked(image, LITTLE.mask, fit=fit)
 
 
-def test_a_picture_without_a_shadow_is_left_alone() -> None:
+def test_relight_leaves_an_image_without_shadow_alone() -> None:
     disc = np.hypot(np.arange(SIZE[0])[:, None] - 36, np.arange(SIZE[1]) - 48) < 20
     for index in (1, 3):
-        found = lifted(scene(index).free, disc)
-        assert np.array_equal(found.free, scene(index).free) and "no shadow" in found.note
+        relit = relight_checked(scene(index).free, disc)
+        assert np.array_equal(relit.image, scene(index).free) and "no shadow" in relit.note
 
 
 @pytest.mark.parametrize("size", [(8, 8), (1, 1), (1, 2), (1, 40), (40, 1), (3, 5)], ids=str)
-def test_tiny_pictures_give_a_result_or_a_reason(quick: None, size: tuple[int, int]) -> None:
+def test_relight_of_tiny_images_gives_a_result_or_a_reason(quick: None, size: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     for shadow in (np.arange(size[0] * size[1]).reshape(size) % 5 < 2, np.ones(size, bool)):
-        lifted(image, shadow)
+        relight_checked(image, shadow)
 
 
 @settings(max_examples=60, deadline=None)
@@ -108,7 +108,7 @@ def test_tiny_pictures_give_a_result_or_a_reason(quick: None, size: tuple[int, i
     st.booleans(),
 )
 @example((2, 24), 0, 0.5, "palette", 0.0, "diffusion", False)
-def test_random_pictures_and_masks_never_break_it(
+def test_relight_survives_random_images_and_masks(
     size: tuple[int, int], seed: int, share: float, how: str, dilate: float, prior: str, refine: bool
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -120,5 +120,5 @@ def test_random_pictures_and_masks_never_break_it(
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("error")
         patch.setattr(relighting, "SIDE", 48)
-        patch.setattr(fit, "_ROUNDS", 4)
-        lifted(image, shadow, restless(), fit=how, dilate=dilate, prior=prior, refine=refine)
+        patch.setattr(fitting, "_ROUNDS", 4)
+        relight_checked(image, shadow, restless(), fit=how, dilate=dilate, prior=prior, refine=refine)

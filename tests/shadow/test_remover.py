@@ -16,6 +16,7 @@ from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.output.results import Progress, Result
 from tests.conftest import NFE, Negative, Outcome, image, keep_mask
 from tests.conftest import RELIT_KEEP as KEEP
+from tests.helpers.results import shadow_free
 
 Cli = Callable[..., Outcome]
 Project = Callable[..., Path]
@@ -83,7 +84,7 @@ def test_draws_follow_seed_and_name_alone(shaded: Project) -> None:
     alone, other = results(conf, "data.offset=2", "data.max_len=1"), results(conf, "seed=1")
 
     def free(found: dict[str, Result], name: str) -> np.ndarray:
-        lifted = found[name].lifted
+        lifted = shadow_free(found[name])
         assert lifted is not None and lifted.free is not None
         return lifted.free
 
@@ -120,8 +121,8 @@ def test_a_prior_gets_the_denoiser_and_its_cost_is_told(shaded: Project, negativ
     conf = shaded(1, outputs=["shadow_free"], relight={"prior": "diffusion"})
     events = list(Engine(load_config(conf)).stream())
     assert events[0] == Progress(("p0",), 3, 3)
-    assert isinstance(events[1], Result) and events[1].lifted is not None
-    assert events[1].lifted.nfe == 3 and negative.calls[0][3] is not None
+    assert isinstance(events[1], Result) and shadow_free(events[1]) is not None
+    assert shadow_free(events[1]).nfe == 3 and negative.calls[0][3] is not None
 
 
 def test_run_json_tells_of_both_parts(shaded: Project, cli: Cli) -> None:

@@ -16,9 +16,10 @@ from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.errors import ImageError
 from guided_diffusion.images.formats import eight_bits, read_deep, write_image
 from guided_diffusion.shadow import detect, remover
-from guided_diffusion.shadow.relight import Relit
+from guided_diffusion.shadow.relight import RelitImage
 from tests.conftest import NFE, Negative, Outcome, image, keep_mask
 from tests.conftest import RELIT_KEEP as KEEP
+from tests.helpers.results import inpainted, shadow_free
 from tests.shadow.test_remover import FREE, INPAINTED, pixels, results, stamps, told
 
 Cli = Callable[..., Outcome]
@@ -34,9 +35,9 @@ def test_shadow_masks_may_be_bright(shaded: Project, negative: Negative) -> None
     dark = results(shaded(1))["p0"]
     Image.fromarray(~keep_mask()).save("masks/p0.png")
     bright = results(shaded(0), "data.mask_is=shadow")["p0"]
-    assert dark.filled is not None and np.array_equal(bright.filled, dark.filled)
-    assert bright.parts["shadow_free"].key == dark.parts["shadow_free"].key
-    repaint = results(shaded(0), "data.mask_is=shadow", "method=repaint")["p0"]
+    assert inpainted(dark) is not None and np.array_equal(inpainted(bright), inpainted(dark))
+    assert bright.outputs["shadow_free"].key == dark.outputs["shadow_free"].key
+    repaint = results(shaded(0), "data.mask_is=shadow", "task=inpaint")["p0"]
     assert np.array_equal(repaint.keep, keep_mask())
 
 
@@ -62,7 +63,7 @@ def test_auto_finds_the_shadow(shaded: Project, cli: Cli, monkeypatch: pytest.Mo
     found = results(conf)["p0"]
     assert (
         np.array_equal(found.keep, KEEP)
-        and found.parts["shadow_free"].key == by_mask.parts["shadow_free"].key
+        and found.outputs["shadow_free"].key == by_mask.outputs["shadow_free"].key
     )
 
 
@@ -77,16 +78,17 @@ def test_auto_leaves_a_picture_without_a_shadow(
 
 
 def test_auto_is_for_relight_alone(shaded: Project, cli: Cli) -> None:
-    outcome = cli("--conf_path", shaded(1), "--set", "data.mask_path=auto", "method=repaint")
+    outcome = cli("--conf_path", shaded(1), "--set", "data.mask_path=auto", "task=inpaint")
     assert outcome.code == 2
     assert (
-        outcome.err == "error: data.mask_path: auto is for method relight, not repaint; name masks instead\n"
+        outcome.err
+        == "error: data.mask_path: auto is for task remove_shadow, not inpaint; name masks instead\n"
     )
 
 
 def test_relight_needs_a_mask_or_auto(shaded: Project, cli: Cli) -> None:
     outcome = cli("--conf_path", shaded(1, data={"gt_path": "gts"}))
-    assert outcome.code == 2 and "method relight needs data.mask_path" in outcome.err
+    assert outcome.code == 2 and "method repaint needs data.mask_path" in outcome.err
 
 
 # depth, failures, images in hand
@@ -116,7 +118,7 @@ def test_any_size_is_lifted_as_it_is(shaded: Project, negative: Negative, size: 
     conf = shaded(0)
     Image.fromarray(image(0, *size)).save("gts/p0.png")
     Image.fromarray(keep_mask(*size)).save("masks/p0.png")
-    lifted = results(conf)["p0"].lifted
+    lifted = shadow_free(results(conf)["p0"])
     assert lifted is not None and lifted.free is not None and lifted.free.shape == (*size, 3)
     assert negative.calls[0][0].shape == (*size, 3)
 
@@ -126,7 +128,7 @@ def moody(monkeypatch: pytest.MonkeyPatch, negative: Negative) -> Iterator[list[
     """The stand-in raises the first of these at its second call."""
     moods: list[Exception] = []
 
-    def relight(*args: Any) -> Relit:
+    def relight(*args: Any) -> RelitImage:
         answer = negative(*args)
         if len(negative.calls) == 2:
             raise moods[0]
@@ -171,8 +173,10 @@ def test_pil_in_pil_out(shaded: Project, negative: Negative, monkeypatch: pytest
 
 
 def test_keys_of_relight_are_warned_of_elsewhere(shaded: Project) -> None:
-    conf = shaded(0, method="repaint", outputs="inpainted", relight={"dilate": 0.5})
-    assert Engine(load_config(conf)).warnings == ["keys that only method relight reads: outputs and relight"]
+    conf = shaded(0, task="inpaint", outputs="inpainted", relight={"dilate": 0.5})
+    assert Engine(load_config(conf)).warnings == [
+        "keys that only task remove_shadow reads: outputs and relight"
+    ]
 
 
 @pytest.mark.parametrize("top", [255, 65535])
@@ -180,10 +184,10 @@ def test_black_is_painted_where_that_is_asked_for(shaded: Project, negative: Neg
     given = image(0).astype(np.uint16 if top > 255 else np.uint8) * (top // 255)
     black = ~keep_mask() & (np.arange(16) < 8)
     given[black] = 0
-    conf = shaded(1, relight={"paint_black": True})
+    conf = shaded(1, relight={"inpaint_black": True})
     write_image("gts/p0.png", given)
-    (plain,) = [r.lifted for r in results(conf, "relight.paint_black=false").values()]
-    (painted,) = [r.lifted for r in results(conf).values()]
+    (plain,) = [shadow_free(r) for r in results(conf, "relight.inpaint_black=false").values()]
+    (painted,) = [shadow_free(r) for r in results(conf).values()]
     assert plain is not None and painted is not None and plain.free is not None and painted.free is not None
     assert painted.free.dtype == plain.free.dtype == given.dtype
     changed = (painted.free != plain.free).any(axis=2)
@@ -201,7 +205,7 @@ def test_black_is_painted_where_that_is_asked_for(shaded: Project, negative: Neg
 
 def test_nothing_is_painted_without_black(shaded: Project, negative: Negative) -> None:
     for name in ("p0", "p1"):
-        lifted = results(shaded(2, relight={"paint_black": True}))[name].lifted
+        lifted = results(shaded(2, relight={"inpaint_black": True}))[name].lifted
         assert lifted is not None and lifted.nfe == 0 and lifted.note == ""
 
 
@@ -213,7 +217,7 @@ def test_black_that_cannot_be_painted_leaves_what_was_lifted(shaded: Project, ne
     Image.fromarray(given).save("gts/p0.png")
     Image.fromarray(np.repeat(((np.arange(900) < 20) * np.uint8(255))[None], 20, 0)).save("masks/p0.png")
     plain = results(conf, "outputs=shadow_free")["p0"].lifted
-    kept = results(conf, "outputs=shadow_free", "relight.paint_black=true")["p0"].lifted
+    kept = results(conf, "outputs=shadow_free", "relight.inpaint_black=true")["p0"].lifted
     assert plain is not None and kept is not None and plain.free is not None and kept.free is not None
     assert kept.note.startswith("what is black was not painted: ") and "\n" not in kept.note
     assert np.array_equal(kept.free, plain.free)
@@ -222,9 +226,9 @@ def test_black_that_cannot_be_painted_leaves_what_was_lifted(shaded: Project, ne
 def test_grey_stays_grey_where_it_is_painted(shaded: Project, negative: Negative) -> None:
     given = image(0)[..., :1].repeat(3, axis=2)
     given[~keep_mask()] = 0
-    conf = shaded(1, relight={"paint_black": True})
+    conf = shaded(1, relight={"inpaint_black": True})
     write_image("gts/p0.png", given)
-    lifted = results(conf)["p0"].lifted
+    lifted = shadow_free(results(conf)["p0"])
     assert lifted is not None and lifted.free is not None and "painted" in lifted.note
     assert not np.ptp(lifted.free, axis=2).any()
 
@@ -233,20 +237,24 @@ def test_a_second_look_is_asked_for_by_its_key_and_needs_the_detector(
     shaded: Project, cli: Cli, negative: Negative, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conf = shaded(1, outputs="shadow_free")
-    twice, once = results(conf)["p0"], results(conf, "relight.look_twice=false")["p0"]
+    twice, once = results(conf)["p0"], results(conf, "relight.second_pass=false")["p0"]
     assert [call[4] for call in negative.calls] == [remover.find, None]
-    assert twice.lifted is not None and once.lifted is not None and twice.lifted.key != once.lifted.key
+    assert (
+        shadow_free(twice) is not None
+        and shadow_free(once) is not None
+        and shadow_free(twice).key != shadow_free(once).key
+    )
     other = Path("other.pt")
     other.write_bytes(b"other weights")
     monkeypatch.setattr(detect, "DETECTOR", replace(detect.DETECTOR, path=other))
-    changed = results(conf)["p0"].lifted
-    assert changed is not None and changed.key != twice.lifted.key
+    changed = shadow_free(results(conf)["p0"])
+    assert changed is not None and changed.key != shadow_free(twice).key
     other.unlink()
     assert "missing: other.pt" in cli("--conf_path", conf, "--dry_run").out
     assert "relight.second_pass: false" in cli("--conf_path", conf).err
-    assert cli("--conf_path", conf, "--set", "relight.look_twice=false").code == 0
+    assert cli("--conf_path", conf, "--set", "relight.second_pass=false").code == 0
 
 
 def test_painting_black_needs_the_network_from_the_start(shaded: Project, cli: Cli) -> None:
-    conf = shaded(1, outputs="shadow_free", model_path="absent.pt", relight={"paint_black": True})
+    conf = shaded(1, outputs="shadow_free", model_path="absent.pt", relight={"inpaint_black": True})
     assert "missing: absent.pt" in cli("--conf_path", conf, "--dry_run").out

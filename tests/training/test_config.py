@@ -1,6 +1,9 @@
+"""The configuration of a training run: shipped YAMLs, mistakes, overrides, documentation."""
+
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -10,7 +13,8 @@ from guided_diffusion.build import build_network, build_process
 from guided_diffusion.config.schema import ModelConfig, ProcessConfig
 from guided_diffusion.engine import load_config
 from guided_diffusion.errors import ConfigError
-from guided_diffusion.training.config import TrainConfig, load_train
+from guided_diffusion.training.config import TASK_RULES, TrainConfig, load_train
+from guided_diffusion.training.tasks import TRAINERS
 from tests.helpers.training import write_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,7 +22,7 @@ CONFS = sorted((ROOT / "confs" / "train").glob("*.yml"))
 
 
 @pytest.mark.parametrize("conf", CONFS, ids=lambda path: path.stem)
-def test_shipped_runs_load_and_assemble(conf: Path) -> None:
+def test_load_train_reads_shipped_yamls(conf: Path) -> None:
     config = load_train(conf)
     assert config.name == conf.stem and config.folder == Path("runs", conf.stem)
     size = config.model.image_size
@@ -29,16 +33,16 @@ def test_shipped_runs_load_and_assemble(conf: Path) -> None:
     assert process.num_timesteps == config.process.diffusion_steps == len(times)
 
 
-def test_scenes128_fits_where_it_is_to_go() -> None:
+def test_scenes128_has_the_documented_size() -> None:
     config = load_train(ROOT / "confs" / "train" / "scenes128.yml")
     with torch.device("meta"):
         weights = sum(p.numel() for p in build_network(config.model).parameters())
     assert round(2 * weights / 1e6, 1) == 23.0  # MB in half precision, as the YAML says
     assert config.compact_state and 10 * weights < 7 * 2**24, "seven pieces of 16 MiB"
-    assert config.factors == (1, 2) and config.model.per_pixel_time
+    assert config.frame_scales == (1, 2) and config.model.per_pixel_time
 
 
-def test_istd256_is_shadow_diffusions_recipe() -> None:
+def test_istd256_has_settings_of_shadow_diffusion() -> None:
     config = load_train(ROOT / "confs" / "train" / "istd256.yml")
     model, process = config.model, config.process
     assert (model.image_size, model.num_channels, model.num_res_blocks, model.learn_sigma) == (
@@ -59,7 +63,7 @@ def refused(folder: Path, **keys: object) -> str:
     return str(caught.value)
 
 
-def test_mistakes_are_named(tmp_path: Path) -> None:
+def test_train_config_names_mistakes(tmp_path: Path) -> None:
     assert "'microbatch'" in refused(tmp_path, micro_batch=1)
     assert "'num_channels'" in refused(tmp_path, num_chanels=1)
     assert "batch_size: 0 is not an integer of at least 1" in refused(tmp_path, batch_size=0)
@@ -79,50 +83,63 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     assert "loss_factors '8,5': 5 does not divide image_size 16" in refused(tmp_path, loss_factors="8,5")
     assert "one of 'none', 'min_snr', 'p2'" in refused(tmp_path, loss_weighting="snr")
     assert "loss_weighting 'p2'" in refused(tmp_path, loss_weighting="p2", predict_xstart=True)
-    told = refused(tmp_path, lr_anneal_steps=99, iterations=100)
-    assert "lr_anneal_steps 99" in told and "iterations 100" in told
+    message = refused(tmp_path, lr_anneal_steps=99, iterations=100)
+    assert "lr_anneal_steps 99" in message and "iterations 100" in message
+
+
+def test_train_config_needs_image_size_of_its_network() -> None:
+    with pytest.raises(ConfigError, match="image_size 64 is not that of the network, 128"):
+        TrainConfig("run", image_size=64, model=ModelConfig(image_size=128))
+    assert (
+        TrainConfig("run", task="detect", image_size=64, model=ModelConfig(image_size=128)).image_size == 64
+    )
+
+
+def test_every_task_has_rules_and_a_trainer() -> None:
+    assert list(get_args(get_type_hints(TrainConfig)["task"])) == list(TASK_RULES) == list(TRAINERS)
 
 
 @pytest.mark.parametrize("name", ["", "state", "a/b"])
-def test_a_name_must_name_files(tmp_path: Path, name: str) -> None:
-    """runs/<name>/<name>.pt must be a file, and not the state."""
+def test_name_must_be_a_file_name(tmp_path: Path, name: str) -> None:
+    """runs/<name>/<name>.pt must be a file, and another than the state."""
     assert f"name {name!r} cannot name" in refused(tmp_path, name=name)
 
 
-def test_overrides_win_and_are_blamed(tmp_path: Path) -> None:
+def test_load_train_applies_and_names_overrides(tmp_path: Path) -> None:
     conf = write_yaml(tmp_path)
     config = load_train(conf, ["lr=1e-5", "channel_mult=[1, 2]", "num_head_channels=-1"])
     assert (config.lr, config.model.channel_mult, config.model.num_head_channels) == (1e-5, "1,2", -1)
-    assert load_train(conf, ["scales=[1, 2, 4]"]).factors == (1, 2, 4)
+    assert load_train(conf, ["scales=[1, 2, 4]"]).frame_scales == (1, 2, 4)
     with pytest.raises(ConfigError, match="unknown key 'learning' .in .* with --set"):
         load_train(conf, ["learning=1"])
     with pytest.raises(ConfigError, match="--conf_path confs/train/scenes64.yml"):
         load_train(None)
 
 
-# docs/training.md
+# the page that lists the keys
+
+KEYS_PAGE = ROOT / "docs" / "reference" / "training_keys.md"
 
 
 def documented() -> dict[str, str]:
-    """Key -> default, from the tables."""
-    text = (ROOT / "docs" / "training.md").read_text()
+    """Key -> default, from the tables of the page."""
+    text = KEYS_PAGE.read_text()
     return dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", text, re.MULTILINE))
 
 
-def test_every_key_is_documented_with_its_default() -> None:
+def test_training_keys_are_documented_with_defaults() -> None:
     refused_keys = {"model", "process", "timestep_respacing", "class_cond", "use_kl"}
-    own = [f for cls in (TrainConfig, ModelConfig, ProcessConfig) for f in fields(cls)]
-    told = documented()
-    assert set(told) == {f.name for f in own} - refused_keys
-    for f in own:
+    all_fields = [f for cls in (TrainConfig, ModelConfig, ProcessConfig) for f in fields(cls)]
+    documented_defaults = documented()
+    assert set(documented_defaults) == {f.name for f in all_fields} - refused_keys
+    for f in all_fields:
         if f.name in refused_keys or f.name in ("name", "out"):
             continue
-        assert yaml.safe_load(told[f.name].strip("`")) == f.default, f.name
+        assert yaml.safe_load(documented_defaults[f.name].strip("`")) == f.default, f.name
 
 
-def test_the_documented_yaml_samples(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "training.md").read_text()
-    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+def test_documented_yamls_fit_each_other(tmp_path: Path) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", KEYS_PAGE.read_text(), re.DOTALL)
     training, sampling = (yaml.safe_load(block) for block in blocks)
     for content, name in ((training, "train.yml"), (sampling, "sample.yml")):
         (tmp_path / name).write_text(yaml.safe_dump(content))

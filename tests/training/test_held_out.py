@@ -1,4 +1,4 @@
-"""Held-out losses of the ideal denoiser of Gaussian images, whose every value is known."""
+"""Held-out losses of the ideal denoiser of Gaussian images, all of which are known in closed form."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch.distributions import Normal, kl_divergence
 from guided_diffusion.denoiser import Denoiser
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.respace import get_named_beta_schedule
-from guided_diffusion.training.held_out import HeldOut, measure, prior_bits, strata
+from guided_diffusion.training.held_out import HeldOutLosses, measure, prior_bits, strata
 
 MEAN, DEVIATION, TIMES = 0.1, 0.25, 24
 PROCESS = GaussianDiffusion(get_named_beta_schedule("cosine", TIMES))
 
 
-def seen(a: np.ndarray) -> np.ndarray:
-    """Variance of x_t."""
+def variance(a: np.ndarray) -> np.ndarray:
+    """Variance of x_t, for alpha_bar a."""
     return a * DEVIATION**2 + 1 - a
 
 
 def reverse_variance() -> np.ndarray:
-    """Of the exact p(x_{t-1} | x_t), (T,)."""
+    """Variance of the exact p(x_{t-1} | x_t), (T,)."""
     a = PROCESS.alphas_cumprod
-    spread = DEVIATION**2 * (1 - a) / seen(a)  # of x_0 given x_t
+    spread = DEVIATION**2 * (1 - a) / variance(a)  # of x_0 given x_t
     return PROCESS.posterior_variance + PROCESS.posterior_mean_coef1**2 * spread
 
 
@@ -39,11 +39,11 @@ class Ideal(nn.Module):
 
     def __init__(self, off: float = 0.0) -> None:
         super().__init__()
-        a, least = PROCESS.alphas_cumprod, PROCESS.posterior_log_variance_clipped
-        v = 2 * (np.log(reverse_variance()) - least) / (np.log(PROCESS.betas) - least) - 1
+        a, lowest = PROCESS.alphas_cumprod, PROCESS.posterior_log_variance_clipped
+        v = 2 * (np.log(reverse_variance()) - lowest) / (np.log(PROCESS.betas) - lowest) - 1
         self.signal, self.gain, self.v = (
             torch.from_numpy(table).float()[:, None, None, None]
-            for table in (np.sqrt(a), np.sqrt(1 - a) / seen(a), v)
+            for table in (np.sqrt(a), np.sqrt(1 - a) / variance(a), v)
         )
         self.off = off
 
@@ -52,59 +52,59 @@ class Ideal(nn.Module):
         return torch.cat([eps, self.v[times].expand_as(x)], dim=1)
 
 
-def images(count: int, seed: int = 0) -> Tensor:
-    draws = torch.Generator().manual_seed(seed)
-    return MEAN + DEVIATION * torch.randn(count, 3, 16, 16, generator=draws)
+def gaussian_images(count: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return MEAN + DEVIATION * torch.randn(count, 3, 16, 16, generator=generator)
 
 
-def measured(count: int, seed: int = 0, off: float = 0.0) -> HeldOut:
+def measure_ideal(count: int, seed: int = 0, off: float = 0.0) -> HeldOutLosses:
     denoiser = Denoiser(Ideal(off), PROCESS, torch.arange(TIMES), clip=False)
-    return measure(denoiser, images(count), seed)
+    return measure(denoiser, gaussian_images(count), seed)
 
 
 @pytest.fixture(scope="module")
-def told() -> HeldOut:
-    return measured(200)
+def losses() -> HeldOutLosses:
+    return measure_ideal(200)
 
 
-def test_the_error_of_eps_is_its_variance_given_x_t(told: HeldOut) -> None:
+def test_error_is_variance_of_eps_given_x_t(losses: HeldOutLosses) -> None:
     a = PROCESS.alphas_cumprod
-    truth = a * DEVIATION**2 / seen(a)
-    assert told.error.mean() == pytest.approx(truth.mean(), rel=0.01)
-    assert told.error_by_third.mean(0) == pytest.approx(truth.reshape(3, -1).mean(1), rel=0.02)
-    assert told.error == pytest.approx(told.error_by_third.mean(1))  # here the thirds are equally long
+    truth = a * DEVIATION**2 / variance(a)
+    assert losses.error.mean() == pytest.approx(truth.mean(), rel=0.01)
+    assert losses.error_by_third.mean(0) == pytest.approx(truth.reshape(3, -1).mean(1), rel=0.02)
+    assert losses.error == pytest.approx(losses.error_by_third.mean(1))  # here the thirds are equally long
 
 
-def test_the_bound_of_the_ideal_denoiser_is_the_entropy(told: HeldOut) -> None:
-    """Its reverse steps are exact, so nothing is lost; per level of 8 bits there are 127.5 to a unit."""
+def test_bound_of_ideal_denoiser_is_the_entropy(losses: HeldOutLosses) -> None:
+    """Its reverse steps are exact, so the bound is tight; 127.5 levels of 8 bits are one unit."""
     truth = 0.5 * math.log2(2 * math.pi * math.e * DEVIATION**2) + math.log2(127.5)
-    assert told.bits.mean() == pytest.approx(truth, abs=0.02)
+    assert losses.bits.mean() == pytest.approx(truth, abs=0.02)
 
 
-def test_a_wrong_guess_costs_what_it_is_off_by(told: HeldOut) -> None:
-    """Of eps the square; of the bound the square of the step's mean over twice its variance, at each time."""
-    off = measured(200, off=0.1)
-    assert (off.error - told.error).mean() == pytest.approx(0.01, rel=0.05)
+def test_offset_of_eps_raises_error_and_bound_as_computed(losses: HeldOutLosses) -> None:
+    """The error rises by its square, the bound by the squared shift of the step's mean over 2 variances."""
+    off = measure_ideal(200, off=0.1)
+    assert (off.error - losses.error).mean() == pytest.approx(0.01, rel=0.05)
     shift = 0.1 * PROCESS.posterior_mean_coef1 * PROCESS.sqrt_recipm1_alphas_cumprod
     truth = (shift**2 / (2 * reverse_variance())).sum() / math.log(2)
-    assert (off.bits - told.bits).mean() == pytest.approx(truth, rel=0.1)
+    assert (off.bits - losses.bits).mean() == pytest.approx(truth, rel=0.1)
 
 
-def test_draws_hang_on_seed_and_place_alone() -> None:
-    all_of, first, other = measured(6), measured(2), measured(6, seed=1)
-    assert np.array_equal(all_of.simple[:2], first.simple) and np.array_equal(all_of.bound[:2], first.bound)
-    assert not np.isclose(all_of.simple, other.simple).all(1).any()
+def test_measure_depends_on_seed_and_index_alone() -> None:
+    six, two, other = measure_ideal(6), measure_ideal(2), measure_ideal(6, seed=1)
+    assert np.array_equal(six.simple[:2], two.simple) and np.array_equal(six.bound[:2], two.bound)
+    assert not np.isclose(six.simple, other.simple).all(1).any()
 
 
-def test_what_is_left_in_x_t_is_a_divergence() -> None:
+def test_prior_bits_is_a_kl_divergence() -> None:
     process = GaussianDiffusion(np.array([0.2, 0.3]))
-    kept, image = 0.8 * 0.7, torch.tensor([-1.0, 0.0, 0.5])[:, None, None]
-    truth = kl_divergence(Normal(kept**0.5 * image, (1 - kept) ** 0.5), Normal(0.0, 1.0)).mean()
+    alpha_bar, image = 0.8 * 0.7, torch.tensor([-1.0, 0.0, 0.5])[:, None, None]
+    truth = kl_divergence(Normal(alpha_bar**0.5 * image, (1 - alpha_bar) ** 0.5), Normal(0.0, 1.0)).mean()
     assert prior_bits(process, image) == pytest.approx(truth.item() / math.log(2), rel=1e-5)
 
 
 @pytest.mark.parametrize("times", [3, 4, 24, 25, 100, 1000, 4000])
-def test_strata_share_out_all_times(times: int) -> None:
+def test_strata_partition_all_times(times: int) -> None:
     edges, third = strata(times)
     assert edges[0] == 0 and edges[1] == 1 and edges[-1] == times and (np.diff(edges) > 0).all()
     middles = (edges[:-1] + edges[1:] - 1) / 2
@@ -112,8 +112,8 @@ def test_strata_share_out_all_times(times: int) -> None:
     assert set(third) == {0, 1, 2}
 
 
-def test_what_cannot_be_measured_is_told() -> None:
+def test_measure_and_strata_refuse_empty_input() -> None:
     with pytest.raises(ValueError, match="at least one"):
-        measured(0)
+        measure_ideal(0)
     with pytest.raises(ValueError, match="2 times have no thirds"):
         strata(2)

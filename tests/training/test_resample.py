@@ -1,4 +1,4 @@
-"""Importance sampling of timesteps: what it draws, and that the expected loss stays the plain mean."""
+"""Importance sampling of timesteps: the draws, and that the expected loss stays the plain mean."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def filled(history: int = 4, share: float = 0.001) -> LossAwareSampler:
     return sampler
 
 
-def test_uniform_draws_every_step_equally_often() -> None:
+def test_uniform_sampler_draws_each_step_equally_often() -> None:
     t, weights = UniformSampler(5).sample(50_000, np.random.default_rng(0))
     assert t.dtype == torch.int64 and torch.equal(weights, torch.ones(50_000))
     assert np.allclose(np.bincount(t, minlength=5) / 50_000, 0.2, atol=0.01)
 
 
-def test_probabilities_follow_the_root_mean_square() -> None:
+def test_loss_aware_probabilities_follow_root_mean_square() -> None:
     p = filled(share=0.0).probabilities()
     root = LOSSES * np.sqrt(np.mean([1, 4, 9, 16]))
     assert np.allclose(p, root / root.sum())
@@ -33,7 +33,7 @@ def test_probabilities_follow_the_root_mean_square() -> None:
     assert mixed.sum() == pytest.approx(1)
 
 
-def test_the_weighted_mean_is_the_plain_mean() -> None:
+def test_loss_aware_weights_keep_the_plain_mean() -> None:
     sampler = filled()
     t, weights = sampler.sample(200_000, np.random.default_rng(0))
     p = sampler.probabilities()
@@ -46,7 +46,7 @@ def test_the_weighted_mean_is_the_plain_mean() -> None:
     assert drawn.std() < 0.1 * LOSSES.std()  # that is the point: almost no variance is left
 
 
-def test_uniform_until_every_step_has_its_history() -> None:
+def test_loss_aware_is_uniform_until_history_is_full() -> None:
     sampler = LossAwareSampler(3, history=2)
     for t in ([0, 1, 2], [0, 0, 1]):
         sampler.update(torch.tensor(t), torch.tensor([1.0, 2.0, 3.0]))
@@ -55,21 +55,21 @@ def test_uniform_until_every_step_has_its_history() -> None:
     assert sampler.probabilities()[2] > 1 / 3
 
 
-def test_all_losses_of_the_history_count_alike() -> None:
+def test_loss_aware_weighs_history_evenly() -> None:
     sampler = LossAwareSampler(2, history=2, uniform_share=0.0)
     sampler.update(torch.tensor([0, 1, 0, 1]), torch.tensor([1.0, 2.0, 3.0, 2.0]))
     root = np.sqrt([(1 + 9) / 2, 4])
     assert np.allclose(sampler.probabilities(), root / root.sum())
 
 
-def test_old_losses_are_forgotten() -> None:
+def test_loss_aware_forgets_old_losses() -> None:
     sampler = filled(history=2, share=0.0)
     for _ in range(2):
         sampler.update(torch.arange(5), torch.ones(5))
     assert np.allclose(sampler.probabilities(), 0.2)
 
 
-def test_the_state_makes_a_twin() -> None:
+def test_loss_aware_state_restores_an_independent_copy() -> None:
     first, second = filled(), LossAwareSampler(5, 4)
     second.restore(first.state())
     assert np.array_equal(first.probabilities(), second.probabilities())
@@ -82,7 +82,7 @@ def test_the_state_makes_a_twin() -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_the_same_generator_draws_the_same_steps(name: str) -> None:
+def test_sampler_draws_depend_on_generator_alone(name: str) -> None:
     sampler = SAMPLERS[name](100)
     draws = [sampler.sample(20, np.random.default_rng(3))[0] for _ in range(2)]
     assert torch.equal(*draws)

@@ -1,3 +1,5 @@
+"""The training command: files, resuming, stopping, errors, ranks."""
+
 import os
 import signal
 import subprocess
@@ -16,63 +18,73 @@ from guided_diffusion.build import flops_per_evaluation
 from guided_diffusion.checkpoints import load
 from guided_diffusion.images import files
 from guided_diffusion.images.formats import write_image
-from guided_diffusion.train import Stop, main, sample_grid
+from guided_diffusion.train import StopSignal, main
 from guided_diffusion.training import run_cost
-from guided_diffusion.training.datasets import SceneStream
-from guided_diffusion.training.trainer import Trainer
+from guided_diffusion.training.prior_trainer import PriorTrainer
+from guided_diffusion.training.scene_windows import SceneWindows
 from tests.conftest import image
-from tests.helpers.training import assert_figures, assert_same_run, losses, state, tiny, write_yaml
+from tests.helpers.training import (
+    assert_cost,
+    assert_same_run,
+    encoded_scene,
+    read_losses,
+    read_state,
+    tiny_config,
+    tiny_trainer,
+    write_yaml,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
-CPU = torch.device("cpu")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def run(folder: Path, *more: str, **keys: object) -> int:
+def run_train(folder: Path, *more: str, **keys: object) -> int:
     return main(["--conf_path", str(write_yaml(folder, **keys)), *more])
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _little_time_for_the_matrix_rate() -> Iterator[None]:
+def _skip_matrix_rate() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_cost, "_RATE_SECONDS", 0.0)
         yield
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("whole")
-    assert run(folder, log_interval=3) == 0
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert run_train(folder, log_interval=3) == 0
     return folder
 
 
-def test_a_run_leaves_what_it_promises(whole: Path) -> None:
-    out = whole / "out"
-    found = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
+def test_train_writes_all_files(uninterrupted: Path) -> None:
+    out = uninterrupted / "out"
+    written = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
     grids = [f"samples/{step:06d}.png" for step in (2, 4, 6)]
-    assert found == ["figures.json", "loss.csv", *grids, "state.pt", "tiny.pt"]
-    assert [(row["step"], row["images"]) for row in losses(whole)] == [("3", "6"), ("6", "12")]
-    load(Trainer(tiny(whole), CPU).network, str(out / "tiny.pt"), 16)
-    assert state(whole)["step"] == 6
+    assert written == ["cost.json", "loss.csv", *grids, "state.pt", "tiny.pt"]
+    assert [(row["step"], row["images"]) for row in read_losses(uninterrupted)] == [("3", "6"), ("6", "12")]
+    load(tiny_trainer(uninterrupted).network, str(out / "tiny.pt"), 16)
+    assert read_state(uninterrupted)["step"] == 6
 
 
-def test_a_finished_run_does_nothing_more(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {p: p.read_bytes() for p in (whole / "out").rglob("*.p*")}
-    assert run(whole, log_interval=3) == 0
-    assert {p: p.read_bytes() for p in (whole / "out").rglob("*.p*")} == before
-    assert capsys.readouterr().out == f"6 of 6 steps are done and saved in {whole}/out\n"
+def test_train_does_nothing_more_when_finished(
+    uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {p: p.read_bytes() for p in (uninterrupted / "out").rglob("*.p*")}
+    assert run_train(uninterrupted, log_interval=3) == 0
+    assert {p: p.read_bytes() for p in (uninterrupted / "out").rglob("*.p*")} == before
+    assert capsys.readouterr().out == f"6 of 6 steps are done and saved in {uninterrupted}/out\n"
 
 
 class Killed(BaseException):
-    """Nothing in the package may catch it."""
+    """An exception that nothing in the package may catch."""
 
 
 @pytest.mark.parametrize("moment", range(1, 15))
-def test_killed_while_a_file_is_written(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+def test_train_resumes_after_kill_at_any_file(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
-    """Dead at the n-th file that is about to appear under its name; the next run must not notice."""
+    """Killed just before the n-th file gets its name; the next run ends as if nothing had happened."""
     moments, replace = count(1), os.replace
 
     def fatal(source: Path, target: Path) -> None:
@@ -82,17 +94,17 @@ def test_killed_while_a_file_is_written(
 
     monkeypatch.setattr(files.os, "replace", fatal)
     try:
-        run(tmp_path, log_interval=3)
+        run_train(tmp_path, log_interval=3)
     except Killed:
         monkeypatch.undo()
-        assert run(tmp_path, log_interval=3) == 0
+        assert run_train(tmp_path, log_interval=3) == 0
     else:
         assert moment == 14, "thirteen files are written in all"
-    assert_same_run(tmp_path, whole)
+    assert_same_run(tmp_path, uninterrupted)
 
 
 def wait_for(ready: Callable[[], bool], process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not ready():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.01)
@@ -110,18 +122,18 @@ def start(conf: Path, *launcher: str) -> subprocess.Popen:
     )
 
 
-def test_kill_9_then_the_same_command(whole: Path, tmp_path: Path) -> None:
+def test_train_resumes_after_kill_9(uninterrupted: Path, tmp_path: Path) -> None:
     conf = write_yaml(tmp_path, iterations=100_000, workers=1, log_interval=3)
     process = start(conf)
     wait_for(lambda: (tmp_path / "out" / "state.pt").exists(), process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    stood = state(tmp_path)["step"]
+    stood = read_state(tmp_path)["step"]
     assert stood >= 2 and stood % 2 == 0
     end = stood + 3
-    assert run(tmp_path, iterations=end, log_interval=3) == 0
+    assert run_train(tmp_path, iterations=end, log_interval=3) == 0
     undisturbed = tmp_path / "undisturbed"
-    assert run(undisturbed, iterations=end, log_interval=3) == 0
+    assert run_train(undisturbed, iterations=end, log_interval=3) == 0
     # The killed run was to go on for longer, so its last grid may be of a step that is none now.
     for path in (tmp_path / "out" / "samples").iterdir():
         if not (undisturbed / "out" / "samples" / path.name).exists():
@@ -129,97 +141,116 @@ def test_kill_9_then_the_same_command(whole: Path, tmp_path: Path) -> None:
     assert_same_run(tmp_path, undisturbed)
 
 
-def test_ctrl_c_saves_and_says_so(tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_reports(tmp_path: Path) -> None:
     conf = write_yaml(tmp_path, iterations=100_000, workers=1, save_interval=50_000, log_interval=1)
     process = start(conf)
-    wait_for(lambda: (tmp_path / "out" / "loss.csv").exists() and bool(losses(tmp_path)), process)
+    wait_for(lambda: (tmp_path / "out" / "loss.csv").exists() and bool(read_losses(tmp_path)), process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "stopping after this step" in err and "Traceback" not in err
-    step = state(tmp_path)["step"]
+    step = read_state(tmp_path)["step"]
     assert out == f"{step} of 100000 steps are done and saved in {tmp_path}/out\n"
-    assert [int(row["step"]) for row in losses(tmp_path)] == list(range(1, step + 1))
+    assert [int(row["step"]) for row in read_losses(tmp_path)] == list(range(1, step + 1))
 
 
-def test_the_second_ctrl_c_does_not_wait(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_second_ctrl_c_stops_at_once(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    step = Trainer.train_step
+    step = PriorTrainer.train_step
 
-    def interrupted(self: Trainer, model: torch.nn.Module, x0: torch.Tensor) -> None:
-        step(self, model, x0)
+    def interrupted(self: PriorTrainer, model: torch.nn.Module, batch: torch.Tensor) -> None:
+        step(self, model, batch)
         if self.step == 3:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(Trainer, "train_step", interrupted)
-    assert run(tmp_path, log_interval=3) == 130
+    monkeypatch.setattr(PriorTrainer, "train_step", interrupted)
+    assert run_train(tmp_path, log_interval=3) == 130
     assert "error: stopped at once; the state saved last is kept" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before
     monkeypatch.undo()
-    assert state(tmp_path)["step"] == 2
-    assert run(tmp_path, log_interval=3) == 0
-    assert_same_run(tmp_path, whole)
+    assert read_state(tmp_path)["step"] == 2
+    assert run_train(tmp_path, log_interval=3) == 0
+    assert_same_run(tmp_path, uninterrupted)
 
 
-def test_slices_make_the_same_run(whole: Path, tmp_path: Path) -> None:
-    """No minute is long enough for a second step."""
+def test_train_in_sessions_equals_one_run(uninterrupted: Path, tmp_path: Path) -> None:
+    """Sessions of one step each, since no time is left for a second one."""
     for done in range(1, 7):
-        assert run(tmp_path, "--minutes", "0", log_interval=3) == 0
-        assert state(tmp_path)["step"] == done
-    assert run(tmp_path, "--minutes", "0", log_interval=3) == 0
-    assert_same_run(tmp_path, whole)
-    rows = state(tmp_path)["slices"]
+        assert run_train(tmp_path, "--minutes", "0", log_interval=3) == 0
+        assert read_state(tmp_path)["step"] == done
+    assert run_train(tmp_path, "--minutes", "0", log_interval=3) == 0
+    assert_same_run(tmp_path, uninterrupted)
+    rows = read_state(tmp_path)["slices"]
     assert [(row["first_step"], row["last_step"]) for row in rows] == [(i, i + 1) for i in range(6)]
-    assert_figures(tmp_path)
+    assert_cost(tmp_path)
 
 
-def test_the_figures_of_a_run(whole: Path) -> None:
-    assert_figures(whole)
-    [row] = state(whole)["slices"]
-    forward = flops_per_evaluation(tiny(whole).model, (2, 3, 16, 16))
+def test_cost_of_a_run(uninterrupted: Path) -> None:
+    assert_cost(uninterrupted)
+    [row] = read_state(uninterrupted)["slices"]
+    forward = flops_per_evaluation(tiny_config(uninterrupted).model, (2, 3, 16, 16))
     assert 2.5 * forward < row["flops_per_step"] <= 3 * forward, "backward costs twice as much as forward"
 
 
-def test_figures_that_a_kill_left_out_are_written_by_the_next_run(whole: Path, tmp_path: Path) -> None:
-    assert run(tmp_path, iterations=2) == 0
-    path = tmp_path / "out" / "figures.json"
+def test_cost_missing_after_kill_is_written_on_resume(uninterrupted: Path, tmp_path: Path) -> None:
+    assert run_train(tmp_path, iterations=2) == 0
+    path = tmp_path / "out" / "cost.json"
     before = path.read_bytes()
     path.unlink()
-    assert run(tmp_path, iterations=2) == 0
+    assert run_train(tmp_path, iterations=2) == 0
     assert path.read_bytes() == before
 
 
-def test_samples_come_at_their_own_interval_and_change_nothing(whole: Path, tmp_path: Path) -> None:
-    assert run(tmp_path, log_interval=3, sample_interval=5) == 0
+def test_run_of_an_earlier_version_resumes(uninterrupted: Path, tmp_path: Path) -> None:
+    """Its state and loss.csv say `pictures`; its cost.json was figures.json."""
+    assert run_train(tmp_path, iterations=2, log_interval=1) == 0
+    out = tmp_path / "out"
+    state = read_state(tmp_path)
+    names = {"images": "pictures", "images_per_second": "pictures_per_second"}
+    state["slices"] = [{names.get(key, key): value for key, value in row.items()} for row in state["slices"]]
+    torch.save(state, out / "state.pt")
+    (out / "loss.csv").write_text((out / "loss.csv").read_text().replace("images", "pictures"))
+    (out / "cost.json").rename(out / "figures.json")
+    assert run_train(tmp_path, log_interval=1) == 0
+    assert [(row["step"], row["images"]) for row in read_losses(tmp_path)] == [
+        (str(step), str(2 * step)) for step in range(1, 7)
+    ]
+    assert not (out / "figures.json").exists()
+    assert_cost(tmp_path)
+    assert (out / "tiny.pt").read_bytes() == (uninterrupted / "out" / "tiny.pt").read_bytes()
+
+
+def test_sample_interval_changes_only_the_grids(uninterrupted: Path, tmp_path: Path) -> None:
+    assert run_train(tmp_path, log_interval=3, sample_interval=5) == 0
     grids = tmp_path / "out" / "samples"
     assert sorted(path.name for path in grids.iterdir()) == ["000005.png", "000006.png"]
-    for path in (whole / "out" / "samples").iterdir():
+    for path in (uninterrupted / "out" / "samples").iterdir():
         (grids / path.name).write_bytes(path.read_bytes()) if path.name != "000006.png" else None
     (grids / "000005.png").unlink()
-    assert_same_run(tmp_path, whole)
+    assert_same_run(tmp_path, uninterrupted)
 
 
-def test_slices_with_clean_pixels_make_the_same_run(whole: Path, tmp_path: Path) -> None:
-    keys = {"per_pixel_time": True, "start_from": str(whole / "out" / "tiny.pt"), "iterations": 3}
-    assert run(tmp_path / "at_once", **keys) == 0
+def test_train_in_sessions_with_clean_pixels_equals_one_run(uninterrupted: Path, tmp_path: Path) -> None:
+    keys = {"per_pixel_time": True, "start_from": str(uninterrupted / "out" / "tiny.pt"), "iterations": 3}
+    assert run_train(tmp_path / "at_once", **keys) == 0
     for _ in range(3):
-        assert run(tmp_path / "sliced", "--minutes", "0", **keys) == 0
+        assert run_train(tmp_path / "sliced", "--minutes", "0", **keys) == 0
     assert_same_run(tmp_path / "at_once", tmp_path / "sliced")
-    assert run(tmp_path / "noisy", **{**keys, "per_pixel_time": False}) == 0
-    assert losses(tmp_path / "noisy") != losses(tmp_path / "at_once")
+    assert run_train(tmp_path / "noisy", **{**keys, "per_pixel_time": False}) == 0
+    assert read_losses(tmp_path / "noisy") != read_losses(tmp_path / "at_once")
 
 
-def test_stop_asks_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_signal_reads_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(train.time, "monotonic", lambda: now)
-    half, endless = Stop(0.5), Stop(None)
+    half_minute, endless = StopSignal(0.5), StopSignal(None)
     now = 130.0
-    assert not half()
+    assert not half_minute()
     now = 130.1
-    assert half() and not endless()
+    assert half_minute() and not endless()
 
 
 def folder_of(root: Path, count: int) -> Path:
@@ -228,35 +259,33 @@ def folder_of(root: Path, count: int) -> Path:
     return root
 
 
-def test_a_broken_picture_in_the_folder_is_named_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unreadable_image_is_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = folder_of(tmp_path / "images", 3)
     (images / "broken.png").write_bytes((images / "0.png").read_bytes()[:100])
-    assert run(tmp_path, data_dir=str(images), iterations=4, random_crop=True, random_flip=True) == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if "broken.png" in line]
-    assert len(told) == 1 and "warning: another image in its place: " in told[0]
+    assert run_train(tmp_path, data_dir=str(images), iterations=4, random_crop=True, random_flip=True) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "broken.png" in line]
+    assert len(lines) == 1 and "warning: another image in its place: " in lines[0]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_nothing_but_broken_pictures(
+def test_folder_of_unreadable_images_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int
 ) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(b"")
-    assert run(tmp_path, data_dir=str(tmp_path / "images"), workers=workers) == 1
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith(f"error: {tmp_path}/images/a.png: the file is empty") and "mend data_dir" in told
+    assert run_train(tmp_path, data_dir=str(tmp_path / "images"), workers=workers) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"error: {tmp_path}/images/a.png: the file is empty") and "mend data_dir" in line
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert main(list(arguments)) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 1 and told[0].startswith("error: ")
-    return told[0]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+    return lines[0]
 
 
-def test_mistakes_are_one_line_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_main_reports_mistakes_with_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     conf = str(write_yaml(tmp_path))
     assert "--conf_path confs/train/scenes64.yml" in refusal(capsys)
     assert "none.yml" in refusal(capsys, "--conf_path", str(tmp_path / "none.yml"))
@@ -266,36 +295,36 @@ def test_mistakes_are_one_line_and_exit_2(tmp_path: Path, capsys: pytest.Capture
     assert "is too few" in refusal(capsys, "--conf_path", conf, "--set", "noise_schedule=linear")
 
 
-def test_another_network_on_resume_is_one_line(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    conf = str(whole / "train.yml")
-    told = refusal(capsys, "--conf_path", conf, "--set", "num_channels=64")
-    assert "num_channels: 32" in told and str(whole / "out") in told
-
-
-def test_a_place_that_cannot_be_written_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_main_reports_another_network_on_resume(
+    uninterrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    conf = str(uninterrupted / "train.yml")
+    line = refusal(capsys, "--conf_path", conf, "--set", "num_channels=64")
+    assert "num_channels: 32" in line and str(uninterrupted / "out") in line
+
+
+def test_main_reports_unwritable_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "taken").write_text("a file")
-    assert run(tmp_path, out=str(tmp_path / "taken" / "out")) == 1
+    assert run_train(tmp_path, out=str(tmp_path / "taken" / "out")) == 1
     assert "taken" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_loss_gone_wild_keeps_the_last_state(
+def test_non_finite_loss_keeps_the_last_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain = SceneStream.__getitem__
+    plain = SceneWindows.__getitem__
     monkeypatch.setattr(
-        SceneStream, "__getitem__", lambda self, i: plain(self, i) * (1 if i < 6 else float("nan"))
+        SceneWindows, "__getitem__", lambda self, i: plain(self, i) * (1 if i < 6 else float("nan"))
     )
-    assert run(tmp_path) == 1
+    assert run_train(tmp_path) == 1
     assert "no longer finite" in capsys.readouterr().err.splitlines()[-1]
-    assert state(tmp_path)["step"] == 2
-    assert all(value.isfinite().all() for value in state(tmp_path)["network"].values())
+    assert read_state(tmp_path)["step"] == 2
+    assert all(value.isfinite().all() for value in read_state(tmp_path)["network"].values())
 
 
-def test_the_grid_is_all_samples(tmp_path: Path) -> None:
-    trainer = Trainer(tiny(tmp_path), CPU)
-    grid = sample_grid(trainer, rows=3)
+def test_prior_grid_is_full_of_samples(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path)
+    grid = trainer.grid(rows=3)
     gap = 9
     assert grid.shape == (gap + 3 * (128 + gap), gap + 3 * (128 + gap), 3)
     # An untrained network's average leaves noise: every cell is full of it, the gaps are paper.
@@ -304,39 +333,39 @@ def test_the_grid_is_all_samples(tmp_path: Path) -> None:
             top, left = gap + row * (128 + gap), gap + column * (128 + gap)
             assert grid[top : top + 128, left : left + 128].std() > 20
     assert (grid[:gap] == 242).all() and (grid[:, :gap] == 242).all() and (grid[-gap:] == 242).all()
-    assert (sample_grid(trainer, rows=3) == grid).all()
+    assert (trainer.grid(rows=3) == grid).all()
 
 
-def test_the_grid_of_a_run_is_a_picture(whole: Path) -> None:
-    with Image.open(whole / "out" / "samples" / "000006.png") as pil_image:
+def test_grid_of_a_run_is_an_image(uninterrupted: Path) -> None:
+    with Image.open(uninterrupted / "out" / "samples" / "000006.png") as pil_image:
         assert pil_image.size == (4 * 137 + 9, 4 * 137 + 9)
 
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command = [sys.executable, *launcher, *arguments]
-    done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done
 
 
-def test_two_ranks_under_torchrun(tmp_path: Path) -> None:
+def test_train_runs_under_torchrun(tmp_path: Path) -> None:
     conf = write_yaml(tmp_path, iterations=4, log_interval=1, microbatch=1, schedule_sampler="loss-aware")
     done = torchrun("-m", "guided_diffusion.train", "--conf_path", str(conf), "--device", "cpu")
     assert done.stdout == f"4 of 4 steps are done and saved in {tmp_path}/out\n"
-    assert [(row["step"], row["images"]) for row in losses(tmp_path)] == [
+    assert [(row["step"], row["images"]) for row in read_losses(tmp_path)] == [
         (str(step), str(4 * step)) for step in range(1, 5)
     ]
 
 
-def test_two_ranks_stay_together(tmp_path: Path) -> None:
-    assert run(tmp_path, iterations=4) == 0
+def test_ranks_stop_together_with_equal_weights(tmp_path: Path) -> None:
+    assert run_train(tmp_path, iterations=4) == 0
     conf = write_yaml(tmp_path, iterations=100, microbatch=1, schedule_sampler="loss-aware")
     torchrun("-m", "tests.helpers.two_ranks", str(conf), str(tmp_path))
-    one, other = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
-    # Seven steps after the fourth one rank wants to stop; both do when they next ask each other.
-    assert one["step"] == other["step"] == state(tmp_path)["step"] == 20
-    assert all(torch.equal(one["weights"][key], other["weights"][key]) for key in one["weights"])
-    scenes = SceneStream(16, 0)
-    for rank, drawn in enumerate((one["drawn"], other["drawn"])):
-        assert torch.equal(drawn, torch.stack([scenes[i] for i in range(16 + rank, 80, 2)]))
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    # Seven steps after the fourth, rank 1 wants to stop; both do when they next ask each other.
+    assert first["step"] == second["step"] == read_state(tmp_path)["step"] == 20
+    assert all(torch.equal(first["weights"][key], second["weights"][key]) for key in first["weights"])
+    for rank, drawn in enumerate((first["drawn"], second["drawn"])):
+        scenes = [encoded_scene(i, 16, 0) for i in range(16 + rank, 80, 2)]
+        assert torch.equal(drawn, torch.stack(scenes))

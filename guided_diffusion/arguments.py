@@ -1,0 +1,196 @@
+"""Arguments of the command `penumbra`, and the settings that they stand for. Loads no torch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from guided_diffusion import __version__
+from guided_diffusion.config.shipped import confs, list_yamls
+from guided_diffusion.errors import ConfigError
+
+EXAMPLES = """\
+examples:
+  penumbra photo.jpg                      remove its shadows; the result is shadow_free/photo.png
+  penumbra holiday/ -o results            the same for all images in a folder, into results/
+  penumbra photo.jpg --mask mask.png      remove the shadow that the mask shows in black
+  penumbra photo.jpg --mask mask.png --task inpaint
+                                          inpaint what the mask shows in black: inpainted/photo.png
+  penumbra --list                         list the YAMLs that ship with Penumbra
+  penumbra --conf_path shadow.yml --dry_run
+                                          say what a YAML would do, how long it takes and what is missing
+  penumbra --conf_path mine.yml --set seed=1 data.max_len=2
+
+Finished images are kept: the same command goes on where it was stopped.
+
+exit status:
+  0  all images are done
+  1  some images failed; each is named with its reason
+  2  the arguments or settings are wrong; nothing was written
+  130  stopped by Ctrl-C
+"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Settings that `--task` stands for."""
+
+    choice: str
+    """Setting that makes any YAML do this task."""
+    conf: str
+    """Shipped YAML for images that are named without a YAML."""
+    settings: tuple[str, ...]
+    """Settings laid over that YAML."""
+    folder: str
+    """Key in `paths` of the folder of the main output."""
+    out: str
+    """Folder of the results where `-o` is not given."""
+
+
+TASKS = {
+    "remove_shadow": Task(
+        choice="task=remove_shadow",
+        conf="shadow.yml",
+        settings=("outputs=[shadow_free]", "data.shadow_free_path=null"),
+        folder="shadow_frees",
+        out="shadow_free",
+    ),
+    "inpaint": Task(choice="task=inpaint", conf="inpaint.yml", settings=(), folder="srs", out="inpainted"),
+}
+DEFAULT_TASK = "remove_shadow"
+
+
+class _ListYamls(argparse.Action):
+    """Print the shipped YAMLs and stop."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        yamls = list_yamls()
+        width = max(map(len, yamls))
+        for name, summary in yamls.items():
+            print(f"{name:{width}}  {summary}".rstrip())
+        parser.exit()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog=" ".join(program()),
+        description="Remove shadows from images, or inpaint them, with diffusion models.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "images",
+        nargs="*",
+        metavar="IMAGE",
+        help="an image, or a folder that is searched with its sub-folders",
+    )
+    add(
+        *("-o", "--out"),
+        metavar="OUT",
+        help="folder of the results: OUT/NAME.png, all else in OUT/log (default: shadow_free or inpainted); "
+        "with --conf_path, the folder that takes the place of log/NAME",
+    )
+    add(
+        "--mask",
+        metavar="MASK",
+        help="a mask for all images, or a folder of masks named as the images; white = keep, black = shadow "
+        "or hole (default: shadows are found automatically)",
+    )
+    add("--task", choices=TASKS, help=f"what to do with the images (default: {DEFAULT_TASK})")
+    add(
+        "--conf_path",
+        metavar="YAML",
+        help="a YAML of your own, or a shipped one by its name, e.g. shadow.yml",
+    )
+    add(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings laid over the YAML, e.g. seed=1 data.max_len=2",
+    )
+    add("--device", help="auto, cpu, cuda or cuda:N; overrides the YAML")
+    add("--dry_run", action="store_true", help="print the plan and what is missing, and stop")
+    add("--list", action=_ListYamls, nargs=0, help="list the YAMLs that ship with Penumbra, and stop")
+    add("--version", action="version", version=f"penumbra {__version__}")
+    return parser
+
+
+def program() -> list[str]:
+    """Return the words that started the program, for messages and run.json."""
+    return ["penumbra"] if Path(sys.argv[0]).stem == "penumbra" else ["python", "test.py"]
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; exit for --help, --list, --version and wrong arguments."""
+    return build_parser().parse_intermixed_args(arguments)
+
+
+def expand(options: argparse.Namespace) -> argparse.Namespace:
+    """Return the options with images, mask, task and output folder spelled as YAML and settings.
+
+    Raises ConfigError for an image that is not there, and for results that would be mixed with the images.
+    """
+    named = options.conf_path is not None
+    task = TASKS[options.task or DEFAULT_TASK]
+    settings = [task.choice] if options.task and named else []
+    conf = options.conf_path
+    if options.images:
+        _check_images(options.images)
+        settings.append(f"data.gt_path={_quoted(options.images)}")
+        if not named:
+            conf = str(confs() / task.conf)
+            settings += _default_settings(task, options.mask, Path(options.out or task.out), options.images)
+    if options.mask:
+        settings.append(f"data.mask_path={_quoted(options.mask)}")
+    if options.out and named:
+        settings.append(f"paths.log={_quoted(options.out)}")
+    return argparse.Namespace(**{**vars(options), "conf_path": conf, "set": [*settings, *options.set]})
+
+
+def _default_settings(task: Task, mask: str | None, out: Path, images: Sequence[str]) -> list[str]:
+    """Return the settings of images that are named without a YAML."""
+    if not mask and task is not TASKS[DEFAULT_TASK]:
+        raise ConfigError(
+            "--task inpaint needs --mask: an image that is black where to inpaint, white elsewhere"
+        )
+    _check_out(out, images)
+    folders = [f"paths.{task.folder}={_quoted(str(out))}", f"paths.log={_quoted(str(out / 'log'))}"]
+    return [*task.settings, *folders, *([] if mask else ["data.mask_path=auto"])]
+
+
+def _check_images(images: Sequence[str]) -> None:
+    for image in images:
+        if image.endswith((".yml", ".yaml")):
+            raise ConfigError(f"{image} is a YAML; run it by --conf_path {image}")
+        if "://" not in image and not Path(image).exists():
+            raise ConfigError(f"{image} does not exist; name an image or a folder of images")
+
+
+def _check_out(out: Path, images: Sequence[str]) -> None:
+    """Refuse a folder in which results would overwrite images, or would be read as images by the next run."""
+    folder = out.resolve()
+    for image in images:
+        path = Path(image).resolve()
+        if path.is_dir() and path in (folder, *folder.parents):
+            raise ConfigError(
+                f"the results in {out} would lie among the images of {image}; name another folder by -o"
+            )
+        if path == folder / f"{path.stem}.png":
+            raise ConfigError(f"the result would overwrite {image}; name another folder by -o")
+
+
+def _quoted(value: str | Sequence[str]) -> str:
+    """Write text, or a list of texts, as YAML; one item of a list stands for itself."""
+    if not isinstance(value, str):
+        items = [_quoted(item) for item in value]
+        return items[0] if len(items) == 1 else f"[{', '.join(items)}]"
+    plain = (char if " " <= char <= "~" and char not in '"\\' else f"\\U{ord(char):08x}" for char in value)
+    return f'"{"".join(plain)}"'
