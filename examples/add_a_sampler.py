@@ -1,8 +1,8 @@
 """Write a sampler of your own and check it on a prior whose every answer is known.
 
-A sampler is a frozen dataclass. Its fields are its settings, `times` says which timesteps it visits, and
-`down` denoises by one step. `Sampler` has defaults for `start`, the first x, and `up`, which adds noise.
-The loop is `samplers.sample`.
+A sampler is a frozen dataclass: its fields are its settings, `times` says which timesteps it visits, `down`
+denoises by one step. `Sampler` has defaults for the rest: the first x, and adding noise again. The loop is
+`samplers.sample`.
 
 This one is DDIM with churn (Karras et al. 2022, arXiv 2206.00364, algorithm 2, in discrete time): before some
 of its steps it goes `back` a few timesteps and adds the noise that belongs there. In the package it would be

@@ -21,6 +21,7 @@ import yaml
 
 from guided_diffusion.config import legacy, schema
 from guided_diffusion.config.builder import CommaList, describe_type
+from guided_diffusion.engine import TASKS
 from guided_diffusion.samplers import SAMPLERS
 from guided_diffusion.scheduler import JumpSchedule
 from guided_diffusion.training.config import TrainConfig
@@ -43,10 +44,11 @@ known key.
 - *comma list*: text such as `'32,16,8'`, a list of numbers, or a number.
 """
 
+OUTPUTS = tuple(dict.fromkeys(spec.name for task in TASKS.values() for spec in task.OUTPUTS))
 CHOICES: dict[str, Any] = {
-    "task": Literal[tuple(schema.TASKS)],
+    "task": Literal[tuple(TASKS)],
     "method": Literal[tuple(SAMPLERS)],
-    "outputs": types.GenericAlias(tuple, (Literal[tuple(schema.OUTPUTS)], ...)),
+    "outputs": types.GenericAlias(tuple, (Literal[OUTPUTS], ...)),
 }
 """Keys of Config whose values the engine knows, not the dataclass."""
 

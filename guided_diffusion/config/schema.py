@@ -155,8 +155,7 @@ def load(
         overrides: Each `key.path=value`, whose value is YAML; they are merged over the file in order.
         sampler_keys: Names of the keys that go into `options` unchecked. If it maps them to their types, an
             error can also name the keys inside a dataclass type.
-        methods: Names of the samplers; None = `method` is not checked. If it maps them to their classes, the
-            config is checked against what the class needs (`check_sampler`).
+        methods: Names of the samplers; None = `method` is not checked.
         tasks: Names of the tasks.
         outputs: Names that `outputs` may hold.
     """
@@ -201,26 +200,6 @@ def to_mapping(config: Config) -> dict[str, Any]:
     return to_plain({**top, **flat, **config.options, **nested})
 
 
-def check_sampler(config: Config, sampler: type) -> list[str]:
-    """Check that the config suits the sampler class; return warnings. Raises ConfigError.
-
-    The class says what it needs: `takes_guidance` (default true) and `needs_per_pixel_time` (default false).
-    """
-    guide = config.classifier
-    takes_guidance = getattr(sampler, "takes_guidance", True)
-    if not takes_guidance and guide.classifier_path and guide.classifier_scale != 0:
-        raise ConfigError(
-            f"method {config.method} shows clean pixels beside noisy ones, which no classifier knows; set "
-            "classifier_scale: 0"
-        )
-    if not getattr(sampler, "needs_per_pixel_time", False) or config.model.per_pixel_time:
-        return []
-    return [
-        f"method {config.method} inpaints badly with a network that only knows images noisy all over; train "
-        "one with per_pixel_time: true (docs/guide/training.md) and set it here too, or use method repaint"
-    ]
-
-
 def _build(
     mapping: Mapping[str, Any], sampler_keys: Collection[str], where: str, notices: list[str]
 ) -> Config:
@@ -254,8 +233,6 @@ def _check_names(
 ) -> None:
     if methods is not None:
         check_choice(config.method, methods, where, "method")
-    if isinstance(methods, Mapping):
-        check_sampler(config, methods[config.method])
     check_choice(config.task, tasks, where, "task")
     for index, output in enumerate(config.outputs):
         check_choice(output, outputs, where, f"outputs[{index}]")

@@ -57,7 +57,7 @@ def test_shipped_yaml_builds_an_engine_without_a_warning(path: Path) -> None:
     assert (classifier is not None) == ("inet256" in path.stem)
     if path.stem in REPAINT_NAMES:
         millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-        assert engine.outputs["inpainted"] == COST["paper"]
+        assert engine.task.nfe["inpainted"] == COST["paper"]
         assert round(millions, 1) == (553.8 if "inet256" in path.stem else 552.8)
 
 
@@ -118,7 +118,7 @@ def test_preset_costs_what_it_says(tmp_path: Path, base: str, preset: str) -> No
     conf = tmp_path / "conf.yml"
     conf.write_text(yaml.safe_dump({"include": [f"{CONFS}/{base}.yml", f"{CONFS}/presets/{preset}.yml"]}))
     engine = Engine(load_config(conf, ["precision=auto"]))
-    assert (engine.outputs["inpainted"], engine.warnings) == (COST[preset], [])
+    assert (engine.task.nfe["inpainted"], engine.warnings) == (COST[preset], [])
 
 
 def test_every_model_yaml_is_included_somewhere() -> None:
@@ -316,7 +316,7 @@ def test_classifier_that_cannot_take_a_window_fails_only_its_image(guided_projec
     Image.fromarray(np.zeros((24, 61), bool)).save("masks/wide.png")
     results = {result.name: result for result in Engine(load_config(guided_project))()}
     assert "would see 40x16 pixels, but the classifier takes 16x16 only" in results["wide"].error
-    assert results["p0"].filled is not None
+    assert inpainted(results["p0"]) is not None
     assert inpaint(guided_project, "classifier_scale=0", "data.offset=1").shape == (24, 61, 3)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from guided_diffusion.build import SAMPLER_KEYS
 from guided_diffusion.config.fingerprints import fingerprint, relight_fingerprint
 from guided_diffusion.config.schema import Config, from_mapping, load, to_mapping
-from guided_diffusion.engine import SAMPLER_KEYS
 from guided_diffusion.samplers import SAMPLERS
 from tests.conftest import ROOT, refusal
 

@@ -15,12 +15,14 @@ from guided_diffusion.config.schema import (
     ModelConfig,
     PathsConfig,
     ProcessConfig,
-    check_sampler,
     from_mapping,
     load,
     to_mapping,
 )
+from guided_diffusion.output.log_folder import LogFolder
+from guided_diffusion.output.results import INPUT_FOLDERS
 from guided_diffusion.scheduler import JumpSchedule, count_nfe
+from guided_diffusion.shadow.task import RemoveShadowTask
 from tests.conftest import refusal
 
 CONFS = Path(__file__).resolve().parents[2] / "confs"
@@ -118,7 +120,7 @@ def test_repaint_yaml_loads_unchanged(write):
     assert config.model == ModelConfig()
     assert config.process == ProcessConfig()
     assert config.data == DataConfig("./gts", "./masks", batch_size=4, max_len=100)
-    assert config.folders == from_mapping({**MINIMAL, "name": "test_c256_thin"}).folders
+    assert find_folders(config) == find_folders(from_mapping({**MINIMAL, "name": "test_c256_thin"}))
     assert config.paths.srs == "./log/test_c256_thin/inpainted"
     assert config.model_path == "/cluster/ema.pt"
     assert config.precision == "auto"
@@ -268,11 +270,20 @@ def test_required_keys(key):
     assert refusal(from_mapping, mapping).startswith(f"{key} is missing")
 
 
-def test_folders_fill_in_the_defaults():
+def find_folders(config):
+    """Folder name -> where the log folder writes it."""
+    log = LogFolder(config.log_dir, vars(config.paths), {"fingerprint": ""}, RemoveShadowTask.OUTPUTS)
+    specs = RemoveShadowTask.OUTPUTS
+    folders = [*INPUT_FOLDERS, *(spec.folder for spec in specs)]
+    folders += [folder for spec in specs for folder in spec.companions.values()]
+    return {folder.name: Path(log._path(folder, "x.png")).parent for folder in folders}
+
+
+def test_paths_default_to_folders_in_the_log_folder():
     config = from_mapping({**MINIMAL, "paths": {"lrs": "elsewhere"}})
     names = ("inpainted", "gt_masked", "gt", "gt_keep_mask", "shadow_free", "shadow_matte", "shadow_field")
-    expected = PathsConfig(*("elsewhere" if name == "gt_masked" else f"./log/x/{name}" for name in names))
-    assert config.folders == expected
+    expected = {name: Path("elsewhere" if name == "gt_masked" else f"log/x/{name}") for name in names}
+    assert find_folders(config) == expected
 
 
 # round trip
@@ -323,30 +334,6 @@ configs = st.builds(
 @given(configs)
 def test_to_mapping_round_trips_through_json(config):
     assert from_mapping(json.loads(json.dumps(to_mapping(config))), KEYS) == config
-
-
-# what a sampler needs
-
-
-class ClassVarSampler:
-    takes_guidance = False
-    needs_per_pixel_time = True
-
-
-def test_check_sampler_refuses_a_classifier_that_the_sampler_cannot_use():
-    guided = {**MINIMAL, "method": "td_paint", "classifier_path": "c.pt", "per_pixel_time": True}
-    error = refusal(check_sampler, from_mapping(guided), ClassVarSampler)
-    assert error.startswith("method td_paint shows clean pixels beside noisy ones")
-    assert error.endswith("set classifier_scale: 0")
-    assert check_sampler(from_mapping({**guided, "classifier_scale": 0}), ClassVarSampler) == []
-    assert check_sampler(from_mapping(guided), object) == []
-
-
-def test_check_sampler_warns_of_a_network_without_per_pixel_time():
-    config = from_mapping({**MINIMAL, "method": "td_paint"})
-    (warning,) = check_sampler(config, ClassVarSampler)
-    assert "per_pixel_time: true" in warning
-    assert check_sampler(config, object) == []
 
 
 def test_use_kl_changes_nothing():
