@@ -127,7 +127,9 @@ def test_known_bytes_are_kept_and_holes_change(conf: Path, method: str, windows:
             assert result.outputs["inpainted"].nfe == STEPS[method]
 
 
-@pytest.mark.parametrize(("method", "shape"), [("repaint", (64, 61)), ("ddim", (64, 101)), ("ddnm", (83, 60))])
+@pytest.mark.parametrize(
+    ("method", "shape"), [("repaint", (64, 61)), ("ddim", (64, 101)), ("ddnm", (83, 60))]
+)
 def test_hole_larger_than_the_model_runs_in_overlapping_windows(
     conf: Path, method: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
