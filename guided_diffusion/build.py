@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,11 @@ from guided_diffusion.samplers import SAMPLERS, Sampler
 from guided_diffusion.unet import Encoder, EncoderUNetModel, UNetModel
 
 NUM_CLASSES = 1000  # ImageNet
+SAMPLER_KEYS = {  # name -> type, so that errors can also name keys inside a type
+    field.name: get_type_hints(cls, include_extras=True)[field.name]
+    for cls in SAMPLERS.values()
+    for field in fields(cls)
+}
 
 
 def build_network(model: ModelConfig, channels: int = 3) -> UNetModel:

@@ -31,15 +31,11 @@ def output_names(tasks: Mapping[str, type[Task]]) -> list[str]:
 
 
 def check_task(config: Config, tasks: Mapping[str, type[Task]]) -> list[str]:
-    """Return a warning for keys that only other tasks read. Raises ConfigError for an unknown output."""
-    known = output_names(tasks)
-    for name in config.outputs:
-        if name not in known:
-            raise ConfigError(f"outputs: {name!r} is not an output; name {' or '.join(known)}")
+    """Return a warning for keys that only other tasks read."""
     outputs = {name: [spec.name for spec in task.OUTPUTS] for name, task in tasks.items()}
     defaults = Config(name=config.name, model_path=config.model_path)
-    chosen = () if config.outputs == defaults.outputs else config.outputs
-    foreign = [name for name in chosen if name not in outputs[config.task]]
+    wanted = config.outputs if config.outputs != defaults.outputs else ()
+    foreign = [name for name in wanted if name not in outputs[config.task]]
     return [
         f"keys that only task {name} reads: {' and '.join(keys)}"
         for name, task in tasks.items()

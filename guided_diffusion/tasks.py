@@ -17,6 +17,7 @@ from numpy import ndarray
 from guided_diffusion.codec import Codec
 from guided_diffusion.config.schema import Config
 from guided_diffusion.denoiser import Denoise
+from guided_diffusion.errors import ImageError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.images.pairs import Pair
 from guided_diffusion.output.results import OutputSpec, Progress, Result
@@ -103,3 +104,17 @@ class Task(Protocol):
     def run(self, prepared: Iterable[Any], batch_size: int) -> Events:
         """Run what was prepared, up to `batch_size` images together; Results are handed on."""
         ...
+
+
+def result_or_error(pair: Pair, get: Callable[[], Any]) -> Any:
+    """Return what was prepared, or a Result with the reason why it could not be."""
+    try:
+        return get()
+    except ImageError as error:
+        return Result(pair.name, error=str(error))
+
+
+def nbytes(prepared: Any) -> int:
+    """Memory of a prepared image, about: twice the input, for its mask and its views."""
+    gt = (prepared if isinstance(prepared, Result) else prepared.result).gt
+    return 0 if gt is None else 2 * gt.nbytes

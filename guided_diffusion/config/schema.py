@@ -45,7 +45,7 @@ class Config:
     model_path: str
     """Checkpoint of the diffusion model: file or remote address."""
     task: str = "inpaint"
-    """What is made of each image. `inpaint`: inpaint its hole, or generate images (see `generate`);
+    """Task for each image. `inpaint`: inpaint its hole, or generate images (see `generate`);
     `remove_shadow`: remove its shadow and keep what is beneath it."""
     method: str = "repaint"
     """The sampler; see [Samplers](#samplers)."""
@@ -152,8 +152,7 @@ def load(
         overrides: Each `key.path=value`, whose value is YAML; they are merged over the file in order.
         sampler_keys: Names of the keys that go into `options` unchecked. If it maps them to their types, an
             error can also name the keys inside a dataclass type.
-        methods: Names of the samplers; None = `method` is not checked. If it maps them to their classes, the
-            config is checked against what the class needs (`check_sampler`).
+        methods: Names of the samplers; None = `method` is not checked.
         tasks: Names of the tasks; None = `task` is not checked.
         outputs: Names that `outputs` may hold; None = they are not checked.
     """
@@ -198,26 +197,6 @@ def to_mapping(config: Config) -> dict[str, Any]:
     return to_plain({**top, **flat, **config.options, **nested})
 
 
-def check_sampler(config: Config, sampler: type) -> list[str]:
-    """Check that the config suits the sampler class; return warnings. Raises ConfigError.
-
-    The class says what it needs: `takes_guidance` (default true) and `needs_per_pixel_time` (default false).
-    """
-    guide = config.classifier
-    takes_guidance = getattr(sampler, "takes_guidance", True)
-    if not takes_guidance and guide.classifier_path and guide.classifier_scale != 0:
-        raise ConfigError(
-            f"method {config.method} shows clean pixels beside noisy ones, which no classifier knows; set "
-            "classifier_scale: 0"
-        )
-    if not getattr(sampler, "needs_per_pixel_time", False) or config.model.per_pixel_time:
-        return []
-    return [
-        f"method {config.method} inpaints badly with a network that only knows images noisy all over; train "
-        "one with per_pixel_time: true (docs/guide/training.md) and set it here too, or use method repaint"
-    ]
-
-
 def _build(
     mapping: Mapping[str, Any], sampler_keys: Collection[str], where: str, notices: list[str]
 ) -> Config:
@@ -251,8 +230,6 @@ def _check_names(
 ) -> None:
     if methods is not None:
         check_choice(config.method, methods, where, "method")
-    if isinstance(methods, Mapping):
-        check_sampler(config, methods[config.method])
     if tasks is not None:
         check_choice(config.task, tasks, where, "task")
     for index, output in enumerate(config.outputs if outputs is not None else ()):

@@ -70,8 +70,7 @@ def test_image_alone_removes_shadow_with_mask_found(folder: Path) -> None:
     config = engine_of("p0.png").config
     assert config.data.gt_path == "p0.png" and config.data.mask_path == inputs.AUTO
     assert config.outputs == ("shadow_free",)
-    assert config.folders.shadow_frees == "shadow_free" and config.log_dir == "shadow_free/log"
-    assert config.folders.gts == "shadow_free/log/gt"
+    assert config.paths.shadow_frees == "shadow_free" and config.log_dir == "shadow_free/log"
 
 
 def test_image_alone_gives_no_warning(folder: Path) -> None:
@@ -106,7 +105,7 @@ def test_file_names_reach_the_config_whatever_they_hold(folder: Path) -> None:
     for i, name in enumerate(STRANGE):
         Image.fromarray(image(i)).save(name)
         assert engine_of("p1.png", *STRANGE[: i + 1]).config.data.gt_path == ("p1.png", *STRANGE[: i + 1])
-        assert engine_of(f"./{name}", "-o", name[:-4]).config.folders.shadow_frees == name[:-4]
+        assert engine_of(f"./{name}", "-o", name[:-4]).config.paths.shadow_frees == name[:-4]
 
 
 def test_mask_folder_may_hold_masks_of_other_images(folder: Path) -> None:
@@ -138,7 +137,7 @@ def test_conf_path_with_images_keeps_the_yaml_and_replaces_its_images(folder: Pa
     words = "p0.png", "--conf_path", "mine.yml", "--task", "inpaint", "--mask", "mask.png", "-o", "out"
     config = engine_of(*words).config
     assert (config.seed, config.data.gt_path, config.data.mask_path) == (5, "p0.png", "mask.png")
-    assert config.log_dir == "out" and config.folders.srs == "out/inpainted"
+    assert config.log_dir == "out" and config.paths.srs is None
 
 
 def test_inpaint_writes_result_and_log(tiny: Path, cli: Cli) -> None:
@@ -222,7 +221,7 @@ def test_old_path_of_the_shipped_weights_still_loads(folder: Path) -> None:
     for path in ("./data/pretrained/scenes64.pt", "scenes64.pt"):
         engine = engine_of("p0.png", "--set", f"model_path={path}")
         assert engine.missing_files() == []
-        assert engine.fingerprint == engine_of("p0.png").fingerprint
+        assert engine.run_fingerprint == engine_of("p0.png").run_fingerprint
     assert engine_of("p0.png", "--set", "model_path=none.pt").missing_files() == ["none.pt"]
 
 

@@ -175,5 +175,5 @@ def test_a_network_that_does_not_know_it_is_warned_of(project: Project) -> None:
 def test_a_classifier_is_refused(project: Project) -> None:
     conf = project(count=1, method="td_paint")
     with pytest.raises(ConfigError, match="set classifier_scale: 0"):
-        load_config(conf, ["classifier_path=c.pt"])
-    load_config(conf, ["classifier_path=c.pt", "classifier_scale=0"])
+        Engine(load_config(conf, ["classifier_path=c.pt"]))
+    Engine(load_config(conf, ["classifier_path=c.pt", "classifier_scale=0"]))
