@@ -19,7 +19,7 @@ class ToyCodec:
     factor: int = 2
 
     def encode(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Encode uint8 images (H, W, 3) to float32 (B, 12, ceil(H / 2), ceil(W / 2)); odd sides are padded."""
+        """Encode uint8 images (H, W, 3) to float32 (B, 12, ceil(H / 2), ceil(W / 2)), odd sides padded."""
         pixels = torch.from_numpy(np.stack(images).astype(np.float32)).permute(0, 3, 1, 2)
         return F.pixel_unshuffle(_pad(pixels / 127.5 - 1), 2)
 

@@ -1,4 +1,4 @@
-"""A toy task, one module as a new task would be: the negative of each image, with its brightness beside it."""
+"""A toy task, one module as a new task would be: the negative of each image, and its brightness."""
 
 from __future__ import annotations
 
