@@ -19,12 +19,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import yaml
 
-from guided_diffusion.checks import output_names
 from guided_diffusion.config import legacy, schema
 from guided_diffusion.config.builder import CommaList, describe_type
 from guided_diffusion.engine import TASKS
 from guided_diffusion.samplers import SAMPLERS
 from guided_diffusion.scheduler import JumpSchedule
+from guided_diffusion.tasks import output_names
 from guided_diffusion.training.config import TrainConfig
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "config.md"
