@@ -1,7 +1,8 @@
 """Write a sampler of your own and check it on a prior whose every answer is known.
 
-A sampler is a frozen dataclass: its fields are its settings, `times` says which timesteps it visits, `start`
-gives the first x, `down` denoises by one step and `up` adds noise again. The loop is in `samplers.walk`.
+A sampler is a frozen dataclass: its fields are its settings, `times` says which timesteps it visits, `down`
+denoises by one step. `Sampler` has defaults for the rest: the first x, and adding noise again. The loop is
+`samplers.sample`.
 
 This one is DDIM with churn (Karras et al. 2022, arXiv 2206.00364, algorithm 2, in discrete time): before some
 of its steps it goes `back` a few timesteps and adds the noise that belongs there. In the package it would be
@@ -18,13 +19,13 @@ from torch import Tensor
 
 from guided_diffusion.denoiser import Prediction
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
-from guided_diffusion.operators import Nothing
+from guided_diffusion.operators import NoObservation
 from guided_diffusion.respace import get_named_beta_schedule
-from guided_diffusion.samplers import Noise, Problem, Step, walk
+from guided_diffusion.samplers import Noise, Problem, Sampler, Step, sample
 
 
 @dataclass(frozen=True)
-class Churn:
+class Churn(Sampler):
     """DDIM that goes back a few timesteps before every `every`-th of its steps."""
 
     every: int = 5
@@ -40,17 +41,10 @@ class Churn:
                 times += [t + self.back, t]  # up, then down again in one step
         return times
 
-    def start(self, problem: Problem, t: int) -> Tensor:
-        return problem.noise()
-
     def down(self, problem: Problem, step: Step, t_next: int) -> Step:
         p = problem.denoise(step.x, step.t)
         x = problem.process.ddim_step(step.x, step.t, t_next, p.x0, 0.0, problem.noise(), p.score)
         return Step(t_next, x, p.x0)
-
-    def up(self, problem: Problem, step: Step, t_next: int) -> Step:
-        x = problem.process.q_step(step.x, step.t, t_next, problem.noise())
-        return Step(t_next, x, step.x0)
 
 
 MEAN, DEVIATION = 0.3, 0.2  # of the prior: every pixel is drawn from this normal distribution
@@ -73,8 +67,8 @@ def main() -> None:
     """Sample 64 images of 16x16 pixels and print their mean and deviation beside those of the prior."""
     process = GaussianDiffusion(get_named_beta_schedule("cosine", 1000))
     noise = Noise([torch.Generator().manual_seed(seed) for seed in range(64)], (3, 16, 16))
-    problem = Problem(torch.zeros(64, 3, 16, 16), Nothing(), ToyDenoiser(process), process, noise)
-    for step in walk(Churn(), problem):
+    problem = Problem(torch.zeros(64, 3, 16, 16), NoObservation(), ToyDenoiser(process), process, noise)
+    for step in sample(Churn(), problem):
         x = step.x
     print(f"mean {x.mean():.3f} (prior: {MEAN}), deviation {x.std():.3f} (prior: {DEVIATION})")
 

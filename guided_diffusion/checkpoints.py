@@ -1,7 +1,7 @@
-"""Reading published weights strictly, and saying what would fit when they do not.
+"""Weights files: read strictly, with errors that name the config keys to change; and shipped networks.
 
-State dicts of guided-diffusion, improved-diffusion and RePaint: `.pt` (weights only, no code is run) or
-`.safetensors` (extra `safetensors`); local paths, or remote ones through blobfile.
+The state dicts are those of guided-diffusion, improved-diffusion and RePaint: `.pt` (weights only, no code is
+run) or `.safetensors` (extra `safetensors`); at local paths, or at remote ones through blobfile.
 """
 
 from __future__ import annotations
@@ -24,21 +24,27 @@ from guided_diffusion.images.files import file_stat, is_remote, path_kind, read_
 
 State = Mapping[str, Tensor]
 Network = TypeVar("Network", bound=nn.Module)
-WEIGHTS = Path(__file__).parent / "weights"  # what ships
+WEIGHTS = Path(__file__).with_name("weights")  # files that come with this package
+
+
+def shipped(name: str) -> Path:
+    """Return the path of a weights file that comes with this package; it may be missing."""
+    return WEIGHTS / name
 
 
 def shipped_path(path: str) -> str:
     """Return the path of the weights: `path`, or the shipped file of that name where nothing is at `path`."""
-    shipped = WEIGHTS / PurePath(path).name
-    if is_remote(path) or not shipped.is_file() or Path(path).is_file():
+    candidate = shipped(PurePath(path).name)
+    if is_remote(path) or not candidate.is_file() or Path(path).is_file():
         return path
-    return str(shipped)
+    return str(candidate)
 
 
 def digest(path: str) -> str:
-    """SHA-256 (hex) of a local file's bytes; of a remote file's name, size and time.
+    """Return the SHA-256 (hex) of a local file's bytes, or of a remote file's name, size and time.
 
-    Raises CheckpointError if it is not there or cannot be read.
+    Raises:
+        CheckpointError: The file is not there or cannot be read.
     """
     path = shipped_path(path)
     _require(path)
@@ -63,7 +69,7 @@ PUBLISHED = {
 
 
 def remedy(path: str) -> str:
-    """What to do when there is no checkpoint at `path`."""
+    """Return what to do when there is no checkpoint at `path`."""
     word = PUBLISHED.get(PurePath(path).name)
     fetch = f"fetch it with `bash download.sh {word}`, or " if word else ""
     return f"{fetch}mend model_path or classifier_path in the YAML"
@@ -79,14 +85,14 @@ def _require(path: str) -> None:
 
 
 def read_state(path: str) -> State:
-    """Name -> tensor on the CPU. Raises CheckpointError, which says what is wrong with the file."""
+    """Return name -> tensor on the CPU. Raises CheckpointError, which says what is wrong with the file."""
     path = shipped_path(path)
     _require(path)
     try:
         state = _read_safetensors(path) if path.endswith(".safetensors") else _read_pt(path)
     except CheckpointError:
         raise
-    except Exception as error:  # a damaged file breaks the parsers of torch and safetensors in any way
+    except Exception as error:  # a damaged file raises anything in the parsers of torch and safetensors
         raise CheckpointError(
             f"checkpoint {path} cannot be read ({_reason(error)}); download it again"
         ) from error
@@ -97,7 +103,7 @@ def read_state(path: str) -> State:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):  # torch's text is a page long and advises against safety
+    if isinstance(error, pickle.UnpicklingError):  # torch's text is a page long and suggests unsafe loading
         return "it is no weights file, or one that holds code"
     return str(error).strip().split("\n")[0][:160] or type(error).__name__
 
@@ -121,15 +127,20 @@ def _read_safetensors(path: str) -> State:
 
 
 def load(network: nn.Module, path: str, image_size: int, as_stored: bool = False) -> nn.Module:
-    """Put the weights at `path` into a network, strictly; the network may be on the meta device.
+    """Load weights into a network, strictly; return it on the CPU, in eval mode, without gradients.
 
-    Returns it in eval mode, without gradients, on the CPU, in float32; as_stored: in the file's own types,
-    mapped from it where that can be. Raises CheckpointError listing the keys that differ and the config keys
-    that would fit.
+    Args:
+        network: It may be on the meta device.
+        path: Weights file.
+        image_size: Side of the images, in pixels; for the config keys that an error suggests.
+        as_stored: Keep the types of the file and map the weights from it where possible, instead of
+            converting them to float32.
+
+    Raises:
+        CheckpointError: Keys or shapes differ; it lists them, and the config keys that would fit.
     """
     state = read_state(path)
-    own = network.state_dict()
-    if problem := _differences(own, state):
+    if problem := _differences(network.state_dict(), state):
         fit = infer_config(state, image_size)
         hint = ", ".join(f"{key}: {value!r}" for key, value in fit.items())
         remedy = (
@@ -143,25 +154,29 @@ def load(network: nn.Module, path: str, image_size: int, as_stored: bool = False
     return network if as_stored else network.float()
 
 
-def _differences(own: State, state: State) -> str:
-    """One phrase on missing, unexpected and misshapen keys; empty if all fit."""
+def _differences(expected: State, state: State) -> str:
+    """Return one phrase on missing, unexpected and misshapen keys; empty if all fit."""
     shapes = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and own[key].shape != state[key].shape
+        f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in expected
+        if key in state and expected[key].shape != state[key].shape
     ]
-    found = {
-        "missing keys": [key for key in own if key not in state],
-        "unexpected keys": [key for key in state if key not in own],
+    kinds = {
+        "missing keys": [key for key in expected if key not in state],
+        "unexpected keys": [key for key in state if key not in expected],
         "other shapes": shapes,
     }
-    return "; ".join(f"{len(v)} {k} ({', '.join(v[:3])}{' …' * (len(v) > 3)})" for k, v in found.items() if v)
+    return "; ".join(f"{len(v)} {k} ({', '.join(v[:3])}{' …' * (len(v) > 3)})" for k, v in kinds.items() if v)
 
 
 def infer_config(state: State, image_size: int) -> dict[str, Any]:
-    """The YAML keys that a U-Net state dict shows, {} if it is none; the number of heads cannot be seen.
+    """Return the YAML keys that fit a U-Net's state dict; {} for other networks.
 
-    image_size: pixels that attention_resolutions refers to.
+    The number of heads cannot be seen in it.
+
+    Args:
+        state: Name -> tensor.
+        image_size: Side, in pixels, that attention_resolutions refers to.
     """
     if "time_embed.0.weight" not in state or "output_blocks.0.0.in_layers.0.weight" not in state:
         return {}
@@ -188,11 +203,6 @@ def infer_config(state: State, image_size: int) -> dict[str, Any]:
         "class_cond": "label_emb.weight" in state,
         "learn_sigma": state["out.2.weight"].shape[0] == 2 * state["input_blocks.0.0.weight"].shape[1],
     }
-
-
-def shipped(name: str) -> Path:
-    """Return the path of a weights file that comes with this package; it may be missing."""
-    return WEIGHTS / name
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import fields
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from guided_diffusion import build, checks
+from guided_diffusion import build, tasks
 from guided_diffusion.codec import Codec, PixelCodec
 from guided_diffusion.config import fingerprints, schema
 from guided_diffusion.config.schema import Config
@@ -29,19 +28,15 @@ from guided_diffusion.runtime.device import iterate_with_settings
 from guided_diffusion.runtime.seeds import ImageSeed
 from guided_diffusion.samplers import SAMPLERS
 from guided_diffusion.shadow.task import RemoveShadowTask
-from guided_diffusion.tasks import Events, IsDone, Parts, Task
+from guided_diffusion.tasks import Events, IsDone, Parts, Task, nbytes, result_or_error
 
 TASKS: dict[str, type[Task]] = {"inpaint": InpaintTask, "remove_shadow": RemoveShadowTask}
-SAMPLER_KEYS = {
-    field.name: get_type_hints(cls, include_extras=True)[field.name]
-    for cls in SAMPLERS.values()
-    for field in fields(cls)
-}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read the Config of a YAML; overrides are 'key.path=value'. Raises ConfigError."""
-    return schema.load(path, overrides, SAMPLER_KEYS, methods=SAMPLERS, tasks=TASKS)
+    outputs = tasks.output_names(TASKS)
+    return schema.load(path, overrides, build.SAMPLER_KEYS, methods=SAMPLERS, tasks=TASKS, outputs=outputs)
 
 
 class Engine:
@@ -64,18 +59,18 @@ class Engine:
             self.visited_times = list(self.sampler.times(self.process))
             self.device = distributed.find_device(config.device)
             self.precision = devices.choose_precision(config.precision, self.device)
-            warnings += checks.check(config, self.process, self.sampler, self.precision, str(self.device))
+            warnings += build.check_settings(
+                config, self.process, self.sampler, self.precision, str(self.device)
+            )
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        self.warnings = [*config.warnings, *warnings, *checks.check_task(config, TASKS)]
+        self.warnings = [*config.warnings, *warnings, *tasks.check_task(config, TASKS)]
         self.size = config.model.image_size * self.codec.factor
         self.batch_size = devices.batch_size(config.data.batch_size, self.device, self.size)
         self.models = models or Models(
             config, self.process, self.times, self.device, self.precision, self.codec.channels
         )
         self.task = self._build_task(config.task)
-
-    # assembling
 
     def _build_task(self, name: str, outputs: Sequence[str] | None = None) -> Task:
         cls = TASKS[name]
@@ -112,14 +107,9 @@ class Engine:
 
     def missing_files(self) -> list[str]:
         """List the images, masks and checkpoints that the config names and that are not there."""
-        data = self.config.data
-        masks = None if data.mask_path == inputs.AUTO else data.mask_path
-        images = (path for path in (*data.gt_paths, masks, data.shadow_free_path) if path)
         weights = [*(self.models.paths if self.task.uses_model else ()), *self.task.weights]
-        return [
-            *(path for path in images if inputs.kind(path) == "missing"),
-            *(path for path in weights if inputs.kind(path) != "file"),
-        ]
+        missing = (path for path in weights if inputs.kind(path) != "file")
+        return [*inputs.missing_inputs(self.config.data), *missing]
 
     def pairs(self) -> list[Pair]:
         """Find the images of the config, or name those to generate. Raises DatasetError, ConfigError."""
@@ -129,8 +119,6 @@ class Engine:
             mask_finders=[name for name, task in TASKS.items() if task.finds_masks],
             generators=[name for name, sampler in SAMPLERS.items() if sampler.generates],
         )
-
-    # running
 
     def __call__(self, pairs: Iterable[Pair] | None = None, done: IsDone | None = None) -> Iterator[Result]:
         """Yield the Results of `pairs` (default: those of the config) as they are finished; see `stream`."""
@@ -153,8 +141,8 @@ class Engine:
         batch = self.batch_size if max_batch is None else min(self.batch_size, max_batch)
         depth = batch if max_batch is None else min(batch, max_batch // 2)
         prepare = partial(self._prepare, done or (lambda *_: False))
-        with closing(prefetch(prepare, chosen, depth, size_of=_nbytes)) as loaded:
-            prepared = (_result_or_error(pair, get) for pair, get in loaded)
+        with closing(prefetch(prepare, chosen, depth, size_of=nbytes)) as loaded:
+            prepared = (result_or_error(pair, get) for pair, get in loaded)
             yield from self._enter(self.task.run(prepared, batch))
 
     def _prepare(self, done: IsDone, pair: Pair) -> Any:
@@ -166,8 +154,6 @@ class Engine:
     def _enter(self, events: Events) -> Events:
         """Apply torch's device and precision while an event is computed, never while it is handed out."""
         return iterate_with_settings(partial(devices.compute_settings, self.device, self.precision), events)
-
-    # images in memory
 
     def inpaint(
         self, image: Image.Image, mask: Image.Image | None = None, name: str = "picture"
@@ -212,17 +198,3 @@ class Engine:
         triples = zip(names, images, keeps, strict=True)
         items = (runner.prepare_image(name, image, keep, self._seed(name)) for name, image, keep in triples)
         return self._enter(runner.run(items, self.batch_size))
-
-
-def _result_or_error(pair: Pair, get: Callable[[], Any]) -> Any:
-    """Return what was prepared, or a Result with the reason why it could not be."""
-    try:
-        return get()
-    except ImageError as error:
-        return Result(pair.name, error=str(error))
-
-
-def _nbytes(prepared: Any) -> int:
-    """Memory of a prepared image, about: twice the input, for its mask and its views."""
-    gt = (prepared if isinstance(prepared, Result) else prepared.result).gt
-    return 0 if gt is None else 2 * gt.nbytes

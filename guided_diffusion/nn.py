@@ -162,3 +162,20 @@ class QKVAttention(nn.Module):
 def pointwise(layer: nn.Conv1d, tokens: Tensor) -> Tensor:
     """Apply a 1x1 convolution to tokens (B, T, C) as a matrix product; return (B, T, out)."""
     return F.linear(tokens, layer.weight.squeeze(-1), layer.bias)
+
+
+class AttentionPool2d(nn.Module):
+    """CLIP's attention pooling: a mean token attends over all pixels. (B, C, S, S) -> (B, out)."""
+
+    def __init__(self, side: int, channels: int, head_channels: int, out: int) -> None:
+        super().__init__()
+        self.positional_embedding = nn.Parameter(torch.randn(channels, side**2 + 1) / channels**0.5)
+        self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
+        self.c_proj = nn.Conv1d(channels, out, 1)
+        self.attention = QKVAttention(channels // head_channels, new_order=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2)  # (B, C, S*S)
+        x = torch.cat([x.mean(dim=-1, keepdim=True), x], dim=-1) + self.positional_embedding.to(x.dtype)
+        tokens = self.attention(pointwise(self.qkv_proj, x.transpose(1, 2)))
+        return pointwise(self.c_proj, tokens[:, :1])[:, 0]

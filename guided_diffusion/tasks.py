@@ -17,6 +17,7 @@ from numpy import ndarray
 from guided_diffusion.codec import Codec
 from guided_diffusion.config.schema import Config
 from guided_diffusion.denoiser import Denoise
+from guided_diffusion.errors import ImageError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.images.pairs import Pair
 from guided_diffusion.output.results import OutputSpec, Progress, Result
@@ -103,3 +104,41 @@ class Task(Protocol):
     def run(self, prepared: Iterable[Any], batch_size: int) -> Events:
         """Run what was prepared, up to `batch_size` images together; Results are handed on."""
         ...
+
+
+def result_or_error(pair: Pair, get: Callable[[], Any]) -> Any:
+    """Return what was prepared, or a Result with the reason why it could not be."""
+    try:
+        return get()
+    except ImageError as error:
+        return Result(pair.name, error=str(error))
+
+
+def nbytes(prepared: Any) -> int:
+    """Memory of a prepared image, about: twice the input, for its mask and its views."""
+    gt = (prepared if isinstance(prepared, Result) else prepared.result).gt
+    return 0 if gt is None else 2 * gt.nbytes
+
+
+def output_names(tasks: Mapping[str, type[Task]]) -> list[str]:
+    """Return the names of everything that the tasks can make."""
+    return list(dict.fromkeys(spec.name for task in tasks.values() for spec in task.OUTPUTS))
+
+
+def check_task(config: Config, tasks: Mapping[str, type[Task]]) -> list[str]:
+    """Return a warning for keys that only other tasks read."""
+    outputs = {name: [spec.name for spec in task.OUTPUTS] for name, task in tasks.items()}
+    defaults = Config(name=config.name, model_path=config.model_path)
+    wanted = config.outputs if config.outputs != defaults.outputs else ()
+    foreign = [name for name in wanted if name not in outputs[config.task]]
+    return [
+        f"keys that only task {name} reads: {' and '.join(keys)}"
+        for name, task in tasks.items()
+        if name != config.task
+        and (
+            keys := [
+                *(["outputs"] if set(foreign) & set(outputs[name]) else []),
+                *(key for key in task.settings if getattr(config, key) != getattr(defaults, key)),
+            ]
+        )
+    ]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from guided_diffusion.nn import (
+    AttentionPool2d,
     Downsample,
     Embedding,
     EmbeddingProjection,
@@ -38,18 +39,31 @@ class Encoder:
     """Settings and layers of the down-sampling half of either network."""
 
     in_channels: int
+    """Channels of the input."""
     model_channels: int
+    """Width that channel_mult multiplies."""
     num_res_blocks: int
+    """Residual blocks of each level."""
     channel_mult: tuple[float, ...]
-    attention_downsamples: tuple[int, ...]  # down-sampling factors at which there is attention, e.g. (4, 8)
+    """Width of each level, in units of model_channels."""
+    attention_downsamples: tuple[int, ...]
+    """Down-sampling factors at which there is attention, e.g. (4, 8)."""
     num_heads: int = 1
-    num_head_channels: int = -1  # when not -1, overrides num_heads
+    """Attention heads."""
+    num_head_channels: int = -1
+    """Channels of a head; when not -1, overrides num_heads."""
     dropout: float = 0.0
+    """Probability, in [0, 1], that training zeroes a feature inside a residual block."""
     use_scale_shift_norm: bool = False
+    """Let the time embedding scale and shift the second norm of a block, instead of being added before it."""
     resblock_updown: bool = False
+    """Resample in residual blocks instead of in single convolutions."""
     use_new_attention_order: bool = False
+    """Order of q, k, v and heads in the attention's channels; see QKVAttention."""
     use_checkpoint: bool = False
+    """Recompute activations in the backward pass, to save memory."""
     norm_num_groups: int = 32
+    """Groups of the normalisations."""
 
     @property
     def embedding_channels(self) -> int:
@@ -275,23 +289,6 @@ class UNetModel(nn.Module):
         for block in self.output_blocks:
             x = block(torch.cat([x, skips.pop()], dim=1), emb)
         return in_float32(self.out, x)  # as in the published networks: rounding here would bias eps
-
-
-class AttentionPool2d(nn.Module):
-    """CLIP's attention pooling: a mean token attends over all pixels. (B, C, S, S) -> (B, out)."""
-
-    def __init__(self, side: int, channels: int, head_channels: int, out: int) -> None:
-        super().__init__()
-        self.positional_embedding = nn.Parameter(torch.randn(channels, side**2 + 1) / channels**0.5)
-        self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
-        self.c_proj = nn.Conv1d(channels, out, 1)
-        self.attention = QKVAttention(channels // head_channels, new_order=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.flatten(2)  # (B, C, S*S)
-        x = torch.cat([x.mean(dim=-1, keepdim=True), x], dim=-1) + self.positional_embedding.to(x.dtype)
-        tokens = self.attention(pointwise(self.qkv_proj, x.transpose(1, 2)))
-        return pointwise(self.c_proj, tokens[:, :1])[:, 0]
 
 
 class EncoderUNetModel(nn.Module):

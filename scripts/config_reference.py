@@ -21,8 +21,10 @@ import yaml
 
 from guided_diffusion.config import legacy, schema
 from guided_diffusion.config.builder import CommaList, describe_type
+from guided_diffusion.engine import TASKS
 from guided_diffusion.samplers import SAMPLERS
 from guided_diffusion.scheduler import JumpSchedule
+from guided_diffusion.tasks import output_names
 from guided_diffusion.training.config import TrainConfig
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "config.md"
@@ -44,9 +46,9 @@ known key.
 """
 
 CHOICES: dict[str, Any] = {
-    "task": Literal[tuple(schema.TASKS)],
+    "task": Literal[tuple(TASKS)],
     "method": Literal[tuple(SAMPLERS)],
-    "outputs": types.GenericAlias(tuple, (Literal[tuple(schema.OUTPUTS)], ...)),
+    "outputs": types.GenericAlias(tuple, (Literal[tuple(output_names(TASKS))], ...)),
 }
 """Keys of Config whose values the engine knows, not the dataclass."""
 

@@ -46,7 +46,7 @@ def save(folder: Path, form: str, state: Any) -> str:
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
 @pytest.mark.parametrize("half", [False, True])
-def test_every_format_gives_the_weights_back(tmp_path: Path, form: str, half: bool) -> None:
+def test_read_state_reads_every_format(tmp_path: Path, form: str, half: bool) -> None:
     state = weights()
     path = save(tmp_path, form, {k: v.half() for k, v in state.items()} if half else state)
     network = load(on_meta(SMALL), path, 16)
@@ -58,7 +58,7 @@ def test_every_format_gives_the_weights_back(tmp_path: Path, form: str, half: bo
         assert own[key].dtype == torch.float32 and torch.equal(own[key], expected)
 
 
-def test_a_loaded_network_computes(tmp_path: Path) -> None:
+def test_load_returns_a_working_network(tmp_path: Path) -> None:
     path = save(tmp_path, "zip", weights())
     reference = build_network(SMALL).eval()
     reference.load_state_dict(weights())
@@ -75,7 +75,7 @@ def complaint(path: str | Path) -> str:
     return message
 
 
-def test_a_missing_file_is_named_with_the_remedy(tmp_path: Path) -> None:
+def test_load_of_a_missing_file_names_file_and_remedy(tmp_path: Path) -> None:
     assert "is not there; mend model_path or classifier_path" in complaint(tmp_path / "none.pt")
     assert "bash download.sh faces" in complaint(tmp_path / "celeba256_250000.pt")
     assert "is not there" in complaint(tmp_path)  # a folder
@@ -83,7 +83,7 @@ def test_a_missing_file_is_named_with_the_remedy(tmp_path: Path) -> None:
         digest(str(tmp_path / "none.pt"))
 
 
-def test_what_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_without_permission_names_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "weights.pt"
     path.write_bytes(b"anything")
 
@@ -95,11 +95,13 @@ def test_what_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
         digest(str(path))
 
 
-def test_an_address_that_cannot_be_reached_is_said() -> None:
+def test_load_from_an_unreachable_address_names_the_reason() -> None:
     assert "cannot be reached" in complaint("foo://account/weights.pt")
 
 
-def test_safetensors_without_the_extra_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_safetensors_without_the_extra_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"anything")
     monkeypatch.setitem(sys.modules, "safetensors", None)  # as if it were not installed
@@ -110,14 +112,14 @@ def test_safetensors_without_the_extra_names_it(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     "content", [b"", b"<!DOCTYPE html><html>Quota exceeded</html>", b"PK\x03\x04junk", b"\x80\x02"]
 )
-def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path, suffix: str, content: bytes) -> None:
+def test_read_state_refuses_other_files_in_one_line(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)
     assert "cannot be read (" in complaint(path)
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
-def test_a_cut_or_damaged_file_is_refused_in_one_line(tmp_path: Path, form: str) -> None:
+def test_read_state_refuses_damaged_files_in_one_line(tmp_path: Path, form: str) -> None:
     whole = Path(save(tmp_path, form, {"a": torch.ones(8, 8), "b": torch.zeros(3)}))
     data = whole.read_bytes()
     for cut in range(0, len(data) - 1, max(len(data) // 40, 1)):
@@ -142,7 +144,7 @@ class Bomb:
         self.target = target
 
 
-def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+def test_read_state_runs_no_code(tmp_path: Path) -> None:
     path, target = tmp_path / "bomb.pt", tmp_path / "exploded"
     for form in (True, False):
         torch.save({"a": Bomb(str(target))}, path, _use_new_zipfile_serialization=form)
@@ -152,7 +154,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     assert not target.exists()
 
 
-def test_a_training_state_is_told_from_plain_weights(tmp_path: Path) -> None:
+def test_read_state_refuses_a_training_state(tmp_path: Path) -> None:
     path = save(tmp_path, "zip", {"model": weights(), "step": 3, "optimizer": {}})
     assert "is not a plain state dict of tensors (it holds model, step, optimizer)" in complaint(path)
     assert "(it holds list)" in complaint(save(tmp_path, "zip", [torch.ones(2)]))
@@ -165,7 +167,7 @@ def mismatch(config: ModelConfig, state: dict[str, Tensor], folder: Path) -> str
     return str(error.value)
 
 
-def test_a_mismatch_names_keys_and_the_config_that_fits(tmp_path: Path) -> None:
+def test_load_mismatch_names_keys_and_the_config_that_fits(tmp_path: Path) -> None:
     state = weights(replace(SMALL, channel_mult="1,2,2", attention_resolutions="8,4", resblock_updown=False))
     message = mismatch(SMALL, state, tmp_path)
     assert "missing keys (" in message and "unexpected keys (" in message
@@ -176,14 +178,14 @@ def test_a_mismatch_names_keys_and_the_config_that_fits(tmp_path: Path) -> None:
     assert "num_channels: 32" in message
 
 
-def test_shapes_are_shown(tmp_path: Path) -> None:
+def test_load_mismatch_shows_shapes(tmp_path: Path) -> None:
     message = mismatch(replace(SMALL, learn_sigma=False), weights(), tmp_path)
     assert "2 other shapes (out.2.weight (6, 32, 3, 3) instead of (3, 32, 3, 3), out.2.bias (6,)" in message
     assert "keys (" not in message.split(";")[0]
     assert "learn_sigma: True" in message
 
 
-def test_a_classifier_in_place_of_a_network_is_said(tmp_path: Path) -> None:
+def test_load_suspects_a_classifier(tmp_path: Path) -> None:
     config = ClassifierConfig(classifier_width=64, classifier_depth=1, classifier_attention_resolutions="16")
     with torch.device("meta"):
         state = build_classifier(config, 64).state_dict()
@@ -192,7 +194,7 @@ def test_a_classifier_in_place_of_a_network_is_said(tmp_path: Path) -> None:
     assert infer_config({"a": torch.ones(1)}, 64) == {}
 
 
-def test_an_incomplete_state_still_gets_its_message(tmp_path: Path) -> None:
+def test_load_reports_an_incomplete_state(tmp_path: Path) -> None:
     """Every single parameter may be the one that is missing, and the message must come all the same."""
     state = weights()
     for key in state:
@@ -228,7 +230,7 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize("values", [*FAMILIES, *PUBLISHED], ids=lambda v: "-".join(map(str, v.values())))
-def test_the_inferred_config_builds_the_very_network(values: dict[str, Any]) -> None:
+def test_infer_config_rebuilds_the_network(values: dict[str, Any]) -> None:
     config = replace(stored.TINY, **values)
     state = on_meta(config).state_dict()
     inferred = infer_config(state, config.image_size)
@@ -243,7 +245,7 @@ def test_the_inferred_config_builds_the_very_network(values: dict[str, Any]) -> 
     assert inferred["resblock_updown"] == config.resblock_updown
 
 
-def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
+def test_digest_depends_on_the_bytes_alone(tmp_path: Path) -> None:
     path = tmp_path / "x.bin"
     path.write_bytes(b"abc")
     assert (
@@ -251,17 +253,15 @@ def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
     )  # FIPS 180-2
 
 
-def test_shipped_prefers_the_package_and_then_the_checkout(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package, checkout = tmp_path / "weights", tmp_path / "pretrained"
-    for folder in (package, checkout):
-        folder.mkdir()
-    monkeypatch.setattr(checkpoints, "_SHIPPED_DIRS", (package, checkout))
-    assert checkpoints.shipped("a.pt") == package / "a.pt", "a missing file is named where it belongs"
-    for folder in (checkout, package):
-        (folder / "a.pt").touch()
-        assert checkpoints.shipped("a.pt") == folder / "a.pt"
+def test_shipped_path_prefers_the_given_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "WEIGHTS", tmp_path / "weights")
+    given = tmp_path / "a.pt"
+    assert checkpoints.shipped_path(str(given)) == str(given), "nothing of that name ships"
+    checkpoints.shipped("a.pt").parent.mkdir()
+    checkpoints.shipped("a.pt").touch()
+    assert checkpoints.shipped_path(str(given)) == str(checkpoints.shipped("a.pt"))
+    given.touch()
+    assert checkpoints.shipped_path(str(given)) == str(given)
 
 
 def test_shipped_network_is_loaded_once_and_says_what_is_missing(tmp_path: Path) -> None:

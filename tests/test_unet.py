@@ -50,7 +50,7 @@ def evaluate(network: UNetModel, x: Tensor) -> Tensor:
         return network(x, TIMES, LABELS) if network.num_classes else network(x, TIMES)
 
 
-def test_the_trained_like_network_gives_the_published_output() -> None:
+def test_network_with_scaled_weights_matches_published_output() -> None:
     golden = stored.tensors("repaint")
     with torch.no_grad():
         out = stored.tiny_network()(golden["net/x"], golden["net/t"])
@@ -58,14 +58,14 @@ def test_the_trained_like_network_gives_the_published_output() -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_family_gives_the_published_output(name: str) -> None:
+def test_network_families_match_published_output(name: str) -> None:
     expected = stored.tensors("networks")[f"unet/{name}"]
     out = evaluate(variant(name), stored.formula_picture(2, 16))
     assert out.shape == expected.shape
     assert (out - expected).abs().max() < 1e-5
 
 
-def test_the_families_differ_by_more_than_the_tolerance() -> None:
+def test_network_families_differ_by_more_than_the_tolerance() -> None:
     """So that the comparison above cannot pass by mixing two of them up."""
     golden = stored.tensors("networks")
     outs = [v for k, v in golden.items() if k.startswith("unet/") and v.shape[1] == 6]
@@ -74,7 +74,7 @@ def test_the_families_differ_by_more_than_the_tolerance() -> None:
 
 
 @pytest.mark.parametrize("pool", ["adaptive", "attention", "spatial", "spatial_v2"])
-def test_every_classifier_gives_the_published_logits(pool: str) -> None:
+def test_classifier_pools_match_published_logits(pool: str) -> None:
     spec = Encoder(
         3, 32, 1, (1, 2), (2,), num_head_channels=16, use_scale_shift_norm=True, resblock_updown=True
     )
@@ -107,7 +107,7 @@ PUBLISHED: dict[str, ModelConfig | ClassifierConfig] = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_parameter_names_and_shapes_are_those_of_the_published_checkpoints(name: str) -> None:
+def test_parameter_names_and_shapes_match_published_checkpoints(name: str) -> None:
     config, published = PUBLISHED[name], stored.facts("state_dicts")[name]
     with torch.device("meta"):
         network: nn.Module = (
@@ -122,7 +122,7 @@ def test_parameter_names_and_shapes_are_those_of_the_published_checkpoints(name:
 @pytest.mark.parametrize(
     "times", [TIMES, 500 + 400 * stored.formula_picture(2, 16)[:, :1]], ids=["one", "map"]
 )
-def test_gradients_with_and_without_checkpointing_are_the_same(times: Tensor) -> None:
+def test_gradients_are_equal_with_and_without_checkpointing(times: Tensor) -> None:
     x = stored.formula_picture(2, 16)
 
     def gradients(use_checkpoint: bool) -> list[Tensor]:
@@ -135,7 +135,7 @@ def test_gradients_with_and_without_checkpointing_are_the_same(times: Tensor) ->
     assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(plain, checkpointed, strict=True))
 
 
-def test_sizes_need_only_be_multiples_of_size_multiple() -> None:
+def test_network_accepts_multiples_of_size_multiple() -> None:
     network = variant("threelevels")
     assert network.size_multiple == 4
     wide = stored.formula_picture(2, 24)[:, :, :12, :20]
@@ -144,7 +144,7 @@ def test_sizes_need_only_be_multiples_of_size_multiple() -> None:
         evaluate(network, wide[..., :18])
 
 
-def test_pictures_of_a_batch_do_not_touch_each_other() -> None:
+def test_network_keeps_images_of_a_batch_independent() -> None:
     network, x = variant("plain"), stored.formula_picture(2, 16)
     both = evaluate(network, x)
     with torch.no_grad():
@@ -152,7 +152,7 @@ def test_pictures_of_a_batch_do_not_touch_each_other() -> None:
     assert torch.allclose(both[1:], alone, atol=1e-5)
 
 
-def test_the_label_matters_and_must_be_given() -> None:
+def test_class_conditional_network_needs_and_uses_the_label() -> None:
     network, x = variant("classes"), stored.formula_picture(1, 16).expand(2, -1, -1, -1)
     with torch.no_grad():
         first, second = network(x, torch.tensor([5, 5]), LABELS)
@@ -161,18 +161,18 @@ def test_the_label_matters_and_must_be_given() -> None:
         network(x, TIMES)
 
 
-def test_an_untrained_network_answers_zero() -> None:
+def test_untrained_network_returns_zero() -> None:
     """The zero-initialised last layer: training starts from the prediction of the mean."""
     out = build_network(stored.TINY)(stored.formula_picture(2, 16), TIMES)
     assert torch.equal(out, torch.zeros(2, 6, 16, 16))
 
 
-def test_groups_that_do_not_divide_name_the_number() -> None:
+def test_norm_num_groups_that_does_not_divide_is_named() -> None:
     with pytest.raises(ValueError, match="norm_num_groups 24 does not divide 32 channels"):
         build_network(replace(stored.TINY, norm_num_groups=24))
 
 
-def test_a_network_of_one_channel_per_group_cannot_tell_the_mean_of_its_input() -> None:
+def test_network_with_one_channel_per_group_ignores_the_mean_of_its_input() -> None:
     """What norm_num_groups is for: each channel of the last layer loses its mean over the image."""
 
     def telling(groups: int) -> float:
@@ -181,18 +181,18 @@ def test_a_network_of_one_channel_per_group_cannot_tell_the_mean_of_its_input() 
         with torch.no_grad():
             network.out[2].weight.normal_(std=0.1)  # it is born as zero
             x = torch.randn(1, 3, 16, 16)
-            told = [network(x + shift, torch.zeros(1)).mean(dim=(2, 3)) for shift in (0.0, 3.0)]
-        return float((told[1] - told[0]).abs().max())
+            means = [network(x + shift, torch.zeros(1)).mean(dim=(2, 3)) for shift in (0.0, 3.0)]
+        return float((means[1] - means[0]).abs().max())
 
     assert telling(32) < 0.2 * telling(8)
 
 
-def test_head_width_that_does_not_divide_names_the_number() -> None:
+def test_head_width_that_does_not_divide_is_named() -> None:
     with pytest.raises(ValueError, match="num_head_channels 48 does not divide 64 channels"):
         build_network(replace(stored.TINY, num_head_channels=48))
 
 
-def test_unknown_pool_names_the_choices() -> None:
+def test_unknown_pool_error_lists_the_choices() -> None:
     spec = Encoder(3, 32, 1, (1,), (), num_head_channels=32)
     with pytest.raises(ValueError, match="'max' is unknown; choose one of adaptive, attention"):
         EncoderUNetModel(spec, 16, 10, "max")
@@ -207,27 +207,27 @@ def with_map(network: UNetModel, x: Tensor, times: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_map_that_is_the_same_everywhere_is_that_time(name: str) -> None:
+def test_constant_time_map_equals_that_time(name: str) -> None:
     network, x = variant(name), stored.formula_picture(2, 24)[:, :, :16]
     times = TIMES.float()[:, None, None, None].expand(2, 1, 16, 24)
     assert (with_map(network, x, times) - evaluate(network, x)).abs().max() < 1e-5
 
 
-def test_every_level_is_told_the_mean_time_of_its_places() -> None:
-    """Three levels, four tiles of 4x4 pixels: what a level's places are told, by hand."""
+def test_embed_time_map_averages_2x2_times_for_each_level() -> None:
+    """Three levels and four tiles of 4x4 pixels; the means are worked out by hand."""
     tiles = torch.tensor([[0.0, 700.0], [3.0, 90.0]])
     pixels = tiles.repeat_interleave(4, 0).repeat_interleave(4, 1).clone()
     pixels[0, 0] = 80.0
     table = embed_time_map(lambda t: timestep_embedding(t, 8), pixels[None, None], 3)
     assert isinstance(table, dict)
-    assert [(height, *each.shape) for height, each in table.items()] == [(h, 1, h, h, 8) for h in (8, 4, 2)]
+    assert [(height, *level.shape) for height, level in table.items()] == [(h, 1, h, h, 8) for h in (8, 4, 2)]
     for height, first in ((8, 80.0), (4, 20.0), (2, 5.0)):
-        told = torch.tensor([first, 700.0, 3.0, 90.0])
+        times = torch.tensor([first, 700.0, 3.0, 90.0])
         corners = table[height][0, :: height // 2, :: height // 2].reshape(4, 8)
-        assert torch.allclose(corners, nn.functional.silu(timestep_embedding(told, 8)), atol=1e-5)
+        assert torch.allclose(corners, nn.functional.silu(timestep_embedding(times, 8)), atol=1e-5)
 
 
-def test_the_time_of_a_pixel_reaches_its_neighbourhood_first() -> None:
+def test_time_of_a_pixel_changes_its_neighbourhood_most() -> None:
     """Without attention only the normalisations look farther than the convolutions, so sizes tell."""
     network, x = variant("convresample", attention_resolutions=""), stored.formula_picture(1, 64)
     times = torch.full((1, 1, 64, 64), 700.0)
@@ -237,7 +237,7 @@ def test_the_time_of_a_pixel_reaches_its_neighbourhood_first() -> None:
     assert gap[:8, :8].mean() > 20 * gap[32:, 32:].mean() > 0
 
 
-def test_timestep_embedding_is_a_table_of_waves() -> None:
+def test_timestep_embedding_equals_its_formula() -> None:
     t = torch.tensor([0.0, 2.5])
     out = timestep_embedding(t, 5)
     waves = [t * 10000 ** (-i / 2) for i in range(2)]
@@ -249,7 +249,7 @@ def test_timestep_embedding_is_a_table_of_waves() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_last_layer_is_computed_in_float32(dtype: torch.dtype) -> None:
+def test_last_layer_is_computed_in_float32(dtype: torch.dtype) -> None:
     network = variant("plain")
     fed: list[Tensor] = []
     network.output_blocks[-1].register_forward_hook(lambda _module, _inputs, out: fed.append(out))
@@ -260,7 +260,7 @@ def test_the_last_layer_is_computed_in_float32(dtype: torch.dtype) -> None:
         assert torch.equal(out, network.out(fed[0].float()))
 
 
-def test_group_norm_of_half_precision_neither_overflows_nor_changes_type() -> None:
+def test_group_norm_of_half_precision_does_not_overflow_and_keeps_type() -> None:
     norm = GroupNorm32(2, 4)
     x = (torch.arange(4 * 64.0).view(1, 4, 8, 8) * 100).half()  # squares of these overflow in half precision
     out = norm(x)

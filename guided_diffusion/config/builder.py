@@ -92,9 +92,9 @@ def load_flat(
         groups[group] = construct(part, values, where)
     for group, part in nested.items():
         groups[group] = construct(part, as_mapping(mapping.get(group, {}), where, group), where, group)
-    own = {f.name for f in fields(cls)}
-    taken = {f.name for part in flat.values() for f in fields(part)} - own
-    return construct(cls, {**{k: v for k, v in mapping.items() if k not in taken}, **groups}, where)
+    in_groups = {f.name for part in flat.values() for f in fields(part)} - {f.name for f in fields(cls)}
+    rest = {key: value for key, value in mapping.items() if key not in in_groups}
+    return construct(cls, {**rest, **groups}, where)
 
 
 def flat_keys(

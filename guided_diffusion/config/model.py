@@ -121,8 +121,8 @@ class ClassifierConfig:
     classifier_attention_resolutions: CommaList = "32,16,8"
     """Resolutions with self-attention in the classifier, in pixels."""
     classifier_use_scale_shift_norm: bool = True
-    """As `use_scale_shift_norm`, for the classifier."""
+    """Same as `use_scale_shift_norm`, for the classifier."""
     classifier_resblock_updown: bool = True
-    """As `resblock_updown`, for the classifier."""
+    """Same as `resblock_updown`, for the classifier."""
     classifier_pool: Literal["adaptive", "attention", "spatial", "spatial_v2"] = "attention"
     """How the classifier pools its features. `attention` takes images of `image_size` only."""

@@ -45,7 +45,7 @@ class Config:
     model_path: str
     """Checkpoint of the diffusion model: file or remote address."""
     task: str = "inpaint"
-    """What is made of each image. `inpaint`: inpaint its hole, or generate images (see `generate`);
+    """Task for each image. `inpaint`: inpaint its hole, or generate images (see `generate`);
     `remove_shadow`: remove its shadow and keep what is beneath it."""
     method: str = "repaint"
     """The sampler; see [Samplers](#samplers)."""
@@ -137,17 +137,14 @@ TOP = [f.name for f in fields(Config) if f.name not in {*FLAT, *NESTED, *NOT_IN_
 """Fields of Config that are YAML keys themselves."""
 _KEYS = [*(key for key in flat_keys(Config, FLAT, NESTED) if key not in NOT_IN_YAML), *FLAGS]
 
-TASKS = ("inpaint", "remove_shadow")
-OUTPUTS = ("inpainted", "shadow_free")
-
 
 def load(
     path: str | Path | None,
     overrides: Sequence[str] = (),
     sampler_keys: Collection[str] = (),
     methods: Collection[str] | None = None,
-    tasks: Collection[str] = TASKS,
-    outputs: Collection[str] = OUTPUTS,
+    tasks: Collection[str] | None = None,
+    outputs: Collection[str] | None = None,
 ) -> Config:
     """Load the Config of a YAML. Raises ConfigError for anything wrong with a file, a key or a value.
 
@@ -155,10 +152,9 @@ def load(
         overrides: Each `key.path=value`, whose value is YAML; they are merged over the file in order.
         sampler_keys: Names of the keys that go into `options` unchecked. If it maps them to their types, an
             error can also name the keys inside a dataclass type.
-        methods: Names of the samplers; None = `method` is not checked. If it maps them to their classes, the
-            config is checked against what the class needs (`check_sampler`).
-        tasks: Names of the tasks.
-        outputs: Names that `outputs` may hold.
+        methods: Names of the samplers; None = `method` is not checked.
+        tasks: Names of the tasks; None = `task` is not checked.
+        outputs: Names that `outputs` may hold; None = they are not checked.
     """
     if not path:
         raise ConfigError("no configuration given; name one, e.g. --conf_path confs/shadow.yml")
@@ -181,8 +177,8 @@ def from_mapping(
     sampler_keys: Collection[str] = (),
     where: str = "",
     methods: Collection[str] | None = None,
-    tasks: Collection[str] = TASKS,
-    outputs: Collection[str] = OUTPUTS,
+    tasks: Collection[str] | None = None,
+    outputs: Collection[str] | None = None,
 ) -> Config:
     """Build the Config of a mapping laid out like the YAML. Arguments and errors are those of `load`."""
     notices: list[str] = []
@@ -199,26 +195,6 @@ def to_mapping(config: Config) -> dict[str, Any]:
     top = {key: getattr(config, key) for key in TOP}
     nested = {name: asdict(getattr(config, name)) for name in NESTED}
     return to_plain({**top, **flat, **config.options, **nested})
-
-
-def check_sampler(config: Config, sampler: type) -> list[str]:
-    """Check that the config suits the sampler class; return warnings. Raises ConfigError.
-
-    The class says what it needs: `takes_guidance` (default true) and `needs_per_pixel_time` (default false).
-    """
-    guide = config.classifier
-    takes_guidance = getattr(sampler, "takes_guidance", True)
-    if not takes_guidance and guide.classifier_path and guide.classifier_scale != 0:
-        raise ConfigError(
-            f"method {config.method} shows clean pixels beside noisy ones, which no classifier knows; set "
-            "classifier_scale: 0"
-        )
-    if not getattr(sampler, "needs_per_pixel_time", False) or config.model.per_pixel_time:
-        return []
-    return [
-        f"method {config.method} inpaints badly with a network that only knows images noisy all over; train "
-        "one with per_pixel_time: true (docs/guide/training.md) and set it here too, or use method repaint"
-    ]
 
 
 def _build(
@@ -249,13 +225,12 @@ def _check_names(
     config: Config,
     where: str,
     methods: Collection[str] | None,
-    tasks: Collection[str],
-    outputs: Collection[str],
+    tasks: Collection[str] | None,
+    outputs: Collection[str] | None,
 ) -> None:
     if methods is not None:
         check_choice(config.method, methods, where, "method")
-    if isinstance(methods, Mapping):
-        check_sampler(config, methods[config.method])
-    check_choice(config.task, tasks, where, "task")
-    for index, output in enumerate(config.outputs):
-        check_choice(output, outputs, where, f"outputs[{index}]")
+    if tasks is not None:
+        check_choice(config.task, tasks, where, "task")
+    for index, output in enumerate(config.outputs if outputs is not None else ()):
+        check_choice(output, outputs or (), where, f"outputs[{index}]")

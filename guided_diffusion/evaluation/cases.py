@@ -36,7 +36,7 @@ class EvalCase:
 
     @cached_property
     def structure_crosses(self) -> bool:
-        """Whether structure crosses the hole."""
+        """True if structure crosses the hole."""
         return structure_crosses_hole(self.ground_truth, self.keep)
 
 

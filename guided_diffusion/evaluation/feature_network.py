@@ -28,13 +28,17 @@ _BATCH = 64
 
 
 class _Block(nn.Module):
-    """(B, C, H, W) -> (B, out, H, W), residual."""
+    """Residual block: (B, C, H, W) -> (B, out, H, W)."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            *(nn.GroupNorm(_GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, out, 3, padding=1)),
-            *(nn.GroupNorm(_GROUPS, out), nn.SiLU(), nn.Conv2d(out, out, 3, padding=1)),
+            nn.GroupNorm(_GROUPS, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, out, 3, padding=1),
+            nn.GroupNorm(_GROUPS, out),
+            nn.SiLU(),
+            nn.Conv2d(out, out, 3, padding=1),
         )
         self.skip = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
 
@@ -55,10 +59,13 @@ class SceneClassifier(nn.Module):
         self.levels = nn.Sequential(
             _Block(first, first),
             nn.AvgPool2d(2),
-            *(_Block(first, second), _Block(second, second)),
+            _Block(first, second),
+            _Block(second, second),
             nn.AvgPool2d(2),
-            *(_Block(second, third), _Block(third, third)),
-            *(nn.GroupNorm(_GROUPS, third), nn.SiLU()),
+            _Block(second, third),
+            _Block(third, third),
+            nn.GroupNorm(_GROUPS, third),
+            nn.SiLU(),
         )
         self.head = nn.Conv2d(third, len(KINDS), 1)
 
@@ -67,6 +74,7 @@ class SceneClassifier(nn.Module):
         return self._activations(image).mean((2, 3))
 
     def forward(self, image: Tensor) -> Tensor:
+        """Compute the logits."""
         return self.head(self._activations(image))
 
     def _activations(self, image: Tensor) -> Tensor:

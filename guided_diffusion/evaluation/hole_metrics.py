@@ -23,7 +23,8 @@ from guided_diffusion.images.colour import srgb_to_lab
 from guided_diffusion.images.masks import edge_distance
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
-RING = 5  # pixels
+# The two below define measures; see docs/reports/prior.md, "Measures".
+RING = 5  # pixels on either side of the hole's edge
 NEIGHBOURHOOD = 10  # pixels around the hole: the hole should have the texture of this neighbourhood
 ROUNDING = 1 / 12  # variance that rounding to whole levels adds
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from guided_diffusion.images.colour import DARK, LUMINANCE, srgb_to_lab, to_linear
 
+# The three below define statistics; see docs/reports/scenes.md.
 WINDOW = 8  # pixels: side of the squares of `local_contrast`
 RINGS = 12  # annuli of the spectrum that the slope is fitted to
 # Range of the fit: from 4 cycles per image to 0.25 cycles per pixel, where noise and JPEG begin.

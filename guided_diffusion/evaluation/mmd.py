@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_RESAMPLES = 2000
+_RESAMPLES = 2000  # as `bootstrap.bootstrap`
 _SPLITS = 200
 
 

@@ -54,6 +54,7 @@ class Column:
 
     @property
     def head(self) -> str:
+        """Title with the kind of average."""
         return f"{self.title} ({'median' if self.median else 'mean'})"
 
     def cell(self, values: Sequence[float], cases: Sequence[EvalCase]) -> str:

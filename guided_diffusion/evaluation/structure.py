@@ -13,7 +13,7 @@ from guided_diffusion.evaluation.hole_metrics import blur, slopes
 from guided_diffusion.images.colour import srgb_to_lab
 from guided_diffusion.images.masks import edge_distance
 
-# The limits below were set before the results of docs/reports/prior.md were measured.
+# Limits set before the measurements of docs/reports/prior.md.
 SIGMA = 2.0  # pixels: scale of the structure tensor, and of the smoothed hole edge
 MIN_STRENGTH = 2.5  # L*a*b* units per pixel: coherence x gradient of a strong edge
 MIN_ALIGNMENT = np.cos(np.pi / 6)  # an edge may turn by 30 degrees between the rim and the inside
@@ -23,7 +23,7 @@ MIN_CROSSING_FRACTION = 0.05  # fraction of the rim: about one edge through the 
 
 
 def structure_crosses_hole(ground_truth: np.ndarray, keep: np.ndarray) -> bool:
-    """Whether strong edges enter over at least MIN_CROSSING_FRACTION of the rim; see `crossing_fraction`."""
+    """Test if strong edges enter over at least MIN_CROSSING_FRACTION of the rim; see `crossing_fraction`."""
     return crossing_fraction(ground_truth, keep) >= MIN_CROSSING_FRACTION
 
 

@@ -22,7 +22,7 @@ def _bf() -> Any:
 
 
 def is_remote(path: AnyPath) -> bool:
-    """Tell whether the path is one for blobfile."""
+    """Check whether the path is one for blobfile."""
     return "://" in str(path)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
+from guided_diffusion.config.data import DataConfig
 from guided_diffusion.config.schema import Config
 from guided_diffusion.errors import ConfigError, DatasetError, ImageError
 from guided_diffusion.images.files import path_kind
@@ -85,6 +86,13 @@ def find_ground_truths(config: Config) -> dict[str, str]:
     if config.seeds == 1:
         return files
     return {_name_with_seed(name, seed): file for name, file in files.items() for seed in _seeds(config)}
+
+
+def missing_inputs(data: DataConfig) -> list[str]:
+    """List the paths of images and masks that are not there."""
+    masks = None if data.mask_path == AUTO else data.mask_path
+    paths = (*data.gt_paths, masks, data.shadow_free_path)
+    return [path for path in paths if path and kind(path) == "missing"]
 
 
 def read_pair(

@@ -43,16 +43,16 @@ def find_pairs(
     gts = images_by_stem(gt_path, "data.gt_path")
     if mask_path is None:
         pairs = [Pair(name, path, None) for name, path in gts.values()]
-    elif _kind(mask_path, "data.mask_path") == "file":
+    elif _require(mask_path, "data.mask_path") == "file":
         pairs = [Pair(name, path, mask_path) for name, path in gts.values()]
     else:
         masks = images_by_stem(mask_path, "data.mask_path")
         _check_match(gts, masks, spare_masks=_only_files(gt_path))
         pairs = [Pair(name, path, masks[key][1]) for key, (name, path) in gts.items()]
-    return _between(sorted(pairs, key=lambda pair: pair.name), offset, max_len)
+    return _slice_pairs(sorted(pairs, key=lambda pair: pair.name), offset, max_len)
 
 
-def _kind(path: str, key: str) -> str:
+def _require(path: str, key: str) -> str:
     try:
         kind = path_kind(path)
     except OSError as error:
@@ -81,15 +81,15 @@ def images_by_stem(path: str | Sequence[str] | None, key: str) -> dict[str, tupl
         raise DatasetError(f"{key} is not set; name an image or a folder of images")
     if not isinstance(path, str):
         return _merge_paths(path, key)
-    if _kind(path, key) == "file":
+    if _require(path, key) == "file":
         file = str(path).rstrip("/").rsplit("/", 1)[-1] if is_remote(path) else Path(path).name
-        return {_key(file): (_stem(file), str(path))}
+        return {_normal_stem(file): (_stem(file), str(path))}
     names = list_images(path)
     if not names:
         raise DatasetError(f"{key}: no images ({' '.join(EXTENSIONS)}) in {path}")
     by_stem: dict[str, str] = {}
     for name in names:
-        other = by_stem.setdefault(_key(name), name)
+        other = by_stem.setdefault(_normal_stem(name), name)
         if other != name:
             raise DatasetError(f"{key}: {other} and {name} in {path} share one name; keep only one of them")
     return {stem: (_stem(name), join_path(path, name)) for stem, name in by_stem.items()}
@@ -121,7 +121,7 @@ def _stem(name: str) -> str:
     return PurePosixPath(name).with_suffix("").as_posix()
 
 
-def _key(name: str) -> str:
+def _normal_stem(name: str) -> str:
     # macOS writes accents as separate code points; the same name from elsewhere must still match.
     return unicodedata.normalize("NFC", _stem(name))
 
@@ -146,7 +146,7 @@ def _check_match(
         )
 
 
-def _between(pairs: list[Pair], offset: int, max_len: int | None) -> list[Pair]:
+def _slice_pairs(pairs: list[Pair], offset: int, max_len: int | None) -> list[Pair]:
     stop = len(pairs) if max_len is None else max(offset, 0) + max_len
     chosen = pairs[max(offset, 0) : max(stop, 0)]
     if not chosen or offset < 0:

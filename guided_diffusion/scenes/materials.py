@@ -32,7 +32,7 @@ def tint_light(light: np.ndarray, tone: np.ndarray) -> np.ndarray:
     return np.multiply.outer(tone, light).T
 
 
-def paint(light: np.ndarray, base: np.ndarray, mix: np.ndarray, other: np.ndarray) -> np.ndarray:
+def blend_tones(light: np.ndarray, base: np.ndarray, mix: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Multiply `light` (N,) by a blend from `base` to `other` (3,) by `mix` (N,): colour (N, 3).
 
     The result lies in memory plane by plane, as all colours here, which is several times faster.
@@ -93,7 +93,7 @@ def _block_material(
         light = (tone - 0.5) * np.float32(2 * spread) - (hue < odd) * np.float32(2.0 * spread)
         light = light * fade + stain * dirt_gain + grain(p) * grain_gain
         light -= bevel * np.clip(1 - gap / np.float32(max(3 * width, 0.06 * cell)), 0, 1)
-        brick = paint(_soft_exp(light), base, hue * tint * fade + (1 - fade) * 0.5 * tint, other)
+        brick = blend_tones(_soft_exp(light), base, hue * tint * fade + (1 - fade) * 0.5 * tint, other)
         cover = line_cover(gap, width, p.f) * fade + joints * (1 - fade)
         mortar = tint_light(_soft_exp(stain * dirt_gain), joint)
         brick += cover[:, None] * (mortar - brick)
@@ -230,7 +230,7 @@ def _speckled_material(
         light = fields[0][0](p) * fields[0][1]
         for field, gain in fields[1:]:
             light += field(p) * gain
-        return paint(_soft_exp(light), base, np.clip(0.3 + 0.4 * tint(p), 0, 1) * amount, other)
+        return blend_tones(_soft_exp(light), base, np.clip(0.3 + 0.4 * tint(p), 0, 1) * amount, other)
 
     return shade
 

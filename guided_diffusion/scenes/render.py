@@ -111,7 +111,7 @@ class _Pose:
         return Points(c * u - s * v, c * v + s * u, f)
 
 
-def _ground_view(rng: np.random.Generator) -> _Geometry:
+def _draw_ground(rng: np.random.Generator) -> _Geometry:
     focal = rng.uniform(0.9, 2.2)
     lowest = np.arctan(0.62 / focal)
     tilt = lowest + (np.pi / 2 - lowest) * rng.beta(1.3, 1.5)
@@ -127,7 +127,7 @@ def _ground_view(rng: np.random.Generator) -> _Geometry:
     return view
 
 
-def _wall_view(rng: np.random.Generator) -> _Geometry:
+def _draw_wall(rng: np.random.Generator) -> _Geometry:
     focal = rng.uniform(0.9, 2.2)
     reach = min(0.75, np.arctan(focal / 0.5) * 0.75)
     pose = _Pose(
@@ -142,7 +142,7 @@ def _wall_view(rng: np.random.Generator) -> _Geometry:
     return view
 
 
-def _corner_view(rng: np.random.Generator) -> _Geometry:
+def _draw_corner(rng: np.random.Generator) -> _Geometry:
     """Draw ground that meets a wall."""
     focal = rng.uniform(0.9, 1.8)
     pose = _Pose(focal, rng.uniform(0.15, 0.6), rng.uniform(-0.5, 0.5), 0.0, rng.uniform(0.7, 1.3))
@@ -170,7 +170,7 @@ def _corner_view(rng: np.random.Generator) -> _Geometry:
     return view
 
 
-def _frame(size: int | tuple[int, int]) -> tuple[int, int]:
+def _check_size(size: int | tuple[int, int]) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
     if height < 8 or width < 8:
         raise ValueError(f"image size {height}x{width} is too small; use at least 8x8")
@@ -179,7 +179,7 @@ def _frame(size: int | tuple[int, int]) -> tuple[int, int]:
 
 def _draw(rng: np.random.Generator) -> tuple[_Geometry, Camera]:
     kind = rng.random()
-    view = (_ground_view if kind < 0.62 else _wall_view if kind < 0.87 else _corner_view)(rng)
+    view = (_draw_ground if kind < 0.62 else _draw_wall if kind < 0.87 else _draw_corner)(rng)
     return view, Camera.draw(rng)
 
 
@@ -214,13 +214,13 @@ def render_free(rng: np.random.Generator, size: int | tuple[int, int]) -> np.nda
         rng: source of the scene.
         size: the side or (height, width), pixels.
     """
-    height, width = _frame(size)
+    height, width = _check_size(size)
     return _record_free(rng, *_draw(rng), height, width)
 
 
 def render_labelled(rng: np.random.Generator, size: int | tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Render the image of `render_free` and the kind (layouts.KINDS, NO_KIND) of each pixel, uint8 (H, W)."""
-    height, width = _frame(size)
+    height, width = _check_size(size)
     view, camera = _draw(rng)
     x, y, pixel = coordinates(height, width)
     hits = view(x, y, pixel)
@@ -237,7 +237,7 @@ def _record_free(
 
 def render(rng: np.random.Generator, size: int | tuple[int, int]) -> Scene:
     """Render a random image with and without a shadow; size and errors as for `render_free`."""
-    height, width = _frame(size)
+    height, width = _check_size(size)
     view, camera = _draw(rng)
     free = _expose(view, camera, height, width)
     shadows = [draw_shadow(rng) for _ in range(2 if rng.random() < 0.15 else 1)]

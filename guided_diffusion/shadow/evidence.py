@@ -49,13 +49,13 @@ class Evidence:
 
     @property
     def is_shadow(self) -> bool:
-        """Whether the region is a shadow; the bounds were set on procedural images."""
+        """True if the region is a shadow; the bounds were set on procedural images."""
         same_light = self.gain > 0.15 and self.spread < 0.8 and self.tint > -0.25
         return same_light and self.pairs > 0.2 and self.edge_left < 0.6 and self.glare < 0.1
 
     @property
     def is_certain(self) -> bool:
-        """Whether the region is a shadow even where another was just removed, which leaves false edges.
+        """True if the region is a shadow even where another was just removed, which leaves false edges.
 
         Every real shadow measured had a gain of 0.4 and more.
         """

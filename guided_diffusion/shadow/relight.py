@@ -337,7 +337,7 @@ def _refine_pixels(relit: RelitImage, image: np.ndarray, noise: float, prior: Pr
 
 
 def is_grey(image: np.ndarray) -> bool:
-    """Tell whether all channels of an image (H, W, 3) are equal."""
+    """Check whether all channels of an image (H, W, 3) are equal."""
     return bool((image == image[..., :1]).all())
 
 

@@ -57,9 +57,9 @@ class TrainConfig:
     name: str
     """Names the folder `runs/<name>` and the weights in it."""
     task: Literal["prior", "detect", "classify"] = "prior"
-    """What to train: a diffusion prior, the shadow detector, or the scene classifier. The last two take none
-    of the keys of the network and the process but `image_size`, and not `scales`, `random_crop`,
-    `random_flip`, `schedule_sampler`, `loss_weighting` and `loss_factors`."""
+    """Network to train: a diffusion prior, the shadow detector, or the scene classifier. The last two
+    take none of the keys of the network and the process but `image_size`, and not `scales`,
+    `random_crop`, `random_flip`, `schedule_sampler`, `loss_weighting` and `loss_factors`."""
     out: str = ""
     """Folder for the state, weights, losses and samples; empty = `runs/<name>`."""
     start_from: str | None = None

@@ -54,7 +54,7 @@ def test_shipped_yaml_builds_an_engine_without_a_warning(path: Path) -> None:
     assert (classifier is not None) == ("inet256" in path.stem)
     if path.stem in REPAINT_NAMES:
         millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-        assert engine.outputs["inpainted"] == COST["paper"]
+        assert engine.task.nfe["inpainted"] == COST["paper"]
         assert round(millions, 1) == (553.8 if "inet256" in path.stem else 552.8)
 
 
@@ -128,30 +128,56 @@ def test_every_model_yaml_is_included_somewhere() -> None:
 
 # The keys of RePaint's public YAMLs (none of its files is copied); True where nothing here reads them.
 DEAD_TOP = {
-    **{"lr_kernel_n_std": 2, "num_samples": 100, "latex_name": "RePaint", "method_name": "Repaint"},
-    **{"n_jobs": 25, "print_estimated_vars": True, "inpa_inj_sched_prev_cumnoise": False},
-    **{"classifier_use_fp16": False},
+    "lr_kernel_n_std": 2,
+    "num_samples": 100,
+    "latex_name": "RePaint",
+    "method_name": "Repaint",
+    "n_jobs": 25,
+    "print_estimated_vars": True,
+    "inpa_inj_sched_prev_cumnoise": False,
+    "classifier_use_fp16": False,
 }
 DEAD_DATA = {
-    **{
-        "mask_loader": True,
-        "image_size": 16,
-        "class_cond": False,
-        "deterministic": True,
-        "random_crop": False,
-    },
-    **{"random_flip": False, "return_dict": True, "drop_last": False, "return_dataloader": True, "offset": 0},
-    **{"ds_conf": {"name": "fix_thick_256"}},
+    "mask_loader": True,
+    "image_size": 16,
+    "class_cond": False,
+    "deterministic": True,
+    "random_crop": False,
+    "random_flip": False,
+    "return_dict": True,
+    "drop_last": False,
+    "return_dataloader": True,
+    "offset": 0,
+    "ds_conf": {"name": "fix_thick_256"},
 }
 LIVE_TOP = {
-    **{"diffusion_steps": 1000, "learn_sigma": True, "noise_schedule": "linear", "num_heads": 4},
-    **{"resblock_updown": True, "use_scale_shift_norm": True, "classifier_scale": 4.0, "show_progress": True},
-    **{"use_kl": False, "predict_xstart": False, "rescale_timesteps": False, "rescale_learned_sigmas": False},
-    **{"classifier_width": 128, "classifier_depth": 2, "classifier_attention_resolutions": "32,16,8"},
-    **{"classifier_use_scale_shift_norm": True, "classifier_resblock_updown": True},
-    **{"classifier_pool": "attention", "num_heads_upsample": -1, "dropout": 0.0, "use_checkpoint": False},
-    **{"use_new_attention_order": False, "clip_denoised": True, "use_ddim": False, "use_fp16": False},
-    **{"class_cond": False, "inpa_inj_sched_prev": True},
+    "diffusion_steps": 1000,
+    "learn_sigma": True,
+    "noise_schedule": "linear",
+    "num_heads": 4,
+    "resblock_updown": True,
+    "use_scale_shift_norm": True,
+    "classifier_scale": 4.0,
+    "show_progress": True,
+    "use_kl": False,
+    "predict_xstart": False,
+    "rescale_timesteps": False,
+    "rescale_learned_sigmas": False,
+    "classifier_width": 128,
+    "classifier_depth": 2,
+    "classifier_attention_resolutions": "32,16,8",
+    "classifier_use_scale_shift_norm": True,
+    "classifier_resblock_updown": True,
+    "classifier_pool": "attention",
+    "num_heads_upsample": -1,
+    "dropout": 0.0,
+    "use_checkpoint": False,
+    "use_new_attention_order": False,
+    "clip_denoised": True,
+    "use_ddim": False,
+    "use_fp16": False,
+    "class_cond": False,
+    "inpa_inj_sched_prev": True,
 }
 PATHS = {
     "srs": "./results/old/inpainted",
@@ -168,8 +194,14 @@ def legacy(project: Project, **changes: Any) -> Path:
     data = {"gt_path": "./gts", "mask_path": "./masks", "batch_size": 4, "max_len": 100, **DEAD_DATA}
     jumps = {"t_T": 6, "n_sample": 1, **SCHEDULE["schedule_jump_params"]}
     content = {
-        **{"name": "old", "model_path": weights, **MODEL, **SCHEDULE, **LIVE_TOP, **DEAD_TOP},
-        **{"schedule_jump_params": jumps, **changes},
+        "name": "old",
+        "model_path": weights,
+        **MODEL,
+        **SCHEDULE,
+        **LIVE_TOP,
+        **DEAD_TOP,
+        "schedule_jump_params": jumps,
+        **changes,
         "data": {"eval": {"lama_c256_thick_n100_test": {**data, "paths": PATHS}}},
     }
     conf.write_text(yaml.safe_dump(content))
@@ -208,8 +240,11 @@ def test_repaint_yaml_inpaints_as_the_new_one(project: Project, cli: Cli) -> Non
 
 
 CLASSIFIER = {
-    **{"classifier_width": 64, "classifier_depth": 1, "classifier_attention_resolutions": "8"},
-    **{"classifier_scale": 200.0, "class_cond": True},
+    "classifier_width": 64,
+    "classifier_depth": 1,
+    "classifier_attention_resolutions": "8",
+    "classifier_scale": 200.0,
+    "class_cond": True,
 }
 
 
@@ -229,7 +264,7 @@ def guided_project(project: Project) -> Path:
     return project(count=1, model_path="class_cond.pt", classifier_path="classifier.pt", **CLASSIFIER)
 
 
-def fill(conf: Path, *overrides: str) -> np.ndarray:
+def inpaint(conf: Path, *overrides: str) -> np.ndarray:
     [result] = Engine(load_config(conf, overrides))()
     assert inpainted(result) is not None, result.error
     return inpainted(result)
@@ -237,14 +272,14 @@ def fill(conf: Path, *overrides: str) -> np.ndarray:
 
 @pytest.mark.parametrize("method", ["rule=ddpm", "rule=ddim", "method=ddpm", "method=ddim"])
 def test_classifier_guidance_follows_the_class(guided_project: Path, method: str) -> None:
-    guided = fill(guided_project, method, "cond_y=3")
-    assert np.array_equal(guided, fill(guided_project, method, "cond_y=3"))
+    guided = inpaint(guided_project, method, "cond_y=3")
+    assert np.array_equal(guided, inpaint(guided_project, method, "cond_y=3"))
     others = (
         ["cond_y=4"],
         ["cond_y=3", "classifier_scale=0"],
         [],
     )  # another class, no guidance, a drawn class
-    for other in (fill(guided_project, method, *overrides) for overrides in others):
+    for other in (inpaint(guided_project, method, *overrides) for overrides in others):
         assert not np.array_equal(guided, other)
         assert np.array_equal(guided[keep_mask()], other[keep_mask()])
 
@@ -254,7 +289,7 @@ def test_classifier_guidance_works_without_class_cond(
     guided_project: Path, tiny_weights: Path, rule: str
 ) -> None:
     plain = [f"rule={rule}", "class_cond=false", f"model_path={tiny_weights}"]
-    three, four = (fill(guided_project, *plain, f"cond_y={y}") for y in (3, 4))
+    three, four = (inpaint(guided_project, *plain, f"cond_y={y}") for y in (3, 4))
     assert not np.array_equal(three, four)
 
 
@@ -279,7 +314,7 @@ def test_classifier_that_cannot_take_a_window_fails_only_its_image(guided_projec
     results = {result.name: result for result in Engine(load_config(guided_project))()}
     assert "would see 40x16 pixels, but the classifier takes 16x16 only" in results["wide"].error
     assert inpainted(results["p0"]) is not None
-    assert fill(guided_project, "classifier_scale=0", "data.offset=1").shape == (24, 61, 3)
+    assert inpaint(guided_project, "classifier_scale=0", "data.offset=1").shape == (24, 61, 3)
 
 
 def test_published_classifier_keeps_its_levels() -> None:

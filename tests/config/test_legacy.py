@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from guided_diffusion.build import SAMPLER_KEYS
 from guided_diffusion.config.fingerprints import fingerprint, relight_fingerprint
 from guided_diffusion.config.schema import Config, from_mapping, load, to_mapping
-from guided_diffusion.engine import SAMPLER_KEYS
 from guided_diffusion.samplers import SAMPLERS
 from tests.helpers.project import ROOT, refusal
 
@@ -95,8 +95,8 @@ def test_override_wins_in_either_spelling(write: Any, file_key: str, override_ke
     path = write("m.yml", {**MINIMAL, "include": "i.yml"})
     assert load(path).relight.second_pass is True
     assert load(path, [f"relight.{override_key}=false"]).relight.second_pass is False
-    own = write("n.yml", {**MINIMAL, "include": "i.yml", "relight": {override_key: False}})
-    assert load(own).relight.second_pass is False
+    path = write("n.yml", {**MINIMAL, "include": "i.yml", "relight": {override_key: False}})
+    assert load(path).relight.second_pass is False
 
 
 def test_both_spellings_in_a_file_are_refused() -> None:

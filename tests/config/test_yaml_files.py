@@ -7,7 +7,8 @@ from tests.helpers.project import refusal
 
 MINIMAL = {"name": "x", "model_path": "m.pt"}
 REPAINT = {
-    **{**MINIMAL, "num_channels": 256},
+    **MINIMAL,
+    "num_channels": 256,
     "schedule_jump_params": {"t_T": 250, "jump_length": 10},
     "data": {"eval": {"set": {"gt_path": "g", "mask_path": "m", "paths": {"srs": "s", "gts": "t"}}}},
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from guided_diffusion.checkpoints import load
 from guided_diffusion.errors import CheckpointError, ConfigError
@@ -25,26 +25,9 @@ from guided_diffusion.training.classification import (
     measure_shares,
     predict_kind,
 )
-from guided_diffusion.training.config import TrainConfig, load_train
+from guided_diffusion.training.config import load_train
 from guided_diffusion.training.datasets import LabelledStream
-from tests.helpers.training import SUPERVISED, write_yaml
-
-CPU = torch.device("cpu")
-TINY = {**SUPERVISED, "task": "classify", "image_size": 16}
-
-
-def conf(folder: Path, **keys: object) -> Path:
-    return write_yaml(folder, TINY, **keys)
-
-
-def config(folder: Path, **keys: object) -> TrainConfig:
-    return load_train(conf(folder, **keys))
-
-
-def batch(count: int, size: int = 16) -> Tensor:
-    stream = LabelledStream(size, seed=5)
-    return torch.stack([stream[i] for i in range(count)])
-
+from tests.helpers.training import CLASSIFY, tiny_config
 
 # labels
 
@@ -111,10 +94,8 @@ def test_shares_count_pixels_of_each_kind() -> None:
     kinds[0, :CELL, :2], kinds[0, :CELL, 2:5] = 3, 15
     covered = measure_shares(kinds)
     assert covered.shape == (1, len(KINDS), 2, 1)
-    assert covered[0, 3].flatten().tolist() == [2 / CELL, 0] and covered[0, 15].flatten().tolist() == [
-        3 / CELL,
-        0,
-    ]
+    assert covered[0, 3].flatten().tolist() == [2 / CELL, 0]
+    assert covered[0, 15].flatten().tolist() == [3 / CELL, 0]
     assert float(covered.sum()) == 5 / CELL
 
 
@@ -127,20 +108,20 @@ def test_classification_loss_in_closed_form() -> None:
     entropy, _ = classification_loss(torch.zeros(3, len(KINDS), 2, 2), covered)
     assert entropy[:2].tolist() == pytest.approx([math.log(len(KINDS))] * 2, rel=1e-5)
     assert float(entropy[2]) == 0  # an image without any kind
-    sure = torch.zeros(1, len(KINDS), 2, 2)
-    sure[:, 4] = 40
-    entropy, error = classification_loss(sure, covered[:1])
+    confident = torch.zeros(1, len(KINDS), 2, 2)
+    confident[:, 4] = 40
+    entropy, error = classification_loss(confident, covered[:1])
     assert float(entropy) < 1e-6 and float(error) == 0
-    entropy, error = classification_loss(sure.roll(1, 1), covered[:1])
+    entropy, error = classification_loss(confident.roll(1, 1), covered[:1])
     assert float(entropy) == pytest.approx(40, rel=1e-5) and float(error) == 1
-    sure[0, 7, :, 1] = 41
-    sure[0, 7, 0, 0] = 50
-    assert predict_kind(sure).tolist() == [7]
+    confident[0, 7, :, 1] = 41
+    confident[0, 7, 0, 0] = 50
+    assert predict_kind(confident).tolist() == [7]
 
 
 def refusal(folder: Path, **keys: object) -> str:
     with pytest.raises(ConfigError) as caught:
-        config(folder, **keys)
+        tiny_config(folder, CLASSIFY, **keys)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

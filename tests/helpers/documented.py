@@ -29,7 +29,7 @@ NOT_RUN = {
     r"scripts/(install|check|test|check_wheel|test_pythons)\b": "installs or tests; CI does it",
     r"^torchrun": "starts several processes; tests/cli and tests/training do it",
     r"\bray=": "starts a Ray cluster; tests/runners does it",
-    r"confs/(face_example|shadow_places2|shadow_repaint_istd128|test_\w+)\.yml": "needs a download",
+    r"(test\.py|penumbra) .*confs/(face_\w+|shadow_places2|\w+_istd128|test_\w+)\.yml": "needs a download",
     r"--dataset|--real|ISTD": "needs a dataset that does not ship",
     r"guided_diffusion\.benchmark": "measures for minutes, as it should",
     r"scripts/(ladder|figures|samples)\.py": "trains or draws for minutes",
@@ -46,6 +46,7 @@ SMALL = {
     r"^iterations: \d+": "iterations: 1",
     r"^batch_size: \d+": "batch_size: 2",
     r"^workers: \d+": "workers: 0",
+    r"^(loss_factors: .*)": r"\1\ndiffusion_steps: 4",  # priors only: fewer steps for the sample grid
     r"^data:$": "data:\n  max_len: 1",
 }
 
@@ -129,16 +130,19 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def commands() -> list[Command]:
     """Return the commands of all bash blocks, each once."""
-    found = {line: Command(name, line) for name, line in reversed([*_shown_in_blocks()])}
-    return [*reversed(found.values())]
+    found: dict[str, Command] = {}
+    for page, line in _shown_in_blocks():
+        found.setdefault(line, Command(page, line))
+    return [*found.values()]
 
 
 def _shown_in_blocks() -> Iterator[tuple[str, str]]:
     for page in pages():
         for block in blocks(page, "bash"):
             for line in re.sub(r"\\\n\s*", "", block).splitlines():
-                if shlex.split(line, comments=True):
-                    yield page.relative_to(ROOT).as_posix(), line.strip()
+                command = re.sub(r"(^|\s+)# .*", "", line).strip()
+                if command:
+                    yield page.relative_to(ROOT).as_posix(), command
 
 
 def mentions() -> list[Command]:

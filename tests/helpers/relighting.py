@@ -21,9 +21,9 @@ LITTLE = render(scene_rng(1000, 0), 64)
 class Restless:
     """A denoiser that makes everything greener and less even."""
 
-    def __call__(self, x_t: torch.Tensor, t: int) -> Prediction:
-        x0 = (x_t + torch.tensor([-0.3, 0.5, -0.3])[:, None, None]).clamp(-1, 1)
-        return Prediction(x0, x_t - x0, torch.zeros_like(x0))
+    def __call__(self, x: torch.Tensor, t: int, clean: torch.Tensor | None = None) -> Prediction:
+        x0 = (x + torch.tensor([-0.3, 0.5, -0.3])[:, None, None]).clamp(-1, 1)
+        return Prediction(x0, x - x0, torch.zeros_like(x0))
 
 
 def restless() -> Prior:

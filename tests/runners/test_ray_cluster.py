@@ -1,4 +1,4 @@
-"""Images shared out by Ray: who gets what, what a worker does, and, where Ray is installed, whole runs."""
+"""Tests of runners/ray_cluster.py: planning, one worker, and, where Ray is installed, whole runs."""
 
 from __future__ import annotations
 
@@ -23,51 +23,51 @@ from tests.helpers.project import ROOT, Cli, Project
 
 @given(
     nodes=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 64)), max_size=5),
-    parts=st.integers(1, 50),
+    chunks=st.integers(1, 50),
     device=st.sampled_from(["auto", "cpu", "cuda"]),
 )
-@example(nodes=[(0, 3), (0, 3)], parts=1, device="cpu")  # six cores, and no machine that has them
-@example(nodes=[(0, 5), (0, 5), (0, 5)], parts=4, device="cpu")
-def test_as_many_workers_as_there_are_parts_or_places_and_each_fits(
-    nodes: list[tuple[int, int]], parts: int, device: str
+@example(nodes=[(0, 3), (0, 3)], chunks=1, device="cpu")  # no machine has six cores
+@example(nodes=[(0, 5), (0, 5), (0, 5)], chunks=4, device="cpu")
+def test_plan_workers_fits_each_worker_on_a_machine(
+    nodes: list[tuple[int, int]], chunks: int, device: str
 ) -> None:
     known = [{"GPU": float(gpus), "CPU": float(cpus), "memory": 1e9} for gpus, cpus in nodes]
-    count, each = plan_workers(known, parts, device)
+    count, resources = plan_workers(known, chunks, device)
     gpus, cpus = (sum(node[i] for node in nodes) for i in (0, 1))
     if gpus and device != "cpu":
-        assert each == {"num_gpus": 1} and count == min(parts, gpus)
+        assert resources == {"num_gpus": 1} and count == min(chunks, gpus)
         return
-    [threads] = each.values()
-    assert count == min(parts, max(1, cpus)) and threads >= 1
-    places = {size: sum(cores // size for _, cores in nodes) for size in (threads, threads + 1)}
-    assert not cpus or places[threads] >= count > places[threads + 1], "and as large as they fit"
+    [threads] = resources.values()
+    assert count == min(chunks, max(1, cpus)) and threads >= 1
+    fits = {size: sum(cores // size for _, cores in nodes) for size in (threads, threads + 1)}
+    assert not cpus or fits[threads] >= count > fits[threads + 1], "as many threads as fit"
 
 
-@given(total=st.integers(1, 200), workers=st.integers(1, 20), most=st.integers(1, 300))
-def test_each_of_several_workers_has_two_parts_if_there_are_as_many_pictures(
-    total: int, workers: int, most: int
+@given(total=st.integers(1, 200), workers=st.integers(1, 20), max_size=st.integers(1, 300))
+def test_split_chunks_gives_each_worker_two_chunks_if_possible(
+    total: int, workers: int, max_size: int
 ) -> None:
     pairs = [Pair(str(i), None, None) for i in range(total)]
-    parts = split_chunks(pairs, workers, most)
-    assert [pair for part in parts for pair in part] == pairs
-    assert all(len(part) <= most for part in parts)
+    chunks = split_chunks(pairs, workers, max_size)
+    assert [pair for chunk in chunks for pair in chunk] == pairs
+    assert all(len(chunk) <= max_size for chunk in chunks)
     if workers == 1:
-        assert len(parts) == -(-total // most), "as large as they may be"
+        assert len(chunks) == -(-total // max_size), "chunks of the largest size"
         return
-    assert len(parts) > min(total, 2 * workers) / 2
+    assert len(chunks) > min(total, 2 * workers) / 2
     if total % (2 * workers) == 0:
-        assert len(parts) >= 2 * workers
+        assert len(chunks) >= 2 * workers
 
 
-class Ready:
-    """In place of Ray: workers of which some find no place; what they do is done at once."""
+class FakeRay:
+    """Replaces Ray: a worker answers at once, or never starts."""
 
     def __init__(self, waiting: list[object]) -> None:
-        self.waiting = waiting  # the workers without a place
+        self.waiting = waiting  # workers that never start
 
     def wait(self, refs: list[tuple[object, list[int]]], timeout: float | None) -> tuple[list, list]:
         done = [ref for ref in refs if ref[0] not in self.waiting]
-        assert done or timeout is not None, "for ever"
+        assert done or timeout is not None, "it would wait for ever"
         return done[:1], []
 
     @staticmethod
@@ -75,37 +75,37 @@ class Ready:
         return list(ref[1])
 
 
-class Placed:
-    """A worker; the reference to its answer is the worker and the answer."""
+class FakeWorker:
+    """A worker; the reference to its answer is a pair of both."""
 
     def __init__(self) -> None:
         self.work = self
 
-    def remote(self, part: list[int]) -> tuple[object, tuple[int, ...]]:
-        return self, tuple(part)
+    def remote(self, chunk: list[int]) -> tuple[object, tuple[int, ...]]:
+        return self, tuple(chunk)
 
 
-def test_what_finds_no_place_is_not_waited_for() -> None:
-    free, never = Placed(), Placed()
-    assert [*dispatch(Ready([never]), [never, free], [[0, 1], [2], [3]])] == [0, 1, 2, 3]
+def test_dispatch_does_not_wait_for_workers_that_cannot_start() -> None:
+    free, never = FakeWorker(), FakeWorker()
+    assert [*dispatch(FakeRay([never]), [never, free], [[0, 1], [2], [3]])] == [0, 1, 2, 3]
     with pytest.raises(TimeoutError, match="^no worker started within 300 s; is the cluster busy.$"):
-        next(dispatch(Ready([never, free]), [never, free], [[0]]))
+        next(dispatch(FakeRay([never, free]), [never, free], [[0]]))
 
 
-def test_a_worker_makes_the_pictures_of_one_process_and_tells_of_each(project: Project, cli: Cli) -> None:
+def test_worker_computes_the_images_of_one_process_and_reports_each(project: Project, cli: Cli) -> None:
     conf = project(count=2)
     Path("gts/p0.png").write_bytes(b"no image")
     engine = Engine(load_config(conf, ["name=ray"]))
     worker = Worker(engine.config, {"fingerprint": engine.run_fingerprint}, os.getcwd())
     bad, good = worker.work(engine.pairs())
     assert bad["counts"]["failed"] and "p0 failed" in bad["line"] and not good["counts"]["failed"]
-    assert json.dumps([bad, good]), "plain values"
-    assert not Path("log/ray/run.json").exists(), "the leader's"
+    assert json.dumps([bad, good]), "plain values only"
+    assert not Path("log/ray/run.json").exists(), "only the leader writes it"
     cli("--conf_path", conf, "--set", "name=one")
     assert images("ray") == images("one") and len(images("ray")) == 1
 
 
-def test_without_ray_the_extra_is_named(project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_without_ray_names_the_extra(project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     outcome = cli("--conf_path", project(), "--set", "ray=auto")
     assert (
@@ -114,7 +114,7 @@ def test_without_ray_the_extra_is_named(project: Project, cli: Cli, monkeypatch:
     )
 
 
-def test_an_error_without_words_is_called_by_its_name(
+def test_run_reports_the_type_of_an_error_without_text(
     project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Silent(ModuleType):
@@ -128,16 +128,16 @@ def test_an_error_without_words_is_called_by_its_name(
 
     monkeypatch.setitem(sys.modules, "ray", Silent("ray"))
     outcome = cli("--conf_path", project(), "--set", "ray=auto")
-    told = "error: ray auto: ConnectionError; finished images are kept, the same command goes on\n"
-    assert outcome.code == 1 and outcome.err == told
+    message = "error: ray auto: ConnectionError; finished images are kept, the same command goes on\n"
+    assert outcome.code == 1 and outcome.err == message
 
 
 def images(folder: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in Path("log", folder, "inpainted").iterdir()}
 
 
-def a_worker(root: Path) -> int | None:
-    """Process id of one of Ray's workers that has begun in this folder."""
+def find_worker(root: Path) -> int | None:
+    """Return the process id of a Ray worker that has started in this folder."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if b"ray::Worker" in (process / "cmdline").read_bytes() and (process / "cwd").readlink() == root:
@@ -148,19 +148,21 @@ def a_worker(root: Path) -> int | None:
 
 
 @pytest.mark.slow
-def test_two_workers_of_which_one_is_killed_make_the_bytes_of_one_process(
+def test_two_workers_save_the_bytes_of_one_process_though_one_is_killed(
     project: Project, cli: Cli, tmp_path: Path
 ) -> None:
     pytest.importorskip("ray")
     conf, slowly = project(count=8), "timestep_respacing=60"
     command = [sys.executable, str(ROOT / "test.py"), "--conf_path", str(conf), "--set", slowly]
-    told = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = subprocess.Popen([*command, "name=ray", "ray=local"], stdout=subprocess.PIPE, text=True, env=told)
-    made = Path("log/ray/inpainted")
-    while not (made.exists() and any(made.iterdir())):
-        assert run.poll() is None, "nothing was made"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen(
+        [*command, "name=ray", "ray=local"], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    folder = Path("log/ray/inpainted")
+    while not (folder.exists() and any(folder.iterdir())):
+        assert run.poll() is None, "it ended without an image"
         time.sleep(0.05)
-    victim = a_worker(tmp_path)
+    victim = find_worker(tmp_path)
     assert victim is not None and len(images("ray")) < 8
     os.kill(victim, signal.SIGKILL)
     out, _ = run.communicate()

@@ -1,4 +1,4 @@
-"""The board that ranks share, and runs under torchrun: the same images as one process makes."""
+"""Tests of runners/work_queue.py, and runs under torchrun: the same images as those of one process."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from tests.helpers.project import NFE, Cli, Project
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def shared(store: dist.Store, total: int, ranks: int) -> list[WorkQueue]:
-    """Boards of several ranks on one store."""
+def queues_of(store: dist.Store, total: int, ranks: int) -> list[WorkQueue]:
+    """Return the queues of several ranks on one store."""
     return [WorkQueue(total, store, rank, ranks) for rank in range(ranks)]
 
 
-def test_each_picture_is_taken_once_and_a_quick_rank_takes_more() -> None:
-    one, other = (each.claim() for each in shared(dist.HashStore(), 7, 2))
-    taken = [next(one), next(other), next(one), next(one), next(one)]
-    assert taken + [*one] + [*other] == list(range(7))
+def test_claim_gives_each_image_once_and_more_to_a_fast_rank() -> None:
+    fast, slow = (queue.claim() for queue in queues_of(dist.HashStore(), 7, 2))
+    claimed = [next(fast), next(slow), next(fast), next(fast), next(fast)]
+    assert claimed + [*fast] + [*slow] == list(range(7))
 
 
-def test_the_leader_hears_every_report_once_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    leader, other = shared(dist.HashStore(), 4, 2)
+def test_poll_yields_every_report_once_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    leader, other = queues_of(dist.HashStore(), 4, 2)
     assert list(leader.poll()) == []
     mine, others = leader.claim(), other.claim()
     other.report(next(others), {"name": "ä"})
@@ -54,47 +54,49 @@ def test_the_leader_hears_every_report_once_in_their_order(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("total", "ranks", "share"), [(10, 1, None), (10, 2, 3), (1, 4, 1), (100, 4, 13)])
-def test_half_of_what_each_rank_would_get_may_be_taken_together(
+def test_max_claim_size_is_half_of_an_equal_part(
     monkeypatch: pytest.MonkeyPatch, total: int, ranks: int, share: int | None
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", str(ranks))
-    assert shared(monkeypatch, total, ranks)[0].max_claim_size == share
+    assert queues_of(dist.HashStore(), total, ranks)[0].max_claim_size == share
 
 
-def test_nothing_to_do_is_done_at_once() -> None:
+def test_empty_queue_ends_at_once() -> None:
     empty = WorkQueue(0, dist.HashStore())
     assert list(empty.claim()) == list(empty.poll()) == list(empty.drain()) == []
 
 
 @given(st.data())
-def test_whoever_is_started_anew_every_picture_is_told(data: st.DataObject) -> None:
-    """Rounds of any number of ranks, all of which end somewhere; then one of which none does."""
+def test_every_image_is_reported_whatever_ranks_restart(data: st.DataObject) -> None:
+    """Rounds of any number of ranks that all end somewhere; then a round that does not end early."""
     total, store = data.draw(st.integers(0, 12)), dist.HashStore()
     done: list[int] = []
     for last in [*[False] * data.draw(st.integers(0, 3)), True]:
-        boards = shared(store, total, data.draw(st.integers(1, 4)))
-        working = [each.claim() for each in boards]
+        queues = queues_of(store, total, data.draw(st.integers(1, 4)))
+        working = [queue.claim() for queue in queues]
         in_hand: set[int] = set()
         while working and (last or data.draw(st.booleans())):
             number = next(taking := data.draw(st.sampled_from(working)), None)
             if number is None:
                 working.remove(taking)
                 continue
-            assert number not in in_hand and number not in done, "one rank at a time, until it is told"
+            assert number not in in_hand and number not in done, (
+                "claimed by one rank at a time, until it is reported"
+            )
             in_hand.add(number)
             if last or data.draw(st.booleans()):
                 done.append(number)
-                boards[0].report(number, number)
-    assert list(boards[0].poll()) == sorted(done) == list(range(total))
+                queues[0].report(number, number)
+    assert list(queues[0].poll()) == sorted(done) == list(range(total))
 
 
 @pytest.fixture
 def ranked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Call it to have this process be a rank of two, on a store of its own."""
+    """Return a function that makes this process a rank of two, on its own store."""
 
     def set_rank(rank: int, **more: str) -> None:
-        place = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
-        for name, value in {**place, **more}.items():
+        variables = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+        for name, value in {**variables, **more}.items():
             monkeypatch.setenv(name, value)
         store = dist.HashStore()
         monkeypatch.setattr(dist, "rendezvous", lambda _url: iter([(store, rank, 2)]))
@@ -102,7 +104,7 @@ def ranked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return set_rank
 
 
-def test_a_rank_that_does_not_lead_tells_why_it_ends_and_no_more(
+def test_rank_that_does_not_lead_prints_only_errors(
     project: Project, cli: Cli, ranked: Callable[..., None]
 ) -> None:
     conf = project()
@@ -117,7 +119,7 @@ def test_a_rank_that_does_not_lead_tells_why_it_ends_and_no_more(
 
 
 @pytest.mark.parametrize(("restarts", "code"), [("0", 1), ("2", 0)])
-def test_torchrun_does_not_start_anew_for_a_picture_that_cannot_be_read(
+def test_unreadable_image_does_not_restart_torchrun(
     project: Project, cli: Cli, ranked: Callable[..., None], restarts: str, code: int
 ) -> None:
     conf = project()
@@ -127,27 +129,34 @@ def test_torchrun_does_not_start_anew_for_a_picture_that_cannot_be_read(
     assert outcome.code == code and "error: p1 failed: " in outcome.err and "2 of 3 images in" in outcome.out
 
 
-def test_a_rank_without_an_address_and_ranks_with_ray_are_refused(
+def test_rank_without_an_address_and_ranks_with_ray_are_refused(
     project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch, ranked: Callable[..., None]
 ) -> None:
     conf = project()
     ranked(0)
     outcome = cli("--conf_path", conf, "--set", "ray=auto")
-    told = "error: ray: auto shares the images by itself; start one process, without torchrun\n"
-    assert (outcome.code, outcome.err) == (2, told)
+    message = "error: ray: auto shares the images by itself; start one process, without torchrun\n"
+    assert (outcome.code, outcome.err) == (2, message)
     monkeypatch.delenv("MASTER_ADDR")
     outcome = cli("--conf_path", conf)
     assert outcome.code == 2 and len(outcome.err.splitlines()) == 1
     assert "MASTER_ADDR not; start with torchrun" in outcome.err
 
 
-def test_the_leader_hears_of_others_while_it_is_at_a_picture(
+def test_leader_polls_during_an_image(
     project: Project, cli: Cli, command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another rank's report comes up after this one's first evaluation, of the only image it has."""
+    """Another rank reports after the leader's first evaluation for its only image."""
     conf, shared = project(count=2), WorkQueue(2, dist.HashStore(), 0, 2)
     shared.store.set("claimer 1", "1")
-    other = {"name": "p1", "level": 20, "line": "p1: by another", "counts": {}, "image": {}, "shown": None}
+    other = {
+        "name": "p1",
+        "level": 20,
+        "line": "p1: by another rank",
+        "counts": {},
+        "image": {},
+        "shown": None,
+    }
     steps: list[int] = []
 
     def step(_display: object, progress: Any) -> None:
@@ -158,11 +167,11 @@ def test_the_leader_hears_of_others_while_it_is_at_a_picture(
     heard: list[int] = []
     accept = LogFolder.accept
     monkeypatch.setattr(command.Display, "step", step)
-    monkeypatch.setattr(LogFolder, "accept", lambda *told: heard.append(len(steps)) or accept(*told))
+    monkeypatch.setattr(LogFolder, "accept", lambda *report: heard.append(len(steps)) or accept(*report))
     monkeypatch.setattr(command.work_queue, "join", lambda _total: shared)
     monkeypatch.setattr(command, "HEARING_SECONDS", 0.0)
     assert cli("--conf_path", conf).code == 0
-    assert len(heard) == 2 and heard[0] < NFE == heard[1], "p1, then its own"
+    assert len(heard) == 2 and heard[0] < NFE == heard[1], "p1, then its own image"
 
 
 def launch(*arguments: object) -> subprocess.Popen[str]:
@@ -175,11 +184,11 @@ def launch(*arguments: object) -> subprocess.Popen[str]:
 
 def ended(*runs: subprocess.Popen[str]) -> list[subprocess.CompletedProcess[str]]:
     try:
-        told = [run.communicate(timeout=240) for run in runs]
+        outputs = [run.communicate(timeout=240) for run in runs]
     finally:
         for run in runs:
-            run.terminate()  # one that hangs; torchrun ends its ranks too
-    return [subprocess.CompletedProcess(r.args, r.returncode, *t) for r, t in zip(runs, told, strict=True)]
+            run.terminate()  # if it hangs; torchrun ends its ranks too
+    return [subprocess.CompletedProcess(r.args, r.returncode, *t) for r, t in zip(runs, outputs, strict=True)]
 
 
 def torchrun(conf: Path, ranks: int, *more: str) -> subprocess.CompletedProcess[str]:
@@ -193,7 +202,7 @@ def images(folder: str) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_the_ranks_make_the_bytes_of_one_and_tell_of_all(
+def test_ranks_save_the_bytes_of_one_process_and_report_all(
     project: Project, cli: Callable[..., object], ranks: int
 ) -> None:
     conf = project(count=5)
@@ -201,10 +210,12 @@ def test_the_ranks_make_the_bytes_of_one_and_tell_of_all(
     assert done.returncode == 0, done.stderr
     cli("--conf_path", conf, "--set", "name=one")
     assert images("two") == images("one") and len(images("two")) == 5
-    told = json.loads(Path("log/two/run.json").read_text())["images"]
-    assert sorted(told) == [f"p{i}" for i in range(5)] and all(each["evaluations"] for each in told.values())
+    entries = json.loads(Path("log/two/run.json").read_text())["images"]
+    assert sorted(entries) == [f"p{i}" for i in range(5)] and all(
+        entry["evaluations"] for entry in entries.values()
+    )
     assert Path("log/two/overview.png").is_file() and "5 of 5 images" in done.stdout
-    assert done.stdout.count("p3: 10 evaluations") == 1, "one voice"
+    assert done.stdout.count("p3: 10 evaluations") == 1, "only the leader prints"
     again = torchrun(conf, ranks, "--set", "name=two")
     assert "5 of 5 images were finished before" in again.stdout
 
@@ -232,10 +243,10 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("restarts", [0, 1])
-def test_a_killed_rank_s_pictures_are_taken_over(
+def test_images_of_a_killed_rank_are_taken_over(
     project: Project, cli: Callable[..., object], tmp_path: Path, restarts: int
 ) -> None:
-    """By the ranks that torchrun starts anew, or by the next run of the same command."""
+    """The ranks that torchrun restarts compute them, or the next run of the same command."""
     conf = project(count=6)
     killer = tmp_path / "killer.py"
     killer.write_text(KILLER)
@@ -250,10 +261,10 @@ def test_a_killed_rank_s_pictures_are_taken_over(
 
 
 @pytest.mark.slow
-def test_a_rank_killed_on_one_of_two_machines(
+def test_rank_killed_on_one_of_two_machines_is_replaced(
     project: Project, cli: Callable[..., object], tmp_path: Path
 ) -> None:
-    """Each machine's torchrun counts restarts for itself: one says 1, the other 0."""
+    """Each machine's torchrun counts its own restarts: 1 on one machine, 0 on the other."""
     conf = project(count=6)
     killer = tmp_path / "killer.py"
     killer.write_text(KILLER)
@@ -264,7 +275,7 @@ def test_a_rank_killed_on_one_of_two_machines(
     program = [killer, ROOT / "test.py", "--conf_path", conf, "--set", "name=two"]
     runs = [launch(*agent, f"--rdzv-endpoint=localhost:{port}", *program) for _ in range(2)]
     done = ended(*runs)
-    assert [each.returncode for each in done] == [0, 0], done[0].stderr + done[1].stderr
-    assert sum("SIGKILL" in each.stderr or "-9" in each.stderr for each in done) == 1, "of one machine"
+    assert [run.returncode for run in done] == [0, 0], done[0].stderr + done[1].stderr
+    assert sum("SIGKILL" in run.stderr or "-9" in run.stderr for run in done) == 1, "on one machine"
     cli("--conf_path", conf, "--set", "name=one")
     assert images("two") == images("one") and len(images("two")) == 6

@@ -1,3 +1,5 @@
+"""Tests of runtime/distributed.py: launch, process group, devices of ranks."""
+
 import os
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from guided_diffusion.runtime.distributed import find_device
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 
-# What each rank computes with, for `setup` and the exchanges: run once per rank in a process of its own.
+# Runs once for each rank, in its own process.
 RANK_PROGRAM = """
 import sys
 from pathlib import Path
@@ -47,7 +49,7 @@ def test_one_process_is_rank_0_of_1(monkeypatch: pytest.MonkeyPatch) -> None:
     distributed.close()
 
 
-def test_two_ranks_exchange(tmp_path: Path) -> None:
+def test_average_gather_any_rank_between_two_ranks(tmp_path: Path) -> None:
     store = tmp_path / "program.py"
     store.write_text(RANK_PROGRAM)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -56,19 +58,19 @@ def test_two_ranks_exchange(tmp_path: Path) -> None:
         [*launcher, str(store), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    for rank in range(2):  # a file each: what two processes print may interleave
-        told = (tmp_path / f"{rank}.txt").read_text()
-        assert told == "[1.5, 5.0] [0, 5, 1, 6] [False, True, True, True]"
+    for rank in range(2):  # one file each: the output of two processes may interleave
+        text = (tmp_path / f"{rank}.txt").read_text()
+        assert text == "[1.5, 5.0] [0, 5, 1, 6] [False, True, True, True]"
 
 
 @pytest.mark.parametrize(("rank", "leader"), [("0", True), ("1", False)])
-def test_the_leader_is_known_before_setup(monkeypatch: pytest.MonkeyPatch, rank: str, leader: bool) -> None:
+def test_is_leader_works_before_setup(monkeypatch: pytest.MonkeyPatch, rank: str, leader: bool) -> None:
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert distributed.is_launched() and distributed.is_leader() is leader
 
 
-def test_a_rank_is_to_know_where_the_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_launch_needs_the_address_of_the_other_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     distributed.check_launch()
@@ -82,21 +84,21 @@ def test_a_rank_is_to_know_where_the_others_are(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("rank", "most", "restarts"),
+    ("rank", "max_restarts", "restarts"),
     [(None, "3", False), ("0", None, False), ("0", "0", False), ("1", "3", True)],
 )
-def test_who_is_started_anew(
-    monkeypatch: pytest.MonkeyPatch, rank: str | None, most: str | None, restarts: bool
+def test_would_restart_reads_torchrun_s_variables(
+    monkeypatch: pytest.MonkeyPatch, rank: str | None, max_restarts: str | None, restarts: bool
 ) -> None:
-    told = {"RANK": rank, "WORLD_SIZE": rank and "2", "TORCHELASTIC_MAX_RESTARTS": most}
-    for name, value in told.items():
+    variables = {"RANK": rank, "WORLD_SIZE": rank and "2", "TORCHELASTIC_MAX_RESTARTS": max_restarts}
+    for name, value in variables.items():
         monkeypatch.delenv(name, raising=False)
         if value is not None:
             monkeypatch.setenv(name, value)
     assert distributed.would_restart() is restarts
 
 
-def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_device_refuses_missing_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert find_device() == find_device("cpu") == CPU
@@ -107,7 +109,7 @@ def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
             find_device(name)
 
 
-def test_each_rank_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_device_gives_each_rank_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
@@ -124,11 +126,11 @@ def test_each_rank_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
             find_device(name)
 
 
-def test_a_rank_has_its_share_of_the_cores_and_tells_why_it_ends(
+def test_train_splits_cores_and_prefixes_errors_with_the_rank(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    for name, value in place.items():
+    variables = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(8)))

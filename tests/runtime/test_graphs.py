@@ -1,4 +1,4 @@
-"""compilation: the same bits, sooner or later; what cannot be compiled goes on as it is."""
+"""Tests of runtime/graphs.py: compiled networks are bit-identical; failures leave the network as it is."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ def inputs(batch: int, rows: int, cols: int, seed: int) -> tuple[Tensor, Tensor]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_compiled_network_says_the_same_to_the_bit(tiny_weights: Path, precision: str) -> None:
+def test_compiled_network_is_bit_identical(tiny_weights: Path, precision: str) -> None:
     network = tiny(tiny_weights, precision)
-    quick = maybe_compile(network, True)
-    assert isinstance(quick, CompiledNetwork)
+    compiled = maybe_compile(network, True)
+    assert isinstance(compiled, CompiledNetwork)
     with torch.no_grad():
         for seed in range(2):
             for shape in SHAPES:
                 x, t = inputs(*shape, seed)
-                assert torch.equal(quick(x, t), network(x, t))
-                places = t.view(-1, 1, 1, 1) * (x[:, :1] > 0)  # a time per pixel
-                assert torch.equal(quick(x, places), network(x, places))
-    assert len(quick.compiled) == 2 * len(SHAPES)
-    assert all(isinstance(call, torch.jit.ScriptModule) for call in quick.compiled.values())
+                assert torch.equal(compiled(x, t), network(x, t))
+                times = t.view(-1, 1, 1, 1) * (x[:, :1] > 0)  # a time per pixel
+                assert torch.equal(compiled(x, times), network(x, times))
+    assert len(compiled.compiled) == 2 * len(SHAPES)
+    assert all(isinstance(call, torch.jit.ScriptModule) for call in compiled.compiled.values())
 
 
 class Counting(nn.Module):
@@ -66,56 +66,56 @@ class Counting(nn.Module):
         return 2 * x
 
 
-def test_auto_waits_until_it_pays_for_each_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_compiles_each_shape_after_enough_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "CALLS_BEFORE_COMPILING", {"cpu": 4})
     network = Counting()
-    quick = maybe_compile(network, "auto")
+    compiled = maybe_compile(network, "auto")
     for i in range(10):
         for shape in ((1,), (2,)):
-            assert torch.equal(quick(torch.full(shape, float(i))), torch.full(shape, 2.0 * i))
-    assert network.calls == 2 * (4 + 1 + 1)  # the waiting, the one to compare with, the trace
+            assert torch.equal(compiled(torch.full(shape, float(i))), torch.full(shape, 2.0 * i))
+    assert network.calls == 2 * (4 + 1 + 1)  # before compiling, for the comparison, for the trace
 
 
-def test_the_shapes_used_last_stay_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the last of a batch that grows, which most are made in, is one of them."""
+def test_most_recently_used_shapes_stay_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They include the last shape of a growing batch, which most images are computed in."""
     monkeypatch.setattr(graphs, "MAX_SHAPES", 2)
-    quick = maybe_compile(Counting(), True)
-    assert isinstance(quick, CompiledNetwork)
+    compiled = maybe_compile(Counting(), True)
+    assert isinstance(compiled, CompiledNetwork)
     for size in (1, 2, 1, 3, 3):
-        quick(torch.zeros(size))
-    assert [shape for ((shape, _),) in quick.compiled] == [(1,), (3,)]
-    quick(torch.zeros(2))
-    assert [shape for ((shape, _),) in quick.compiled] == [(3,), (2,)]
+        compiled(torch.zeros(size))
+    assert [shape for ((shape, _),) in compiled.compiled] == [(1,), (3,)]
+    compiled(torch.zeros(2))
+    assert [shape for ((shape, _),) in compiled.compiled] == [(3,), (2,)]
 
 
 class Full(Counting):
-    """A network for which memory is found only once the compiled ones have given theirs back."""
+    """A network that has enough memory only after the compiled networks were dropped."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.quick: CompiledNetwork | None = None
+        self.compiled: CompiledNetwork | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.quick is not None and (self.quick.compiled or len(x) > 7):
+        if self.compiled is not None and (self.compiled.compiled or len(x) > 7):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return super().forward(x)
 
 
 @pytest.mark.parametrize("after_calls", [0, 1])
-def test_memory_of_the_compiled_is_given_back_where_there_is_none_left(after_calls: int) -> None:
+def test_compiled_networks_are_dropped_when_a_call_runs_out_of_memory(after_calls: int) -> None:
     network = Full()
-    quick = CompiledNetwork(network, after_calls)
+    compiled = CompiledNetwork(network, after_calls)
     for _ in range(after_calls + 1):
-        quick(torch.zeros(1))
-    assert len(quick.compiled) == 1
-    network.quick = quick
-    assert torch.equal(quick(torch.ones(2)), torch.full((2,), 2.0)) and not quick.compiled
+        compiled(torch.zeros(1))
+    assert len(compiled.compiled) == 1
+    network.compiled = compiled
+    assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 2.0)) and not compiled.compiled
     with pytest.raises(torch.OutOfMemoryError):
-        quick(torch.ones(8))
+        compiled(torch.ones(8))
 
 
 class Making:
-    """In place of `trace`: a maker that fails for want of memory while others are compiled."""
+    """Replaces `trace`: runs out of memory while other compiled networks exist."""
 
     def __init__(self, compiled: dict[tuple[object, ...], graphs.Call]) -> None:
         self.compiled = compiled
@@ -126,22 +126,22 @@ class Making:
         return lambda *given: network(*given)
 
 
-def test_the_compiled_give_way_to_one_that_finds_no_memory(
+def test_compiled_networks_are_dropped_when_compiling_runs_out_of_memory(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    quick = CompiledNetwork(Counting(), 0)
-    monkeypatch.setattr(graphs, "trace", Making(quick.compiled))
+    compiled = CompiledNetwork(Counting(), 0)
+    monkeypatch.setattr(graphs, "trace", Making(compiled.compiled))
     for size in (1, 2, 2):
-        assert torch.equal(quick(torch.ones(size)), torch.full((size,), 2.0))
-    assert [shape for ((shape, _),) in quick.compiled] == [(2,)]
+        assert torch.equal(compiled(torch.ones(size)), torch.full((size,), 2.0))
+    assert [shape for ((shape, _),) in compiled.compiled] == [(2,)]
     assert not caplog.messages
 
 
 @pytest.mark.parametrize("holds", ["the answer", "the inputs"])
-def test_what_holds_on_to_what_it_was_made_from_is_not_taken(
+def test_compilation_that_keeps_old_values_is_rejected(
     holds: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As a CUDA graph that was captured on another device: its replay does nothing."""
+    """A CUDA graph that was captured on another device does nothing when it is replayed."""
 
     def stale(network: nn.Module, inputs: tuple[Tensor, ...]) -> graphs.Call:
         answer = network(*inputs)
@@ -152,17 +152,17 @@ def test_what_holds_on_to_what_it_was_made_from_is_not_taken(
             return x + t
 
     monkeypatch.setattr(graphs, "trace", stale)
-    quick = maybe_compile(Sum(), True)
+    compiled = maybe_compile(Sum(), True)
     for value in range(3):
         for time in (torch.tensor([value]), torch.tensor([[0.5 * value]])):
             x = torch.full((2,), float(value))
-            assert torch.equal(quick(x, time), x + time)
+            assert torch.equal(compiled(x, time), x + time)
     assert "it would change the network's output" in caplog.messages[0]
 
 
 class Drifting(Counting):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self.calls  # which a trace holds fast
+        return super().forward(x) + self.calls  # a constant in a trace
 
 
 class Unwilling(Counting):
@@ -175,21 +175,21 @@ class Unwilling(Counting):
 @pytest.mark.parametrize(
     ("kind", "why"), [(Drifting, "it would change the network's output"), (Unwilling, "no tracing")]
 )
-def test_what_cannot_be_compiled_goes_on_and_one_line_tells(
+def test_failed_compilation_warns_once_and_runs_the_network(
     kind: type[Counting], why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     network = kind()
-    quick = maybe_compile(network, True)
+    compiled = maybe_compile(network, True)
     with caplog.at_level(logging.WARNING, "penumbra"):
-        quick(torch.ones(2))
+        compiled(torch.ones(2))
         before = network.calls
-        quick(torch.ones(2))
+        compiled(torch.ones(2))
     assert network.calls == before + 1
     [line] = caplog.messages
     assert why in line and "\n" not in line
 
 
-def test_heavy_networks_on_a_cpu_are_left_alone_unless_asked_for() -> None:
+def test_maybe_compile_skips_large_cpu_networks_unless_forced() -> None:
     with torch.device("meta"):
         heavy = nn.Linear(10_001, 10_000)
     light = nn.Linear(2, 2)
@@ -203,8 +203,8 @@ def test_heavy_networks_on_a_cpu_are_left_alone_unless_asked_for() -> None:
     assert maybe_compile(light, False) is light
 
 
-def test_a_run_gives_the_same_pictures_under_the_same_keys(project: Project) -> None:
-    """However early it is compiled: in the middle of a walk too."""
+def test_run_is_the_same_whether_compiled_or_not(project: Project) -> None:
+    """Compile at the start, in the middle of a trajectory, and not at all."""
     conf = project(count=2)
     results = {}
     for wanted in ("false", "true", "auto"):
@@ -222,7 +222,7 @@ def test_a_run_gives_the_same_pictures_under_the_same_keys(project: Project) -> 
 
 
 class CUDA:
-    """In place of torch.cuda: its current device, and that of each stream and graph."""
+    """Replaces torch.cuda; records the current device, and that of each stream and graph."""
 
     def __init__(self) -> None:
         self.current, self.used = 0, list[tuple[str, int]]()
@@ -252,8 +252,8 @@ class CUDA:
         yield
 
 
-def test_a_network_is_captured_on_the_device_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With torch's own stream for captures it would be on the one that captured first."""
+def test_capture_graph_uses_the_network_s_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own stream for captures would be on the device that captured first."""
     cuda = CUDA()
     monkeypatch.setattr(torch, "cuda", cuda)
 
@@ -267,9 +267,7 @@ def test_a_network_is_captured_on_the_device_where_it_is(monkeypatch: pytest.Mon
     assert cuda.used == [("warming", 1), ("capturing", 1)] and cuda.current == 0
 
 
-def test_the_engine_makes_its_device_the_current_one(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_engine_makes_its_device_current(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[torch.device] = []
     monkeypatch.setattr(distributed, "find_device", lambda _name: torch.device("cuda:1"))
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)

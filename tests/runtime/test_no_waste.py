@@ -1,7 +1,7 @@
-"""The loop asks nothing of the device: no transfer and no waiting per step, whatever the sampler.
+"""Tests that no sampler transfers data or synchronises with the device in a step.
 
-The walk runs on the meta device, where a value that is read (`.item()`, `if tensor:`) raises; copies between
-devices are counted by a dispatch mode.
+Sampling runs on the meta device, where reading a value (`.item()`, `if tensor:`) raises. A dispatch mode
+counts copies between devices.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ SAMPLERS = [
 
 
 def problem_of(side: int) -> Problem:
-    """Two images on the meta device."""
+    """Return a problem of two images on the meta device."""
     with torch.device("meta"):
         network = build.build_network(ModelConfig(**MODEL)).eval()
         y, keep = torch.zeros(2, 3, side, side), torch.ones(2, 1, side, side)
@@ -79,21 +79,21 @@ def uploads_nothing(sampler: Sampler, problem: Problem) -> None:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: f"{type(s).__name__}-{getattr(s, 'rule', '')}")
-def test_the_loop_neither_waits_nor_uploads(sampler: Sampler) -> None:
+def test_samplers_neither_synchronise_nor_upload(sampler: Sampler) -> None:
     uploads_nothing(sampler, problem_of(16))
 
 
 @pytest.mark.parametrize("sampler", [SAMPLERS[0], TDPaint()], ids=lambda s: type(s).__name__)
-def test_tiled_loop_neither_waits_nor_uploads_and_lays_out_windows_once(
+def test_overlapping_windows_do_not_upload_and_plan_their_layout_once(
     sampler: Sampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problem, region, done = problem_of(32), torch.ones(32, 32, dtype=torch.bool), list[str]()
 
     def corners(tiled: TiledDenoiser, height: int, width: int) -> list[tuple[int, int]]:
         done.append("corners")
-        return all_corners(tiled, height, width)
+        return plain_corners(tiled, height, width)
 
-    all_corners = TiledDenoiser.corners
+    plain_corners = TiledDenoiser.corners
     monkeypatch.setattr(TiledDenoiser, "corners", corners)
     tiled = TiledDenoiser(problem.denoise, 16, 8, region)
     shown = torch.ones(1, 1, 32, 32, device="meta")
@@ -111,7 +111,7 @@ def test_tiled_loop_neither_waits_nor_uploads_and_lays_out_windows_once(
     assert sorted(done) == ["corners", "region"]
 
 
-def test_the_counter_sees_an_upload() -> None:
+def test_count_transfers_sees_an_upload() -> None:
     with CountTransfers() as counter:
         torch.zeros(3).to("meta")
     assert counter.transfers == 1

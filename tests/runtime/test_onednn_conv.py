@@ -1,4 +1,4 @@
-"""packing: what the network says stays; what is packed says it of each image, whatever its batch."""
+"""Tests of runtime/onednn_conv.py: packed networks match plain ones, whatever the batch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def network(precision: str, gradients: bool) -> nn.Module:
     torch.manual_seed(0)
     built = build_network(WIDE).eval().requires_grad_(False)
     for parameter in built.parameters():
-        parameter.data += 0.05 * torch.randn_like(parameter)  # some are born as zero
+        parameter.data += 0.05 * torch.randn_like(parameter)  # some are initialised to zero
     if gradients:
         return place_network(built, CPU, precision)
     return prepare_for_inference(built, CPU, precision, WIDE.image_size)
@@ -36,50 +36,50 @@ def images(count: int = 5) -> Tensor:
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 1e-2)])
-def test_a_packed_network_says_what_it_said(precision: str, tolerance: float) -> None:
-    plain, quick, x = network(precision, True), network(precision, False), images()
+def test_packed_network_matches_the_plain_one(precision: str, tolerance: float) -> None:
+    plain, packed, x = network(precision, True), network(precision, False), images()
     with torch.no_grad():
-        before, after = plain(x, TIME), quick(x, TIME)
-    assert not any(type(layer) is nn.Conv2d for layer in quick.modules())
+        before, after = plain(x, TIME), packed(x, TIME)
+    assert not any(type(layer) is nn.Conv2d for layer in packed.modules())
     assert (after - before).norm() <= tolerance * before.norm()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_picture_s_bits_do_not_depend_on_its_batch(precision: str) -> None:
-    """Torch's own convolutions and its products with a single row take other kernels for small batches."""
-    quick, x = network(precision, False), images()
+def test_packed_network_is_independent_of_the_batch_to_the_bit(precision: str) -> None:
+    """torch's own convolutions, and products with a single row, use other kernels for small batches."""
+    packed, x = network(precision, False), images()
     with torch.no_grad():
-        together = quick(x, TIME)
+        batch = packed(x, TIME)
         for size in (1, 2, 3):
-            apart = torch.cat([quick(part, TIME) for part in x.split(size)])
-            assert torch.equal(apart, together)
+            parts = torch.cat([packed(part, TIME) for part in x.split(size)])
+            assert torch.equal(parts, batch)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_one_layer_is_that_convolution(stride: int) -> None:
+def test_prepack_conv_matches_the_convolution(stride: int) -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(5, 7, 3, stride=stride, padding=1, bias=stride == 1)
     x = torch.randn(2, 5, 9, 12).to(memory_format=torch.channels_last)
-    quick = prepack_conv(layer, list(x.shape))
-    assert isinstance(quick, PackedConv2d)
+    packed = prepack_conv(layer, list(x.shape))
+    assert isinstance(packed, PackedConv2d)
     with torch.no_grad():
-        assert torch.allclose(quick(x), layer(x), atol=1e-5)
-        assert torch.equal(trace(quick, (x,))(x), quick(x))
-    assert sum(p.numel() for p in quick.parameters()) == sum(p.numel() for p in layer.parameters())
+        assert torch.allclose(packed(x), layer(x), atol=1e-5)
+        assert torch.equal(trace(packed, (x,))(x), packed(x))
+    assert sum(p.numel() for p in packed.parameters()) == sum(p.numel() for p in layer.parameters())
 
 
-def test_what_cannot_be_packed_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepack_conv_leaves_unsupported_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     double = nn.Conv2d(3, 3, 1, dtype=torch.float64)
     elsewhere = nn.Conv2d(3, 3, 1, device="meta")
     for left in (double, elsewhere):
         assert prepack_conv(left, SHAPE) is left
-    monkeypatch.setattr(torch.ops, "mkldnn", object())  # a torch without it
+    monkeypatch.setattr(torch.ops, "mkldnn", object())  # a torch without the operator
     plain = nn.Conv2d(3, 3, 1)
     assert prepack_conv(plain, SHAPE) is plain
 
 
 @pytest.mark.skipif(not has_bf16(CPU), reason="bfloat16 is emulated here")
-def test_half_precision_s_bits_are_those_of_the_plain_network() -> None:
+def test_packed_network_in_bf16_is_bit_identical_to_the_plain_one() -> None:
     x = images()
     with torch.no_grad():
         assert torch.equal(network("bf16", True)(x, TIME), network("bf16", False)(x, TIME))

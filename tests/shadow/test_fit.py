@@ -28,7 +28,7 @@ GAIN = torch.tensor([1.5, 1.3, 1.1])
 
 @pytest.fixture(autouse=True)
 def _no_gradients() -> Iterator[None]:
-    """As `relight` calls these."""
+    """Switch gradients off, as `relight` does."""
     with torch.no_grad():
         yield
 

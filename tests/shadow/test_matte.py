@@ -23,7 +23,7 @@ SHAPES = pytest.mark.parametrize("depth", [STRAIGHT, ROUND], ids=["straight", "r
 
 @pytest.fixture(autouse=True)
 def _no_gradients() -> Iterator[None]:
-    """As `relight` calls these."""
+    """Switch gradients off, as `relight` does."""
     with torch.no_grad():
         yield
 

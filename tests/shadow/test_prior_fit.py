@@ -94,7 +94,7 @@ def test_fit_under_prior_keeps_slope_and_pivot() -> None:
 
 
 def taken_back(slope: float) -> float:
-    """Of an offset that is 0.1 too small, the share that the fit makes good, where gain depends on light."""
+    """Share of an offset, 0.1 too small, that the fit corrects where gain depends on light."""
     free, _, matte = scene()
     truth = ShadowField(true_field().offset, torch.full((3,), slope), true_field().pivot)
     light = free * (1 - matte * (1 - torch.exp(-truth.gain(log_light(free)))))
