@@ -15,7 +15,7 @@ from guided_diffusion import build, tasks
 from guided_diffusion.codec import Codec, PixelCodec
 from guided_diffusion.config import fingerprints, schema
 from guided_diffusion.config.schema import Config
-from guided_diffusion.errors import ConfigError
+from guided_diffusion.errors import ConfigError, ImageError
 from guided_diffusion.images import inputs
 from guided_diffusion.images.masks import KeepMask
 from guided_diffusion.images.pairs import Pair
