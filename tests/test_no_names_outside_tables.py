@@ -11,7 +11,7 @@ from guided_diffusion.checks import output_names
 
 from guided_diffusion.engine import TASKS
 from guided_diffusion.samplers import SAMPLERS
-from tests.conftest import ROOT
+from tests.helpers.project import ROOT
 
 PACKAGE = ROOT / "guided_diffusion"
 NAMES = {*TASKS, *SAMPLERS, *output_names(TASKS), "relight"}
