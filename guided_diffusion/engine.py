@@ -186,9 +186,9 @@ class Engine:
         (result,) = (event for event in events if isinstance(event, Result))
         if result.error:
             raise ImageError(result.error)
-        made = result.outputs[output].image
-        assert made is not None
-        return Image.fromarray(made)
+        array = result.outputs[output].image
+        assert array is not None
+        return Image.fromarray(array)
 
     def inpaint_arrays(
         self, names: Sequence[str], images: Sequence[np.ndarray], keeps: Sequence[np.ndarray]
