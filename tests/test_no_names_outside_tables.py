@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from guided_diffusion.checks import output_names
+
 from guided_diffusion.engine import TASKS
 from guided_diffusion.samplers import SAMPLERS
 from tests.conftest import ROOT

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,8 @@ from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.images import inputs
 from guided_diffusion.runners.arguments import expand, parse
-from tests.conftest import MODEL, ROOT, SCHEDULE, Outcome, image, keep_mask
+from tests.helpers.project import MODEL, ROOT, SCHEDULE, Cli, image, keep_mask
 
-Cli = Callable[..., Outcome]
 STRANGE = ["it's.png", 'a "b" \\c.png', "Schätten 影 😀.png", "- x: [y].png", "tab\there.png"]
 
 

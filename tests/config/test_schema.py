@@ -23,7 +23,7 @@ from guided_diffusion.output.log_folder import LogFolder
 from guided_diffusion.output.results import INPUT_FOLDERS
 from guided_diffusion.scheduler import JumpSchedule, count_nfe
 from guided_diffusion.shadow.task import RemoveShadowTask
-from tests.conftest import refusal
+from tests.helpers.project import refusal
 
 CONFS = Path(__file__).resolve().parents[2] / "confs"
 KEYS = {

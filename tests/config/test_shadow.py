@@ -15,7 +15,7 @@ from guided_diffusion.config.schema import (
     to_mapping,
 )
 from guided_diffusion.config.shadow import RelightConfig
-from tests.conftest import refusal
+from tests.helpers.project import refusal
 
 OUTPUTS = ("inpainted", "shadow_free")
 MINIMAL = {"name": "x", "model_path": "m.pt", "task": "remove_shadow"}
