@@ -17,7 +17,7 @@ from guided_diffusion.models import Models
 from guided_diffusion.output.results import Progress, Result
 from guided_diffusion.runtime.device import set_tf32
 from guided_diffusion.runtime.seeds import ImageSeed
-from tests.conftest import image, keep_mask
+from tests.helpers.project import image, keep_mask
 from tests.helpers.results import inpainted
 
 Project = Callable[..., Path]

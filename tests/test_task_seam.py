@@ -18,7 +18,7 @@ from guided_diffusion.errors import ConfigError
 from guided_diffusion.images.formats import read_image
 from guided_diffusion.output import log_folder
 from guided_diffusion.output.results import Result
-from tests.conftest import Outcome, image
+from tests.helpers.project import Outcome, image
 from tests.helpers.toy_task import NegativeTask
 
 Command = Callable[..., Outcome]

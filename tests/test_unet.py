@@ -119,9 +119,7 @@ def test_parameter_names_and_shapes_match_published_checkpoints(name: str) -> No
     assert stored.fingerprint(state) == published["sha256"]
 
 
-@pytest.mark.parametrize(
-    "times", [TIMES, 500 + 400 * stored.formula_image(2, 16)[:, :1]], ids=["one", "map"]
-)
+@pytest.mark.parametrize("times", [TIMES, 500 + 400 * stored.formula_image(2, 16)[:, :1]], ids=["one", "map"])
 def test_gradients_are_equal_with_and_without_checkpointing(times: Tensor) -> None:
     x = stored.formula_image(2, 16)
 

@@ -24,7 +24,7 @@ from guided_diffusion.inpainting.coarse_guidance import CoarseGuidedDenoiser
 from guided_diffusion.inpainting.tiled_denoiser import TiledDenoiser
 from guided_diffusion.output.results import Result
 from guided_diffusion.runners.plan import show_plan
-from tests.conftest import MODEL, NFE, image, keep_mask
+from tests.helpers.project import MODEL, NFE, image, keep_mask
 from tests.helpers.results import inpainted
 from tests.helpers.toy_codec import ToyCodec
 
