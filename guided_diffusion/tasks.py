@@ -1,4 +1,4 @@
-"""What a task is: how the engine gets from an image and its mask to the outputs asked for.
+"""Tasks: how the engine gets from an image and its mask to the outputs asked for.
 
 A task is a class of its own module; the engine's table names it. It declares its outputs, prepares an image
 in a worker thread (reading, detection, planning, hashing; no diffusion model), and runs what was prepared in
@@ -26,7 +26,7 @@ from guided_diffusion.runtime.seeds import ImageSeed
 from guided_diffusion.samplers import Sampler
 
 Events = Generator[Result | Progress, None, None]
-"""What a run yields: Results, and Progress in between."""
+"""Results of a run, and Progress in between."""
 
 IsDone = Callable[[str, str, str], bool]
 """(image name, output name, key) -> True if that output is finished and need not be computed."""

@@ -43,7 +43,7 @@ class InpaintTask:
 
     @property
     def needs_mask(self) -> bool:
-        """As the sampler says."""
+        """The sampler decides."""
         return self.parts.sampler.needs_mask
 
     @property
