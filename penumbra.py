@@ -21,7 +21,7 @@ def main() -> int:
     if file := find_foreign_file():
         reason = "another package named guided_diffusion may have overwritten it"
         print(f"warning: {file} is not the file of this installation; {reason}: {CURE}", file=sys.stderr)
-    from guided_diffusion.arguments import parse
+    from guided_diffusion.runners.arguments import parse
 
     parse(None)  # --help, --list, --version and mistakes are answered before torch is loaded
     from guided_diffusion.cli import main as run

@@ -24,15 +24,20 @@ from guided_diffusion.images.files import file_stat, is_remote, path_kind, read_
 
 State = Mapping[str, Tensor]
 Network = TypeVar("Network", bound=nn.Module)
-WEIGHTS = Path(__file__).parent / "weights"  # what ships
+WEIGHTS = Path(__file__).with_name("weights")  # files that come with this package
+
+
+def shipped(name: str) -> Path:
+    """Return the path of a weights file that comes with this package; it may be missing."""
+    return WEIGHTS / name
 
 
 def shipped_path(path: str) -> str:
     """Return the path of the weights: `path`, or the shipped file of that name where nothing is at `path`."""
-    shipped = WEIGHTS / PurePath(path).name
-    if is_remote(path) or not shipped.is_file() or Path(path).is_file():
+    candidate = shipped(PurePath(path).name)
+    if is_remote(path) or not candidate.is_file() or Path(path).is_file():
         return path
-    return str(shipped)
+    return str(candidate)
 
 
 def digest(path: str) -> str:
@@ -198,11 +203,6 @@ def infer_config(state: State, image_size: int) -> dict[str, Any]:
         "class_cond": "label_emb.weight" in state,
         "learn_sigma": state["out.2.weight"].shape[0] == 2 * state["input_blocks.0.0.weight"].shape[1],
     }
-
-
-def shipped(name: str) -> Path:
-    """Return the path of a weights file that comes with this package; it may be missing."""
-    return WEIGHTS / name
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from guided_diffusion import __version__
-from guided_diffusion.arguments import expand, parse, program
 from guided_diffusion.config.schema import to_mapping
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.errors import (
@@ -31,6 +30,7 @@ from guided_diffusion.images import inputs
 from guided_diffusion.output.log_folder import LogFolder
 from guided_diffusion.output.reports import format_duration, write_error
 from guided_diffusion.output.results import describe_run, one_line
+from guided_diffusion.runners.arguments import expand, parse, program
 from guided_diffusion.runners.display import Display, ScreenHandler, attach, file_handler
 from guided_diffusion.runners.plan import show_plan
 from guided_diffusion.runners.run import run_images

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from guided_diffusion import build, checks
+from guided_diffusion import build, tasks
 from guided_diffusion.codec import Codec, PixelCodec
 from guided_diffusion.config import fingerprints, schema
 from guided_diffusion.config.schema import Config
@@ -35,7 +35,7 @@ TASKS: dict[str, type[Task]] = {"inpaint": InpaintTask, "remove_shadow": RemoveS
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read the Config of a YAML; overrides are 'key.path=value'. Raises ConfigError."""
-    outputs = {spec.name for task in TASKS.values() for spec in task.OUTPUTS}
+    outputs = tasks.output_names(TASKS)
     return schema.load(path, overrides, build.SAMPLER_KEYS, methods=SAMPLERS, tasks=TASKS, outputs=outputs)
 
 
@@ -59,10 +59,12 @@ class Engine:
             self.visited_times = list(self.sampler.times(self.process))
             self.device = distributed.find_device(config.device)
             self.precision = devices.choose_precision(config.precision, self.device)
-            warnings += checks.check(config, self.process, self.sampler, self.precision, str(self.device))
+            warnings += build.check_settings(
+                config, self.process, self.sampler, self.precision, str(self.device)
+            )
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        self.warnings = [*config.warnings, *warnings, *checks.check_task(config, TASKS)]
+        self.warnings = [*config.warnings, *warnings, *tasks.check_task(config, TASKS)]
         self.size = config.model.image_size * self.codec.factor
         self.batch_size = devices.batch_size(config.data.batch_size, self.device, self.size)
         self.models = models or Models(

@@ -45,6 +45,7 @@ BASELINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "harmonic": harmonic_inpaint,
 }
 OLD_SPELLINGS = {"membrane": "harmonic"}  # of --methods
+RESAMPLING = {"repaint": ("rule=ddpm",), "ddnm": ()}  # methods with a jump schedule -> their other settings
 JUMP_LENGTH = 10  # RePaint's, for every resampling method (docs/reports/prior.md)
 EXAMPLES = """\
 examples:
@@ -116,12 +117,11 @@ def method_overrides(method: str, steps: int) -> list[str]:
             f"method {method!r} is unknown; choose among {METHODS}, td_paint; "
             "repaint-N and ddnm-N resample N times"
         )
-    keys = ["task=inpaint", f"method={match[1] or method}", f"timestep_respacing='{steps}'"]
-    if match[1] == "repaint":
-        keys.append("rule=ddpm")
-    if method.startswith(("repaint", "ddnm")):
+    name = match[1] or method
+    keys = ["task=inpaint", f"method={name}", f"timestep_respacing='{steps}'"]
+    if name in RESAMPLING:
         jumps = f"{{jump_length: {JUMP_LENGTH}, jump_n_sample: {match[2] or 1}}}"
-        keys.append(f"schedule_jump_params={jumps}")
+        keys += [*RESAMPLING[name], f"schedule_jump_params={jumps}"]
     return keys
 
 

@@ -118,3 +118,27 @@ def nbytes(prepared: Any) -> int:
     """Memory of a prepared image, about: twice the input, for its mask and its views."""
     gt = (prepared if isinstance(prepared, Result) else prepared.result).gt
     return 0 if gt is None else 2 * gt.nbytes
+
+
+def output_names(tasks: Mapping[str, type[Task]]) -> list[str]:
+    """Return the names of everything that the tasks can make."""
+    return list(dict.fromkeys(spec.name for task in tasks.values() for spec in task.OUTPUTS))
+
+
+def check_task(config: Config, tasks: Mapping[str, type[Task]]) -> list[str]:
+    """Return a warning for keys that only other tasks read."""
+    outputs = {name: [spec.name for spec in task.OUTPUTS] for name, task in tasks.items()}
+    defaults = Config(name=config.name, model_path=config.model_path)
+    wanted = config.outputs if config.outputs != defaults.outputs else ()
+    foreign = [name for name in wanted if name not in outputs[config.task]]
+    return [
+        f"keys that only task {name} reads: {' and '.join(keys)}"
+        for name, task in tasks.items()
+        if name != config.task
+        and (
+            keys := [
+                *(["outputs"] if set(foreign) & set(outputs[name]) else []),
+                *(key for key in task.settings if getattr(config, key) != getattr(defaults, key)),
+            ]
+        )
+    ]

@@ -24,6 +24,7 @@ from guided_diffusion.config.builder import CommaList, describe_type
 from guided_diffusion.engine import TASKS
 from guided_diffusion.samplers import SAMPLERS
 from guided_diffusion.scheduler import JumpSchedule
+from guided_diffusion.tasks import output_names
 from guided_diffusion.training.config import TrainConfig
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "config.md"
@@ -44,11 +45,10 @@ known key.
 - *comma list*: text such as `'32,16,8'`, a list of numbers, or a number.
 """
 
-OUTPUTS = tuple(dict.fromkeys(spec.name for task in TASKS.values() for spec in task.OUTPUTS))
 CHOICES: dict[str, Any] = {
     "task": Literal[tuple(TASKS)],
     "method": Literal[tuple(SAMPLERS)],
-    "outputs": types.GenericAlias(tuple, (Literal[OUTPUTS], ...)),
+    "outputs": types.GenericAlias(tuple, (Literal[tuple(output_names(TASKS))], ...)),
 }
 """Keys of Config whose values the engine knows, not the dataclass."""
 

@@ -253,17 +253,15 @@ def test_digest_depends_on_the_bytes_alone(tmp_path: Path) -> None:
     )  # FIPS 180-2
 
 
-def test_shipped_prefers_the_package_and_then_the_checkout(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package, checkout = tmp_path / "weights", tmp_path / "pretrained"
-    for folder in (package, checkout):
-        folder.mkdir()
-    monkeypatch.setattr(checkpoints, "_SHIPPED_DIRS", (package, checkout))
-    assert checkpoints.shipped("a.pt") == package / "a.pt", "a missing file is named where it belongs"
-    for folder in (checkout, package):
-        (folder / "a.pt").touch()
-        assert checkpoints.shipped("a.pt") == folder / "a.pt"
+def test_shipped_path_prefers_the_given_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "WEIGHTS", tmp_path / "weights")
+    given = tmp_path / "a.pt"
+    assert checkpoints.shipped_path(str(given)) == str(given), "nothing of that name ships"
+    checkpoints.shipped("a.pt").parent.mkdir()
+    checkpoints.shipped("a.pt").touch()
+    assert checkpoints.shipped_path(str(given)) == str(checkpoints.shipped("a.pt"))
+    given.touch()
+    assert checkpoints.shipped_path(str(given)) == str(given)
 
 
 def test_shipped_network_is_loaded_once_and_says_what_is_missing(tmp_path: Path) -> None:

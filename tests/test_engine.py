@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,47 +13,36 @@ from PIL import Image
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.errors import ConfigError, DatasetError, ImageError
 from guided_diffusion.images import inputs
-from guided_diffusion.output.results import Progress, Result
+from guided_diffusion.output.results import Progress
 from guided_diffusion.runtime.seeds import ImageSeed
-from tests.conftest import NFE, image, keep_mask
-from tests.helpers.results import inpainted
-
-Project = Callable[..., Path]
-
-
-def results(conf: Path, *overrides: str) -> dict[str, Result]:
-    return {result.name: result for result in Engine(load_config(conf, overrides))()}
-
-
-def filled(result: Result) -> np.ndarray:
-    assert inpainted(result) is not None, result.error
-    return inpainted(result)
+from tests.helpers.project import NFE, Project, image, keep_mask
+from tests.helpers.results import inpainted, inpainted_image, results
 
 
 def test_known_bytes_are_kept_and_the_hole_is_filled(project: Project) -> None:
     for name, result in results(project()).items():
         gt, keep = image(int(name[1:])), keep_mask()
-        assert np.array_equal(filled(result)[keep], gt[keep])
-        assert (filled(result)[~keep] != gt[~keep]).mean() > 0.5
-        assert result.nfe == NFE
+        assert np.array_equal(inpainted_image(result)[keep], gt[keep])
+        assert (inpainted_image(result)[~keep] != gt[~keep]).mean() > 0.5
+        assert result.outputs["inpainted"].nfe == NFE
 
 
 def test_the_seed_and_the_name_decide_the_draws(project: Project) -> None:
     conf = project(count=2)
     Image.fromarray(image(0)).save("gts/p1.png")  # the same image under two names
     one, other = results(conf), results(conf, "seed=1")
-    assert not np.array_equal(filled(one["p0"]), filled(one["p1"]))
-    assert not np.array_equal(filled(one["p0"]), filled(other["p0"]))
-    assert np.array_equal(filled(results(conf)["p0"]), filled(one["p0"]))
+    assert not np.array_equal(inpainted_image(one["p0"]), inpainted_image(one["p1"]))
+    assert not np.array_equal(inpainted_image(one["p0"]), inpainted_image(other["p0"]))
+    assert np.array_equal(inpainted_image(results(conf)["p0"]), inpainted_image(one["p0"]))
 
 
 def test_an_all_known_mask_copies_and_says_so(project: Project) -> None:
     conf = project(count=1)
     Image.fromarray(np.full((16, 16), 255, np.uint8)).save("masks/p0.png")
     result = results(conf)["p0"]
-    assert np.array_equal(filled(result), image(0))
-    assert result.nfe == 0
-    assert "nothing to fill" in result.note
+    assert np.array_equal(inpainted_image(result), image(0))
+    assert result.outputs["inpainted"].nfe == 0
+    assert "nothing to inpaint" in result.outputs["inpainted"].note
 
 
 def test_an_all_unknown_mask_generates_whatever_the_picture_is(project: Project) -> None:
@@ -62,17 +50,17 @@ def test_an_all_unknown_mask_generates_whatever_the_picture_is(project: Project)
     Image.fromarray(np.zeros((16, 16), np.uint8)).save("masks/p0.png")
     first = results(conf)["p0"]
     Image.fromarray(image(9)).save("gts/p0.png")
-    assert np.array_equal(filled(first), filled(results(conf)["p0"]))
-    assert "generated" in first.note
+    assert np.array_equal(inpainted_image(first), inpainted_image(results(conf)["p0"]))
+    assert "generated" in first.outputs["inpainted"].note
 
 
 def test_the_hole_decides_nothing(project: Project) -> None:
     conf = project(count=1)
-    before = filled(results(conf)["p0"])
+    before = inpainted_image(results(conf)["p0"])
     changed = image(0)
     changed[~keep_mask()] = 7
     Image.fromarray(changed).save("gts/p0.png")
-    assert np.array_equal(filled(results(conf)["p0"]), before)
+    assert np.array_equal(inpainted_image(results(conf)["p0"]), before)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (40, 24), (24, 61), (9, 11)])
@@ -81,13 +69,13 @@ def test_the_result_has_the_input_s_size_and_its_known_bytes(project: Project, s
     Image.fromarray(image(0, *size)).save("gts/p0.png")
     Image.fromarray(keep_mask(*size)).save("masks/p0.png")
     result = results(conf)["p0"]
-    assert filled(result).shape == (*size, 3)
-    assert np.array_equal(filled(result)[keep_mask(*size)], image(0, *size)[keep_mask(*size)])
+    assert inpainted_image(result).shape == (*size, 3)
+    assert np.array_equal(inpainted_image(result)[keep_mask(*size)], image(0, *size)[keep_mask(*size)])
 
 
 def test_without_paste_known_the_model_s_own_pixels_are_saved(project: Project) -> None:
     result = results(project(count=1), "paste_known=false")["p0"]
-    assert not np.array_equal(filled(result)[keep_mask()], image(0)[keep_mask()])
+    assert not np.array_equal(inpainted_image(result)[keep_mask()], image(0)[keep_mask()])
 
 
 def test_a_broken_picture_fails_alone(project: Project) -> None:
@@ -113,7 +101,7 @@ def test_a_turned_jpeg_and_other_kinds_of_pictures(project: Project) -> None:
         size = (24, 16) if path.stem == "turned" else (16, 16)
         Image.fromarray(keep_mask(*size)).save(f"masks/{path.stem}.png")
     found = results(conf)
-    shapes = {name: filled(result).shape[:2] for name, result in found.items()}
+    shapes = {name: inpainted_image(result).shape[:2] for name, result in found.items()}
     assert shapes == {"turned": (24, 16)} | dict.fromkeys(("deep", "grey", "palette", "alpha"), (16, 16))
     deep = found["deep"].gt
     assert deep is not None and np.array_equal(deep, np.repeat(image(1)[..., :1], 3, axis=2))
@@ -140,19 +128,19 @@ def test_plain_generation_needs_no_picture(project: Project, method: str) -> Non
     conf = project(count=0, method=method, data={}, generate=2)
     found = results(conf)
     assert sorted(found) == ["000000", "000001"]
-    assert filled(found["000000"]).shape == (16, 16, 3)
-    assert not np.array_equal(filled(found["000000"]), filled(found["000001"]))
+    assert inpainted_image(found["000000"]).shape == (16, 16, 3)
+    assert not np.array_equal(inpainted_image(found["000000"]), inpainted_image(found["000001"]))
 
 
 @pytest.mark.parametrize("method", ["ddpm", "ddim", "ddnm"])
 def test_every_masked_method_keeps_the_known_bytes(project: Project, method: str) -> None:
     result = results(project(count=1), f"method={method}")["p0"]
-    assert np.array_equal(filled(result)[keep_mask()], image(0)[keep_mask()])
+    assert np.array_equal(inpainted_image(result)[keep_mask()], image(0)[keep_mask()])
 
 
 def test_intermediate_needs_no_mask_and_stays_near_its_picture(project: Project) -> None:
     conf = project(count=1, method="intermediate", t_start=0, data={"gt_path": "gts"})
-    near = filled(results(conf, "timestep_respacing=''")["p0"]).astype(int)
+    near = inpainted_image(results(conf, "timestep_respacing=''")["p0"]).astype(int)
     assert np.abs(near - image(0)).mean() < 8
 
 
@@ -162,7 +150,7 @@ def test_weights_change_the_key_and_places_do_not(project: Project, tiny_weights
     shutil.copy(tiny_weights, "same.pt")
     torch.save({key: value * 1.01 for key, value in state.items()}, "other.pt")
     keys = [
-        results(conf, *overrides)["p0"].key
+        results(conf, *overrides)["p0"].outputs["inpainted"].key
         for overrides in ([], ["model_path=same.pt", "name=elsewhere"], ["model_path=other.pt"])
     ]
     assert keys[0] == keys[1] != keys[2]
@@ -191,7 +179,7 @@ def test_generated_pictures_are_chosen_by_offset_and_max_len(project: Project) -
     conf = project(count=0, method="ddpm", data={}, generate=4)
     some = results(conf, "data.offset=1", "data.max_len=2")
     assert sorted(some) == ["000001", "000002"]
-    assert np.array_equal(filled(some["000002"]), filled(results(conf)["000002"]))
+    assert np.array_equal(inpainted_image(some["000002"]), inpainted_image(results(conf)["000002"]))
     with pytest.raises(DatasetError, match="offset 4 leaves none of 4"):
         results(conf, "data.offset=4")
 
@@ -262,15 +250,19 @@ def test_classes_are_drawn_per_picture_or_given(project: Project) -> None:
     assert torch.equal(engine.models.labels(images[1:2]), together[1:2])
     assert len(set(together.tolist())) > 1
     given = Engine(load_config(project(count=0), ["class_cond=true", "cond_y=7"]))
-    assert given.networks.labels(images[:2]).tolist() == [7, 7]
+    assert given.models.labels(images[:2]).tolist() == [7, 7]
 
 
 def test_each_of_several_fillings_is_that_of_its_seed_alone(project: Project) -> None:
     conf = project(count=2)
-    many = {result.name: filled(result) for result in Engine(load_config(conf, ["seed=3", "seeds=2"]))()}
+    many = {
+        result.name: inpainted_image(result) for result in Engine(load_config(conf, ["seed=3", "seeds=2"]))()
+    }
     assert sorted(many) == ["p0_seed3", "p0_seed4", "p1_seed3", "p1_seed4"]
     for seed in (3, 4):
-        alone = {result.name: filled(result) for result in Engine(load_config(conf, [f"seed={seed}"]))()}
+        alone = {
+            result.name: inpainted_image(result) for result in Engine(load_config(conf, [f"seed={seed}"]))()
+        }
         for name, picture_alone in alone.items():
             assert np.array_equal(many[f"{name}_seed{seed}"], picture_alone)
     assert not np.array_equal(many["p0_seed3"], many["p0_seed4"])
@@ -279,14 +271,12 @@ def test_each_of_several_fillings_is_that_of_its_seed_alone(project: Project) ->
 def test_seeds_keep_their_truths(project: Project) -> None:
     conf = project(count=1, data={"gt_path": "gts", "mask_path": "masks", "shadow_free_path": "gts"})
     config = load_config(conf, ["seeds=2"])
-    assert inputs.truths(config) == {"p0_seed0": "gts/p0.png", "p0_seed1": "gts/p0.png"}
+    assert inputs.find_ground_truths(config) == {"p0_seed0": "gts/p0.png", "p0_seed1": "gts/p0.png"}
 
 
 @pytest.mark.parametrize(
     ("wanted", "told"), [("fp16", True), ("tf32", True), ("fp32", False), ("auto", False)]
 )
-def test_a_precision_that_the_processor_lacks_is_named(
-    project: Callable[..., Path], wanted: str, told: bool
-) -> None:
+def test_a_precision_that_the_processor_lacks_is_named(project: Project, wanted: str, told: bool) -> None:
     warnings = Engine(load_config(project(), [f"precision={wanted}", "device=cpu"])).warnings
     assert warnings == ([f"precision {wanted} is for GPUs; on cpu it is fp32"] if told else [])

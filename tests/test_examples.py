@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import ROOT
+from tests.helpers.project import ROOT
 
 SHORT = ["--set", "timestep_respacing=4", "schedule_jump_params.jump_length=2"]
 WITHOUT_PRIOR = ["--set", "relight.prior=none", "relight.refine=false"]

@@ -137,17 +137,14 @@ TOP = [f.name for f in fields(Config) if f.name not in {*FLAT, *NESTED, *NOT_IN_
 """Fields of Config that are YAML keys themselves."""
 _KEYS = [*(key for key in flat_keys(Config, FLAT, NESTED) if key not in NOT_IN_YAML), *FLAGS]
 
-TASKS = ("inpaint", "remove_shadow")
-OUTPUTS = ("inpainted", "shadow_free")
-
 
 def load(
     path: str | Path | None,
     overrides: Sequence[str] = (),
     sampler_keys: Collection[str] = (),
     methods: Collection[str] | None = None,
-    tasks: Collection[str] = TASKS,
-    outputs: Collection[str] = OUTPUTS,
+    tasks: Collection[str] | None = None,
+    outputs: Collection[str] | None = None,
 ) -> Config:
     """Load the Config of a YAML. Raises ConfigError for anything wrong with a file, a key or a value.
 
@@ -156,8 +153,8 @@ def load(
         sampler_keys: Names of the keys that go into `options` unchecked. If it maps them to their types, an
             error can also name the keys inside a dataclass type.
         methods: Names of the samplers; None = `method` is not checked.
-        tasks: Names of the tasks.
-        outputs: Names that `outputs` may hold.
+        tasks: Names of the tasks; None = `task` is not checked.
+        outputs: Names that `outputs` may hold; None = they are not checked.
     """
     if not path:
         raise ConfigError("no configuration given; name one, e.g. --conf_path confs/shadow.yml")
@@ -180,8 +177,8 @@ def from_mapping(
     sampler_keys: Collection[str] = (),
     where: str = "",
     methods: Collection[str] | None = None,
-    tasks: Collection[str] = TASKS,
-    outputs: Collection[str] = OUTPUTS,
+    tasks: Collection[str] | None = None,
+    outputs: Collection[str] | None = None,
 ) -> Config:
     """Build the Config of a mapping laid out like the YAML. Arguments and errors are those of `load`."""
     notices: list[str] = []
@@ -228,11 +225,12 @@ def _check_names(
     config: Config,
     where: str,
     methods: Collection[str] | None,
-    tasks: Collection[str],
-    outputs: Collection[str],
+    tasks: Collection[str] | None,
+    outputs: Collection[str] | None,
 ) -> None:
     if methods is not None:
         check_choice(config.method, methods, where, "method")
-    check_choice(config.task, tasks, where, "task")
-    for index, output in enumerate(config.outputs):
-        check_choice(output, outputs, where, f"outputs[{index}]")
+    if tasks is not None:
+        check_choice(config.task, tasks, where, "task")
+    for index, output in enumerate(config.outputs if outputs is not None else ()):
+        check_choice(output, outputs or (), where, f"outputs[{index}]")

@@ -41,7 +41,8 @@ def check_acceptance(cases: Sequence[EvalCase], scores: Scores) -> list[str]:
     if "harmonic" in scores:
         lines += [check_harmonic_ratio(cases, scores, best, crossing) for crossing in (True, False)]
     lines += [check_texture(cases, scores, best), check_gradients(cases, scores, best)]
-    return lines + ([check_td_paint(cases, scores, best)] if "td_paint" in scores else [])
+    further = {"td_paint": check_td_paint}
+    return lines + [check(cases, scores, best) for name, check in further.items() if name in scores]
 
 
 def check_lower(cases: Sequence[EvalCase], scores: Scores, method: str, other: str, key: str) -> str:

@@ -24,7 +24,7 @@ from guided_diffusion.config.schema import ModelConfig
 from guided_diffusion.images.formats import read_image
 from guided_diffusion.runtime import device, memory
 from guided_diffusion.scheduler import JumpSchedule, count_nfe
-from tests.conftest import MODEL
+from tests.helpers.project import MODEL
 
 TINY = ModelConfig(**MODEL)
 PENUMBRA = ["Penumbra, fp32", "Penumbra, fp32, compiled", "Penumbra, bf16", "Penumbra, bf16, compiled"]

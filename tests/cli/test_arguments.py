@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +14,13 @@ from PIL import Image
 
 import penumbra
 from guided_diffusion import __version__, arguments
-from guided_diffusion.arguments import expand, parse
 from guided_diffusion.config import shipped
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.images import inputs
-from tests.conftest import MODEL, ROOT, SCHEDULE, Outcome, image, keep_mask
+from guided_diffusion.runners.arguments import expand, parse
+from tests.helpers.project import MODEL, ROOT, SCHEDULE, Cli, image, keep_mask
 
-Cli = Callable[..., Outcome]
 STRANGE = ["it's.png", 'a "b" \\c.png', "Schätten 影 😀.png", "- x: [y].png", "tab\there.png"]
 
 

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,7 @@ from PIL import Image
 from guided_diffusion import build, checkpoints
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.images.formats import read_text
-from tests.conftest import NFE, ROOT, Outcome, image, keep_mask
-
-Cli = Callable[..., Outcome]
-Project = Callable[..., Path]
+from tests.helpers.project import NFE, ROOT, Cli, Outcome, Project, image, keep_mask
 
 
 def one_line(outcome: Outcome) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 
 from guided_diffusion import evaluate
 from guided_diffusion.evaluation.bootstrap import bootstrap_by_scene
-from tests.conftest import Outcome, image
+from tests.helpers.project import Cli, Outcome, image
 
 MASK = np.hypot(*(np.indices((32, 40)) - 16.0)) < 10  # True = shadow
 
@@ -46,7 +45,7 @@ def triplets(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def call(capsys: pytest.CaptureFixture[str]) -> Cli:
     def call(*arguments: str | Path) -> Outcome:
         capsys.readouterr()
         code = evaluate.main(list(map(str, arguments)))
@@ -74,7 +73,7 @@ def refused(outcome: Outcome) -> str:
 # whole runs
 
 
-def test_evaluate_whole_run(triplets: Path, call: Callable[..., Outcome]) -> None:
+def test_evaluate_whole_run(triplets: Path, call: Cli) -> None:
     table_file = triplets / "out" / "scores.csv"
     outcome = call(*folders(triplets, "pred", "shadow_free", "mask", "shadow"), "--csv", table_file)
     assert (outcome.code, outcome.err) == (0, "")
@@ -100,23 +99,21 @@ def test_evaluate_whole_run(triplets: Path, call: Callable[..., Outcome]) -> Non
     assert lines[1].split()[:2] == ["100-1", f"{lab[0]:.2f}"]
 
 
-def test_evaluate_accepts_the_old_spelling_of_shadow_free(
-    triplets: Path, call: Callable[..., Outcome]
-) -> None:
+def test_evaluate_accepts_the_old_spelling_of_shadow_free(triplets: Path, call: Cli) -> None:
     roles = folders(triplets, "pred", "mask")
     old = call(*roles, "--free", triplets / "shadow_free")
     new = call(*roles, "--shadow_free", triplets / "shadow_free")
     assert (old.code, old.out) == (0, new.out)
 
 
-def test_evaluate_without_inputs_omits_their_scores(triplets: Path, call: Callable[..., Outcome]) -> None:
+def test_evaluate_without_inputs_omits_their_scores(triplets: Path, call: Cli) -> None:
     outcome = call(*folders(triplets, "pred", "shadow_free", "mask"), "--csv", triplets / "scores.csv")
     assert outcome.code == 0
     assert "identity" not in outcome.out and "texture correlation" not in outcome.out
     assert "texture" not in read_csv(triplets / "scores.csv")["pred", "100-1"]
 
 
-def test_evaluate_compares_with_another_prediction(triplets: Path, call: Callable[..., Outcome]) -> None:
+def test_evaluate_compares_with_another_prediction(triplets: Path, call: Cli) -> None:
     (triplets / "pred").rename(triplets / "against")
     for path in sorted((triplets / "shadow_free").iterdir()):
         save(triplets / "pred" / path.name, darkened(np.array(Image.open(path)), 2))
@@ -135,7 +132,7 @@ def test_evaluate_compares_with_another_prediction(triplets: Path, call: Callabl
     assert "| measure | prediction | against |" in outcome.out
 
 
-def test_evaluate_accepts_another_size_and_white(triplets: Path, call: Callable[..., Outcome]) -> None:
+def test_evaluate_accepts_another_size_and_white(triplets: Path, call: Cli) -> None:
     arguments = [*folders(triplets, "pred", "shadow_free", "mask"), "--csv", triplets / "scores.csv"]
     call(*arguments)
     before = read_csv(triplets / "scores.csv")
@@ -148,7 +145,7 @@ def test_evaluate_accepts_another_size_and_white(triplets: Path, call: Callable[
         assert float(after[key]["lab_s"]) != float(row["lab_s"])
 
 
-def test_evaluate_names_a_broken_image_and_continues(triplets: Path, call: Callable[..., Outcome]) -> None:
+def test_evaluate_names_a_broken_image_and_continues(triplets: Path, call: Cli) -> None:
     (triplets / "pred" / "100-2.png").write_bytes(b"no image")
     outcome = call(*folders(triplets, "pred", "shadow_free", "mask"))
     assert outcome.code == 1
@@ -156,7 +153,7 @@ def test_evaluate_names_a_broken_image_and_continues(triplets: Path, call: Calla
     assert outcome.err.startswith("warning: 100-2 is left out: ") and outcome.err.count("\n") == 1
 
 
-def test_evaluate_names_images_without_counterpart(triplets: Path, call: Callable[..., Outcome]) -> None:
+def test_evaluate_names_images_without_counterpart(triplets: Path, call: Cli) -> None:
     (triplets / "mask" / "100-1.png").unlink()
     outcome = call(*folders(triplets, "pred", "shadow_free", "mask"))
     assert outcome.code == 1 and "1 image (100-1) left out: none of that name in --mask" in outcome.err
@@ -165,7 +162,7 @@ def test_evaluate_names_images_without_counterpart(triplets: Path, call: Callabl
     assert outcome.code == 0 and "1 image (100-1) left out: none of that name in --pred" in outcome.err
 
 
-def test_evaluate_warns_of_suspicious_masks(triplets: Path, call: Callable[..., Outcome]) -> None:
+def test_evaluate_warns_of_suspicious_masks(triplets: Path, call: Cli) -> None:
     save(
         triplets / "mask" / "100-1.png",
         np.where(MASK, 255, 3).astype(np.uint8) + np.eye(32, 40, dtype=np.uint8),
@@ -182,7 +179,7 @@ def test_evaluate_warns_of_suspicious_masks(triplets: Path, call: Callable[..., 
     assert outcome.code == 0 and "masks must be 255 in the shadow" in outcome.err
 
 
-def test_evaluate_gives_no_interval_for_a_single_scene(triplets: Path, call: Callable[..., Outcome]) -> None:
+def test_evaluate_gives_no_interval_for_a_single_scene(triplets: Path, call: Cli) -> None:
     for path in triplets.glob("*/101-1.png"):
         path.unlink()
     outcome = call(*folders(triplets, "pred", "shadow_free", "mask"))
@@ -192,7 +189,7 @@ def test_evaluate_gives_no_interval_for_a_single_scene(triplets: Path, call: Cal
 # refusals
 
 
-def test_evaluate_explains_bad_input_in_a_line(triplets: Path, call: Callable[..., Outcome]) -> None:
+def test_evaluate_explains_bad_input_in_a_line(triplets: Path, call: Cli) -> None:
     good = folders(triplets, "pred", "shadow_free", "mask")
     assert "--shadow_free: is not set; give --shadow_free DIR" in refused(call(*good[:2], *good[4:]))
     assert "nowhere does not exist" in refused(call("--pred", triplets / "nowhere", *good[2:]))
@@ -207,7 +204,7 @@ def test_evaluate_explains_bad_input_in_a_line(triplets: Path, call: Callable[..
     assert "share one name" in refused(call(*good))
 
 
-def test_evaluate_fails_if_nothing_can_be_read(triplets: Path, call: Callable[..., Outcome]) -> None:
+def test_evaluate_fails_if_nothing_can_be_read(triplets: Path, call: Cli) -> None:
     for path in (triplets / "pred").iterdir():
         path.write_bytes(b"")
     outcome = call(*folders(triplets, "pred", "shadow_free", "mask"))
@@ -215,7 +212,7 @@ def test_evaluate_fails_if_nothing_can_be_read(triplets: Path, call: Callable[..
     assert outcome.err.splitlines()[-1].startswith("error: none of 3 images")
 
 
-def test_evaluate_explains_an_unwritable_csv(triplets: Path, call: Callable[..., Outcome]) -> None:
+def test_evaluate_explains_an_unwritable_csv(triplets: Path, call: Cli) -> None:
     (triplets / "file").write_text("")
     outcome = call(
         *folders(triplets, "pred", "shadow_free", "mask"), "--csv", triplets / "file" / "scores.csv"
@@ -224,7 +221,7 @@ def test_evaluate_explains_an_unwritable_csv(triplets: Path, call: Callable[...,
     assert outcome.err.startswith("error: --csv ") and outcome.err.endswith("; choose another path\n")
 
 
-def test_evaluate_asks_for_masks_that_a_dataset_lacks(triplets: Path, call: Callable[..., Outcome]) -> None:
+def test_evaluate_asks_for_masks_that_a_dataset_lacks(triplets: Path, call: Cli) -> None:
     (triplets / "mask").rename(triplets / "elsewhere")
     arguments = ["--pred", triplets / "pred", "--dataset", triplets]
     assert "--mask: --dataset" in refused(call(*arguments))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +16,8 @@ from guided_diffusion.evaluation import feature_network
 from guided_diffusion.evaluation.cases import procedural_cases
 from guided_diffusion.evaluation.prior_report import COLUMNS
 from guided_diffusion.images.formats import read_image
-from tests.conftest import image
+from tests.helpers.project import Project, image
 
-Project = Callable[..., Path]
 STEPS = 12
 
 

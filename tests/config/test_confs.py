@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,10 @@ from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.images.formats import read_image
 from guided_diffusion.images.masks import read_mask
 from guided_diffusion.scheduler import count_nfe
-from tests.conftest import MODEL, NFE, ROOT, SCHEDULE, Outcome, image, keep_mask
 from tests.helpers import stored
+from tests.helpers.project import MODEL, NFE, ROOT, SCHEDULE, Cli, Project, image, keep_mask
 from tests.helpers.results import inpainted
 
-Cli = Callable[..., Outcome]
-Project = Callable[..., Path]
 CONFS = ROOT / "confs"
 KINDS = ("thin", "thick", "nn2", "ev2li", "genhalf", "ex64")
 REPAINT_NAMES = {"face_example"} | {

@@ -13,7 +13,7 @@ from guided_diffusion.build import SAMPLER_KEYS
 from guided_diffusion.config.fingerprints import fingerprint, relight_fingerprint
 from guided_diffusion.config.schema import Config, from_mapping, load, to_mapping
 from guided_diffusion.samplers import SAMPLERS
-from tests.conftest import ROOT, refusal
+from tests.helpers.project import ROOT, refusal
 
 MINIMAL = {"name": "x", "model_path": "m.pt"}
 # Fingerprints of the code before `task`, with its spelling of every key and, where it differs, today's.

@@ -23,7 +23,7 @@ from guided_diffusion.output.log_folder import LogFolder
 from guided_diffusion.output.results import INPUT_FOLDERS
 from guided_diffusion.scheduler import JumpSchedule, count_nfe
 from guided_diffusion.shadow.task import RemoveShadowTask
-from tests.conftest import refusal
+from tests.helpers.project import refusal
 
 CONFS = Path(__file__).resolve().parents[2] / "confs"
 KEYS = {
@@ -36,6 +36,7 @@ KEYS = {
     "t_start": int,
     "down_n": int,
 }
+TASKS = ("inpaint", "remove_shadow")
 METHODS = ("repaint", "ddpm", "ddim", "ddnm", "intermediate", "ilvr", "td_paint")
 MINIMAL = {"name": "x", "model_path": "m.pt"}
 MASKS = ("thin", "thick", "nn2", "ev2li", "genhalf", "ex64")
@@ -259,7 +260,7 @@ def test_model_file_is_complete(path, write):
 )
 def test_mistakes(change, message, write):
     path = write("m.yml", {**MINIMAL, **change})
-    error = refusal(load, path, (), KEYS, METHODS)
+    error = refusal(load, path, (), KEYS, METHODS, TASKS)
     assert message in error
     assert str(path) in error
 

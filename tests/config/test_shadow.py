@@ -15,8 +15,9 @@ from guided_diffusion.config.schema import (
     to_mapping,
 )
 from guided_diffusion.config.shadow import RelightConfig
-from tests.conftest import refusal
+from tests.helpers.project import refusal
 
+OUTPUTS = ("inpainted", "shadow_free")
 MINIMAL = {"name": "x", "model_path": "m.pt", "task": "remove_shadow"}
 
 
@@ -53,7 +54,7 @@ def test_outputs_accepts_a_single_word(word: str) -> None:
     ],
 )
 def test_mistakes(change: dict[str, Any], message: str) -> None:
-    assert message in refusal(from_mapping, {**MINIMAL, **change})
+    assert message in refusal(from_mapping, {**MINIMAL, **change}, (), "", None, None, OUTPUTS)
 
 
 def test_round_trip() -> None:

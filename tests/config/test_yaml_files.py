@@ -3,7 +3,7 @@
 import pytest
 
 from guided_diffusion.config.schema import DataConfig, load
-from tests.conftest import refusal
+from tests.helpers.project import refusal
 
 MINIMAL = {"name": "x", "model_path": "m.pt"}
 REPAINT = {

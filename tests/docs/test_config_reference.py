@@ -14,7 +14,7 @@ from guided_diffusion.config.builder import Count
 from guided_diffusion.samplers import SAMPLERS
 from guided_diffusion.scheduler import JumpSchedule
 from guided_diffusion.training.config import TrainConfig
-from tests.conftest import ROOT
+from tests.helpers.project import ROOT
 
 SCRIPT: dict[str, Any] = runpy.run_path(str(ROOT / "scripts" / "config_reference.py"))
 GROUPS = [schema.Config, *schema.FLAT.values(), *schema.NESTED.values(), JumpSchedule, TrainConfig]

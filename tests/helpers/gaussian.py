@@ -23,7 +23,7 @@ class GaussianDenoiser:
     mean: Tensor
     covariance: Tensor
 
-    def __call__(self, x: Tensor, t: int) -> Prediction:
+    def __call__(self, x: Tensor, t: int, clean: Tensor | None = None) -> Prediction:
         a = self.process.alpha_bar(t)
         eye = torch.eye(len(self.mean))
         gain = a**0.5 * self.covariance @ torch.linalg.inv(a * self.covariance + (1 - a) * eye)

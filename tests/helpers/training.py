@@ -18,7 +18,7 @@ from guided_diffusion.scenes.render import render_free, scene_rng
 from guided_diffusion.training.config import TrainConfig, load_train
 from guided_diffusion.training.datasets import LabelledStream, TripletStream
 from guided_diffusion.training.prior_trainer import PriorTrainer
-from tests.conftest import MODEL
+from tests.helpers.project import MODEL
 
 CPU = torch.device("cpu")
 CODEC = PixelCodec()

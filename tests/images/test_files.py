@@ -12,6 +12,7 @@ from PIL import Image
 from guided_diffusion.errors import ImageError
 from guided_diffusion.images.files import join_path, path_kind
 from guided_diffusion.images.formats import list_images, read_image, read_text, write_image
+from tests.helpers.remote import fake_blobfile
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -77,26 +78,6 @@ def test_path_kind_and_join_path(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     assert [path_kind(tmp_path / n) for n in ("", "a.png", "b")] == ["folder", "file", "missing"]
     assert join_path(tmp_path, "x/y.png") == str(tmp_path / "x" / "y.png")
-
-
-def fake_blobfile(root: Path) -> types.SimpleNamespace:
-    """blobfile's calls over a local folder: "gs://bucket/x" is root/bucket/x."""
-
-    def local(path: str) -> Path:
-        assert isinstance(path, str) and path.startswith("gs://")
-        return root / path.removeprefix("gs://")
-
-    def scandir(path: str) -> list[types.SimpleNamespace]:
-        return [types.SimpleNamespace(name=p.name, is_dir=p.is_dir()) for p in local(path).iterdir()]
-
-    return types.SimpleNamespace(
-        BlobFile=lambda path, mode: open(local(path), mode),
-        exists=lambda path: local(path).exists(),
-        isdir=lambda path: local(path).is_dir(),
-        stat=lambda path: types.SimpleNamespace(size=local(path).stat().st_size, mtime=0.0),
-        join=lambda *parts: "/".join(part.rstrip("/") for part in parts),
-        scandir=scandir,
-    )
 
 
 def test_remote_paths_go_through_blobfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

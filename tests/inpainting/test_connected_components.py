@@ -29,7 +29,7 @@ def flooded(unknown: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([0.02, 0.2, 0.4, 0.6, 1]))
-def test_holes_are_those_that_a_flood_would_fill(seed: int, share: float) -> None:
+def test_find_holes_agrees_with_a_flood_fill(seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)
     unknown = rng.random(rng.integers(1, 20, 2)) < share
     holes, labels = find_holes(unknown), flooded(unknown)
@@ -45,7 +45,7 @@ def test_holes_are_those_that_a_flood_would_fill(seed: int, share: float) -> Non
         assert (left, right - 1) == (columns.min(), columns.max())
 
 
-def test_a_spiral_is_one_hole() -> None:
+def test_find_holes_takes_a_spiral_for_one_hole() -> None:
     """Its ends are as many rows apart as can be: labels have to travel all the way."""
     unknown = np.zeros((61, 61), dtype=bool)
     for k in range(0, 30, 2):
@@ -57,7 +57,7 @@ def test_a_spiral_is_one_hole() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6))
-def test_masks_of_groups_hold_their_own_pixels_within_their_frames(seed: int) -> None:
+def test_masks_of_groups_hold_their_pixels_within_their_frames(seed: int) -> None:
     rng = np.random.default_rng(seed)
     unknown = rng.random((17, 23)) < 0.3
     holes, labels = find_holes(unknown), flooded(unknown)
@@ -76,6 +76,6 @@ def test_masks_of_groups_hold_their_own_pixels_within_their_frames(seed: int) ->
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 0), (5, 4)])
-def test_nothing_unknown_is_no_hole(shape: tuple[int, int]) -> None:
+def test_find_holes_without_unknown_pixels(shape: tuple[int, int]) -> None:
     holes = find_holes(np.zeros(shape, dtype=bool))
     assert holes.boxes.shape == (0, 4) and len(holes.runs) == 0

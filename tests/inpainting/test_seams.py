@@ -1,4 +1,4 @@
-"""With the shipped prior: where windows overlap, no border of theirs can be told in what they fill."""
+"""Seams with the shipped prior: the borders of overlapping windows cannot be seen in what they inpaint."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from guided_diffusion.inpainting import inpainter
 from guided_diffusion.inpainting.tiled_denoiser import TiledDenoiser
 from guided_diffusion.output.results import Result
 from guided_diffusion.scenes.render import render_free, scene_rng
-from tests.conftest import ROOT
+from tests.helpers.project import ROOT
 from tests.helpers.results import inpainted
 
 SIDE, HOLE, STRIDE = 128, slice(20, 108), 32
-SCENES = (3, 4)  # a lawn and asphalt: alike everywhere, so that places can be compared
+SCENES = (3, 4)  # a lawn and asphalt: uniform, so that positions can be compared
 
 
 def scores(engine: Engine) -> tuple[float, float]:
-    """Gradient over what is around: across the windows' borders in the hole, and midway between them."""
+    """Compute seam ratios in the hole: across the windows' borders, and midway between them."""
     keep = np.ones((SIDE, SIDE), dtype=bool)
     keep[HOLE, HOLE] = False
     images = [render_free(scene_rng(4242, i), SIDE) for i in SCENES]
@@ -49,18 +49,22 @@ def engine() -> Engine:
     return Engine(load_config(ROOT / "confs/shadow.yml", keys))
 
 
-def test_the_borders_of_overlapping_windows_leave_no_seam(engine: Engine) -> None:
+def test_overlapping_windows_leave_no_seam(engine: Engine) -> None:
     borders, inside = scores(engine)
     assert borders < 1.05 * inside
 
 
-def test_windows_side_by_side_would_leave_one(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the score above is known to tell."""
+def test_seam_ratio_finds_the_seams_of_adjacent_windows(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Show that the score of the test above can fail."""
 
-    def side_by_side(denoise: Denoise, size: int, stride: int, where: Tensor, at_once: int) -> TiledDenoiser:
-        return TiledDenoiser(denoise, size, size, where, at_once)
+    def side_by_side(
+        denoise: Denoise, size: int, stride: int, region: Tensor, batch_size: int
+    ) -> TiledDenoiser:
+        return TiledDenoiser(denoise, size, size, region, batch_size)
 
     monkeypatch.setattr(inpainter, "TiledDenoiser", side_by_side)
-    monkeypatch.setattr(inpainter, "COARSE_FREE_FRACTION", 1.0)  # without a sketch they differ most
+    monkeypatch.setattr(inpainter, "COARSE_FREE_FRACTION", 1.0)  # without the coarse pass they differ most
     borders, inside = scores(engine)
     assert borders > 2 * inside

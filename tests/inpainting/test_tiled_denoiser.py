@@ -27,7 +27,7 @@ class Pointwise:
     def __init__(self) -> None:
         self.shapes = list[tuple[int, ...]]()
 
-    def __call__(self, x: Tensor, t: int) -> Prediction:
+    def __call__(self, x: Tensor, t: int, clean: Tensor | None = None) -> Prediction:
         self.shapes.append(tuple(x.shape))
         return Prediction(x.sin(), x + t, -x.abs())
 
@@ -35,7 +35,7 @@ class Pointwise:
 class Mean:
     """A denoiser whose answer is its window's mean: neighbouring windows disagree."""
 
-    def __call__(self, x: Tensor, t: int) -> Prediction:
+    def __call__(self, x: Tensor, t: int, clean: Tensor | None = None) -> Prediction:
         flat = x.mean(dim=(2, 3), keepdim=True).expand_as(x)
         return Prediction(flat, flat, flat)
 
@@ -45,7 +45,7 @@ def image(height: int, width: int, count: int = 1) -> Tensor:
 
 
 @pytest.mark.parametrize(("height", "width", "stride"), [(8, 8, 8), (21, 8, 5), (16, 30, 8), (19, 23, 1)])
-def test_windows_of_a_pointwise_denoiser_make_up_the_whole(height: int, width: int, stride: int) -> None:
+def test_tiled_pointwise_denoiser_equals_the_whole(height: int, width: int, stride: int) -> None:
     x = image(height, width, 2)
     whole, tiled = Pointwise()(x, 7), TiledDenoiser(Pointwise(), 8, stride)(x, 7)
     for name in ("x0", "eps", "log_variance"):
@@ -53,7 +53,7 @@ def test_windows_of_a_pointwise_denoiser_make_up_the_whole(height: int, width: i
     assert tiled.score is None
 
 
-def test_each_window_is_seen_once_in_batches() -> None:
+def test_tiled_denoiser_evaluates_each_window_once_in_batches() -> None:
     denoise = Pointwise()
     tiled = TiledDenoiser(denoise, 8, 4)
     tiled(image(32, 24, 3), 0)
@@ -63,7 +63,7 @@ def test_each_window_is_seen_once_in_batches() -> None:
     assert all(shape[0] <= 16 and shape[1:] == (3, 8, 8) for shape in denoise.shapes)
 
 
-def test_every_pixel_is_covered_and_no_window_leaves_the_picture() -> None:
+def test_corners_cover_the_image_and_stay_within() -> None:
     for height, width, stride in ((8, 9, 8), (31, 17, 7), (40, 8, 3)):
         seen = torch.zeros(height, width, dtype=torch.bool)
         for i, j in TiledDenoiser(Mean(), 8, stride).corners(height, width):
@@ -72,7 +72,7 @@ def test_every_pixel_is_covered_and_no_window_leaves_the_picture() -> None:
         assert seen.all()
 
 
-def test_disagreeing_windows_are_blended_without_a_seam() -> None:
+def test_tiled_denoiser_blends_disagreeing_windows() -> None:
     x = torch.zeros(1, 3, 16, 48)
     x[..., 24:] = 1
     row = TiledDenoiser(Mean(), 16, 8)(x, 0).x0[0, 0, 8]
@@ -82,13 +82,13 @@ def test_disagreeing_windows_are_blended_without_a_seam() -> None:
     ).all() and row.diff().max() < 0.12  # half a window's width for each step of 1/2
 
 
-def test_pictures_of_a_batch_do_not_mix() -> None:
+def test_tiled_denoiser_keeps_images_of_a_batch_apart() -> None:
     x, tiled = image(20, 26, 2), TiledDenoiser(Mean(), 8, 5)
     together = tiled(x, 3).x0
     assert torch.allclose(together, torch.cat([tiled(x[:1], 3).x0, tiled(x[1:], 3).x0]), atol=1e-6)
 
 
-def test_windows_that_hold_nothing_wanted_are_left_out() -> None:
+def test_tiled_denoiser_omits_windows_beyond_the_region() -> None:
     where = torch.zeros(32, 32, dtype=torch.bool)
     where[3, 3] = True
     denoise, x = Pointwise(), image(32, 32)
@@ -101,7 +101,7 @@ def test_windows_that_hold_nothing_wanted_are_left_out() -> None:
     assert not nothing.x0.any() and len(denoise.shapes) == 1
 
 
-def test_what_cannot_be_tiled_is_told() -> None:
+def test_tiled_denoiser_explains_sizes_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="a side of 7 pixels is shorter than the window of 8; enlarge"):
         TiledDenoiser(Mean(), 8, 4)(image(7, 20), 0)
     for stride in (0, 9):
@@ -109,10 +109,10 @@ def test_what_cannot_be_tiled_is_told() -> None:
             TiledDenoiser(Mean(), 8, stride)
 
 
-def test_the_score_of_a_guided_denoiser_is_blended_too() -> None:
+def test_tiled_denoiser_blends_the_score() -> None:
     x = image(16, 30)
 
-    def guided(x: Tensor, t: int) -> Prediction:
+    def guided(x: Tensor, t: int, clean: Tensor | None = None) -> Prediction:
         return replace(Pointwise()(x, t), score=x.cos())
 
     p = TiledDenoiser(guided, 8, 4)(x, 2)
@@ -120,23 +120,24 @@ def test_the_score_of_a_guided_denoiser_is_blended_too() -> None:
     assert torch.allclose(p.x0, x.sin(), atol=1e-5)
 
 
-def test_windows_are_told_which_of_their_pixels_are_clean() -> None:
-    class Told(Pointwise):
-        def given(self, x: Tensor, t: int, known: Tensor) -> Prediction:
-            return self(x * known, t)
+def test_tiled_denoiser_passes_clean_pixels_to_each_window() -> None:
+    class Masked(Pointwise):
+        def __call__(self, x: Tensor, t: int, clean: Tensor | None = None) -> Prediction:
+            assert clean is not None
+            return super().__call__(x * clean, t)
 
-    x, known = image(16, 30), (image(16, 30)[:, :1] > 0).float()
-    assert torch.allclose(TiledDenoiser(Told(), 8, 4).given(x, 0, known).x0, (x * known).sin(), atol=1e-5)
+    x, clean = image(16, 30), (image(16, 30)[:, :1] > 0).float()
+    assert torch.allclose(TiledDenoiser(Masked(), 8, 4)(x, 0, clean).x0, (x * clean).sin(), atol=1e-5)
 
 
 @pytest.mark.parametrize("sampler", [RePaint(JumpSchedule(jump_length=2, jump_n_sample=2)), DDPM(), DDNM()])
-def test_where_pixels_are_independent_overlap_fills_as_one_window_does(sampler: Sampler) -> None:
+def test_tiled_sampling_equals_one_window_for_independent_pixels(sampler: Sampler) -> None:
     """The ideal denoiser of a Gaussian prior, known in closed form; in overlapping windows and over all."""
     process = GaussianDiffusion(get_named_beta_schedule("cosine", 12))
     y, keep = image(16, 24), torch.ones(1, 1, 16, 24)
     keep[..., 3:14, 4:20] = 0
 
-    def filled(denoise: Denoise) -> Tensor:
+    def run(denoise: Denoise) -> Tensor:
         noise = Noise([torch.Generator().manual_seed(1)], y.shape[1:])
         *_, last = sample(sampler, Problem(y, Mask(keep), denoise, process, noise))
         return last.x
@@ -144,6 +145,6 @@ def test_where_pixels_are_independent_overlap_fills_as_one_window_does(sampler: 
     def prior(width: int) -> GaussianDenoiser:
         return GaussianDenoiser(process, torch.full((width,), 0.3), 0.2 * torch.eye(width))
 
-    tiled = filled(TiledDenoiser(prior(8), 8, 4, keep[0, 0] == 0))
-    assert torch.allclose(tiled, filled(prior(24)), atol=1e-4)
+    tiled = run(TiledDenoiser(prior(8), 8, 4, keep[0, 0] == 0))
+    assert torch.allclose(tiled, run(prior(24)), atol=1e-4)
     assert not torch.allclose(tiled * (1 - keep), y * (1 - keep), atol=0.1)

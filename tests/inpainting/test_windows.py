@@ -4,34 +4,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guided_diffusion.inpainting.windows import Window, choose_window, cut, paste
+from tests.helpers.masks import keep_around, masked_images
 
 SIZES = st.sampled_from([(8, 4), (16, 8), (16, 16), (24, 8), (10, 4)])  # (size, multiple)
 
 
-@st.composite
-def masked_pictures(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """A random image (H, W, 3) and a mask with a few unknown boxes, or scattered, or uniform."""
-    height, width, seed = draw(st.integers(1, 60)), draw(st.integers(1, 60)), draw(st.integers(0, 10**6))
-    rng = np.random.default_rng(seed)
-    mask = np.ones((height, width), dtype=bool)
-    kind = draw(st.sampled_from(["boxes", "scattered", "none", "all"]))
-    for _ in range(3 if kind == "boxes" else 0):
-        top, left = rng.integers(0, height), rng.integers(0, width)
-        mask[top : top + rng.integers(1, 30), left : left + rng.integers(1, 30)] = False
-    if kind == "scattered":
-        mask = rng.random((height, width)) < 0.9
-    if kind == "all":
-        mask[:] = False
-    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8), mask
-
-
 @settings(max_examples=200, deadline=None)
-@given(masked_pictures(), SIZES)
-def test_the_window_holds_the_hole_and_fits_picture_and_model(
+@given(masked_images(), SIZES)
+def test_choose_window_holds_the_hole_and_fits_image_and_model(
     case: tuple[np.ndarray, np.ndarray], shape: tuple[int, int]
 ) -> None:
     mask, (size, multiple) = case[1], shape
-    window = choose_window(mask, size, multiple)
+    window = choose_window(~mask, size, multiple)
     height, width = mask.shape
     assert window.top >= 0 and window.top + window.height <= height and window.height >= 1
     assert window.left >= 0 and window.left + window.width <= width and window.width >= 1
@@ -51,12 +35,12 @@ def test_the_window_holds_the_hole_and_fits_picture_and_model(
 
 
 @settings(max_examples=150, deadline=None)
-@given(masked_pictures(), SIZES, st.integers(0, 10**6))
-def test_known_bytes_and_bytes_outside_never_change(
+@given(masked_images(), SIZES, st.integers(0, 10**6))
+def test_paste_keeps_known_bytes_and_bytes_outside(
     case: tuple[np.ndarray, np.ndarray], shape: tuple[int, int], seed: int
 ) -> None:
     image, mask = case
-    window = choose_window(mask, *shape)
+    window = choose_window(~mask, *shape)
     filled = np.random.default_rng(seed).integers(0, 256, (window.rows, window.cols, 3), dtype=np.uint8)
     result, whole = image.copy(), image.copy()
     paste(result, window, filled, ~mask[window.slices])
@@ -69,10 +53,12 @@ def test_known_bytes_and_bytes_outside_never_change(
 
 
 @settings(max_examples=150, deadline=None)
-@given(masked_pictures(), SIZES)
-def test_nothing_leaks_out_of_the_hole(case: tuple[np.ndarray, np.ndarray], shape: tuple[int, int]) -> None:
+@given(masked_images(), SIZES)
+def test_cut_leaks_nothing_out_of_the_hole(
+    case: tuple[np.ndarray, np.ndarray], shape: tuple[int, int]
+) -> None:
     image, mask = case
-    window = choose_window(mask, *shape)
+    window = choose_window(~mask, *shape)
     black, white = (np.where(mask[..., None], image, np.uint8(v)) for v in (0, 255))
     (small, known), (other, _) = cut(black, mask, window), cut(white, mask, window)
     assert small.shape == (window.rows, window.cols, 3) and small.dtype == np.uint8
@@ -82,47 +68,47 @@ def test_nothing_leaks_out_of_the_hole(case: tuple[np.ndarray, np.ndarray], shap
 
 
 @settings(max_examples=100, deadline=None)
-@given(masked_pictures(), SIZES, st.integers(0, 255))
-def test_a_flat_surround_stays_flat_whatever_is_in_the_hole(
+@given(masked_images(), SIZES, st.integers(0, 255))
+def test_cut_keeps_a_flat_surround_flat(
     case: tuple[np.ndarray, np.ndarray], shape: tuple[int, int], level: int
 ) -> None:
     image, mask = case
     flat = np.where(mask[..., None], np.uint8(level), image)
-    small, known = cut(flat, mask, choose_window(mask, *shape))
+    small, known = cut(flat, mask, choose_window(~mask, *shape))
     assert (small[known] == level).all()
-
-
-def hole(height: int, width: int, top: int, bottom: int, left: int, right: int) -> np.ndarray:
-    mask = np.ones((height, width), dtype=bool)
-    mask[top:bottom, left:right] = False
-    return mask
 
 
 @pytest.mark.parametrize(
     ("mask", "expected"),
     [
-        (hole(64, 64, 3, 60, 5, 6), Window(0, 0, 64, 64, 64, 64)),  # the model's own size: whole
-        (hole(300, 200, 100, 110, 90, 100), Window(73, 63, 64, 64, 64, 64)),  # small hole: no scaling
-        (hole(300, 200, 0, 10, 190, 200), Window(0, 136, 64, 64, 64, 64)),  # shifted inside
-        (hole(300, 200, 100, 150, 80, 100), Window(75, 40, 100, 100, 64, 64)),  # twice the hole
-        (hole(300, 200, 20, 180, 10, 60), Window(0, 0, 200, 200, 64, 64)),  # at most the short side
-        (hole(300, 200, 20, 220, 10, 60), Window(20, 0, 200, 200, 64, 64)),  # just fits a square
-        (hole(300, 200, 20, 270, 10, 60), Window(0, 0, 300, 200, 96, 64)),  # longer than the short side
-        (hole(100, 1000, 0, 5, 400, 520), Window(0, 340, 100, 240, 64, 152)),  # 153.6 at multiples of 8
+        (keep_around(64, 64, 3, 60, 5, 6), Window(0, 0, 64, 64, 64, 64)),  # the model's own size: whole
+        (keep_around(300, 200, 100, 110, 90, 100), Window(73, 63, 64, 64, 64, 64)),  # small hole: no scaling
+        (keep_around(300, 200, 0, 10, 190, 200), Window(0, 136, 64, 64, 64, 64)),  # shifted inside
+        (keep_around(300, 200, 100, 150, 80, 100), Window(75, 40, 100, 100, 64, 64)),  # twice the hole
+        (keep_around(300, 200, 20, 180, 10, 60), Window(0, 0, 200, 200, 64, 64)),  # at most the short side
+        (keep_around(300, 200, 20, 220, 10, 60), Window(20, 0, 200, 200, 64, 64)),  # just fits a square
+        (
+            keep_around(300, 200, 20, 270, 10, 60),
+            Window(0, 0, 300, 200, 96, 64),
+        ),  # beyond the short side
+        (
+            keep_around(100, 1000, 0, 5, 400, 520),
+            Window(0, 340, 100, 240, 64, 152),
+        ),  # 153.6, rounded to 8
         (np.ones((100, 150), bool), Window(0, 0, 100, 150, 64, 96)),  # all known: as if all were unknown
         (np.zeros((100, 150), bool), Window(0, 0, 100, 150, 64, 96)),
         (np.zeros((20, 30), bool), Window(0, 0, 20, 30, 64, 96)),  # smaller than the model: enlarged
-        (hole(40, 50, 10, 12, 10, 12), Window(0, 0, 40, 40, 64, 64)),
+        (keep_around(40, 50, 10, 12, 10, 12), Window(0, 0, 40, 40, 64, 64)),
     ],
 )
-def test_windows_by_hand(mask: np.ndarray, expected: Window) -> None:
-    assert choose_window(mask, 64, 8) == expected
+def test_choose_window_by_hand(mask: np.ndarray, expected: Window) -> None:
+    assert choose_window(~mask, 64, 8) == expected
 
 
-def test_bytes_are_exact_without_a_change_of_size() -> None:
+def test_cut_and_paste_are_exact_without_resizing() -> None:
     rng = np.random.default_rng(0)
-    image, mask = rng.integers(0, 256, (90, 80, 3), dtype=np.uint8), hole(90, 80, 30, 50, 20, 40)
-    window = choose_window(mask, 64, 8)
+    image, mask = rng.integers(0, 256, (90, 80, 3), dtype=np.uint8), keep_around(90, 80, 30, 50, 20, 40)
+    window = choose_window(~mask, 64, 8)
     small, known = cut(image, mask, window)
     np.testing.assert_array_equal(small, image[window.slices])
     np.testing.assert_array_equal(known, mask[window.slices])
@@ -135,22 +121,22 @@ def test_bytes_are_exact_without_a_change_of_size() -> None:
     assert image.any()
 
 
-def test_known_averages_by_hand() -> None:
+def test_cut_averages_known_pixels_by_hand() -> None:
     # Left half 40, right half 80, one unknown pixel of 255; at half size, well away from edges.
     image = np.full((32, 32, 3), 40, np.uint8)
     image[:, 16:] = 80
-    mask = hole(32, 32, 9, 10, 9, 10)
+    mask = keep_around(32, 32, 9, 10, 9, 10)
     image[~mask] = 255
     small, known = cut(image, mask, Window(0, 0, 32, 32, 16, 16))
     assert (small[:, :7][known[:, :7]] == 40).all() and (small[:, 9:] == 80).all()
     assert not known[4, 4] and (small[4, 4] == 255).all() and known.sum() == 255
 
 
-def test_a_smooth_picture_survives_cut_and_paste() -> None:
+def test_cut_and_paste_preserve_a_smooth_image() -> None:
     y, x = np.mgrid[0:120, 0:120]
     image = np.stack([x + 20, y + 60, (x + y) // 2], -1).astype(np.uint8)
-    mask = hole(120, 120, 30, 90, 30, 90)
-    window = choose_window(mask, 64, 8)
+    mask = keep_around(120, 120, 30, 90, 30, 90)
+    window = choose_window(~mask, 64, 8)
     assert window.height == 120
     small, _ = cut(image, mask, window)
     result = image.copy()
@@ -158,15 +144,15 @@ def test_a_smooth_picture_survives_cut_and_paste() -> None:
     assert np.abs(result.astype(int) - image).max() <= 2
 
 
-def test_a_filled_picture_of_another_shape_is_refused() -> None:
-    image, mask = np.zeros((80, 80, 3), np.uint8), hole(80, 80, 1, 2, 1, 2)
+def test_paste_rejects_another_shape() -> None:
+    image, mask = np.zeros((80, 80, 3), np.uint8), keep_around(80, 80, 1, 2, 1, 2)
     with pytest.raises(ValueError, match="shape"):
-        paste(image, choose_window(mask, 64, 8), image, ~mask)
+        paste(image, choose_window(~mask, 64, 8), image, ~mask)
 
 
 @settings(max_examples=100, deadline=None)
-@given(masked_pictures(), st.integers(-20, 20), st.integers(-20, 20))
-def test_beyond_its_frame_a_picture_goes_on_as_its_mirror_image(
+@given(masked_images(), st.integers(-20, 20), st.integers(-20, 20))
+def test_cut_mirrors_the_image_beyond_its_frame(
     case: tuple[np.ndarray, np.ndarray], down: int, right: int
 ) -> None:
     image, mask = case

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +18,9 @@ from guided_diffusion import __version__, checkpoints
 from guided_diffusion.output import log_folder
 from guided_diffusion.output.log_folder import LogFolder
 from guided_diffusion.output.results import Result, one_line
-from tests.conftest import NFE, ROOT, Outcome, image, keep_mask
-from tests.images.test_files import fake_blobfile
+from tests.helpers.project import NFE, ROOT, Cli, Project, image, keep_mask
+from tests.helpers.remote import fake_blobfile
 
-Cli = Callable[..., Outcome]
-Project = Callable[..., Path]
 INPAINTED = Path("log/run/inpainted")
 
 # Runs `python test.py` again and again, each time in a process of its own that is killed: at the n-th file it
@@ -75,16 +71,6 @@ random.seed(0)
 kills += [killed_run(after=random.uniform(0.0, 0.5)) for _ in range(4)]
 print(sum(kills), len(finished))
 """
-
-
-def digests(folder: Path, *, but: Sequence[str] = ()) -> dict[str, str]:
-    """Relative name -> SHA-256 of every file below a folder, hidden ones too."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in but]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def told() -> dict[str, Any]:
-    return json.loads(Path("log/run/run.json").read_text())
 
 
 def test_kill_9_at_any_moment_and_the_same_command_finishes(project: Project, cli: Cli) -> None:
@@ -210,27 +196,6 @@ def test_pictures_stay_in_run_json_when_fewer_are_asked_for(project: Project, cl
     cli("--conf_path", conf)
     cli("--conf_path", conf, "--set", "data.max_len=1")
     assert sorted(told()["images"]) == ["p0", "p1", "p2"]
-
-
-def overview() -> np.ndarray:
-    with Image.open("log/run/overview.png") as pil_image:
-        return np.array(pil_image.convert("RGB"))
-
-
-def spot(sheet: np.ndarray, small: np.ndarray) -> tuple[int, int] | None:
-    """(top, column) of a 16-pixel image, sixteenfold, on a contact sheet of 256-pixel cells."""
-    large = small.repeat(16, axis=0).repeat(16, axis=1)
-    gap = 256 // 14
-    for column in range(sheet.shape[1] // (256 + gap)):
-        strip = sheet[:, gap + column * (256 + gap) :][:, :256]
-        for top in range(sheet.shape[0] - 255):
-            if np.array_equal(strip[top], large[0]) and np.array_equal(strip[top : top + 256], large):
-                return top, column
-    return None
-
-
-def columns(sheet: np.ndarray) -> int:
-    return sheet.shape[1] // (256 + 256 // 14)
 
 
 def result_of(name: str) -> np.ndarray:

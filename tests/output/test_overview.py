@@ -6,7 +6,6 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,11 +16,10 @@ from PIL import Image
 from guided_diffusion.output import log_folder
 from guided_diffusion.output.log_folder import LIFTED_COLUMNS, LogFolder
 from guided_diffusion.output.results import Lifted, Result
-from tests.conftest import Negative, Outcome, image, keep_mask
+from tests.helpers.negative import Negative
+from tests.helpers.project import Cli, Project, image, keep_mask
 from tests.output.test_log_folder import columns, digests, overview, spot
 
-Cli = Callable[..., Outcome]
-Project = Callable[..., Path]
 FOLDERS = ("srs", "lrs", "gts", "gt_keep_masks", "shadow_frees", "shadow_mattes", "shadow_fields")
 
 

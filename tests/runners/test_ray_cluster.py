@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -19,10 +18,7 @@ from hypothesis import strategies as st
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.images.pairs import Pair
 from guided_diffusion.runners.ray_cluster import Worker, dispatch, plan_workers, split_chunks
-from tests.conftest import ROOT, Outcome
-
-Project = Callable[..., Path]
-Cli = Callable[..., Outcome]
+from tests.helpers.project import ROOT, Cli, Project
 
 
 @given(

@@ -19,11 +19,9 @@ from hypothesis import strategies as st
 from guided_diffusion.output.log_folder import LogFolder
 from guided_diffusion.runners import work_queue
 from guided_diffusion.runners.work_queue import WorkQueue
-from tests.conftest import NFE, Outcome
+from tests.helpers.project import NFE, Cli, Project
 
 ROOT = Path(__file__).resolve().parents[2]
-Cli = Callable[..., Outcome]
-Project = Callable[..., Path]
 
 
 def queues_of(store: dist.Store, total: int, ranks: int) -> list[WorkQueue]:

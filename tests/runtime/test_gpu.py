@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,10 @@ from guided_diffusion.inpainting.tiled_denoiser import TiledDenoiser
 from guided_diffusion.inpainting.views import View, read
 from guided_diffusion.operators import NoObservation
 from guided_diffusion.samplers import Noise, Problem, sample
+from tests.helpers.project import Project
 from tests.helpers.results import inpainted
 
 pytestmark = pytest.mark.gpu
-Project = Callable[..., Path]
 
 
 def inpaint(conf: Path, *overrides: str) -> dict[str, np.ndarray]:

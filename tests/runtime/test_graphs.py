@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.runtime import device, distributed, graphs
 from guided_diffusion.runtime.graphs import CompiledNetwork, maybe_compile
 from guided_diffusion.runtime.inference import prepare_for_inference
-from tests.conftest import MODEL, NFE
+from tests.helpers.project import MODEL, NFE
 from tests.helpers.results import inpainted
 
 SHAPES = [(1, 16, 16), (2, 16, 24)]

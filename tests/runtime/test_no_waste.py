@@ -29,7 +29,7 @@ from guided_diffusion.samplers.intermediate import Intermediate
 from guided_diffusion.samplers.repaint import RePaint
 from guided_diffusion.samplers.td_paint import TDPaint
 from guided_diffusion.scheduler import JumpSchedule
-from tests.conftest import MODEL
+from tests.helpers.project import MODEL
 
 
 class CountTransfers(TorchDispatchMode):

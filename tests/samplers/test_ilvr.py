@@ -21,8 +21,8 @@ from guided_diffusion.operators import NoObservation
 from guided_diffusion.respace import get_named_beta_schedule, respaced_betas, space_timesteps
 from guided_diffusion.samplers import Problem, Sampler, Step, sample
 from guided_diffusion.samplers.ilvr import ILVR
-from tests.conftest import ROOT, Outcome, image
 from tests.helpers.gaussian import GaussianDenoiser, pixels
+from tests.helpers.project import ROOT, Cli, Project, image
 from tests.helpers.results import inpainted
 
 COUNT = 4000
@@ -123,7 +123,7 @@ def test_the_saved_picture_has_its_reference_s_block_means(
 
 
 @pytest.fixture
-def conf(project: Callable[..., Path]) -> Path:
+def conf(project: Project) -> Path:
     """One image without a mask."""
     return project(count=1, method="ilvr", down_n=4, data={"gt_path": "gts"})
 
@@ -151,9 +151,7 @@ def test_a_setting_that_cannot_be_is_told(conf: Path, changes: list[str], told: 
     assert told in str(caught.value)
 
 
-def test_the_command_says_that_down_n_is_missing(
-    project: Callable[..., Path], cli: Callable[..., Outcome]
-) -> None:
+def test_the_command_says_that_down_n_is_missing(project: Project, cli: Cli) -> None:
     settings: dict[str, Any] = {"method": "ilvr", "data": {"gt_path": "gts"}}
     outcome = cli("--conf_path", project(count=1, **settings))
     assert outcome.code == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,8 +21,8 @@ from guided_diffusion.samplers import Problem, Sampler, sample
 from guided_diffusion.samplers.ddim import DDIM
 from guided_diffusion.samplers.ddpm import DDPM
 from guided_diffusion.samplers.td_paint import TDPaint
-from tests.conftest import image, keep_mask
 from tests.helpers.gaussian import GaussianDenoiser, pixels
+from tests.helpers.project import Project, image, keep_mask
 from tests.helpers.results import inpainted
 
 COUNT = 20000
@@ -144,8 +143,6 @@ def test_what_it_cannot_know_is_refused_in_one_line() -> None:
 
 
 # from a YAML
-
-Project = Callable[..., Path]
 
 
 def test_a_run_keeps_known_bytes_at_one_evaluation_per_step(project: Project) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import runpy
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +12,14 @@ import pytest
 
 from guided_diffusion.images.formats import write_image
 from guided_diffusion.scenes.render import render, scene_rng
-from tests.conftest import MODEL, ROOT, Outcome
+from tests.helpers.project import MODEL, ROOT, Cli, Outcome
 
 SCRIPT = str(ROOT / "scripts" / "ablation.py")
 COLUMNS = ["lab_s", "lab_ns", "lab_all", "psnr_s_true", "lab_band", "texture", "matte"]
 
 
 @pytest.fixture
-def ablation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Outcome]:
+def ablation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Return a function that runs the script with these arguments in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
@@ -41,7 +38,7 @@ def read_table(text: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows[2:]}
 
 
-def test_ablation_scores_methods_and_writes_a_csv(ablation: Callable[..., Outcome]) -> None:
+def test_ablation_scores_methods_and_writes_a_csv(ablation: Cli) -> None:
     methods = ["identity", "relight", "oracle affine", "oracle field"]
     fast = ["--size", "48", "--set", "relight.second_pass=false"]
     outcome = ablation("--n", "2", *fast, "--rows", *methods, "--csv", "scores.csv")
@@ -67,9 +64,7 @@ def test_ablation_scores_methods_and_writes_a_csv(ablation: Callable[..., Outcom
 @pytest.mark.parametrize(
     "method", ["RePaint, 130 NFE", "intermediate, t = 200", "ILVR, N = 8", "relight, prior, refined"]
 )
-def test_ablation_runs_every_sampler(
-    ablation: Callable[..., Outcome], tiny_weights: Path, method: str
-) -> None:
+def test_ablation_runs_every_sampler(ablation: Cli, tiny_weights: Path, method: str) -> None:
     tiny = {**MODEL, "model_path": str(tiny_weights), "norm_num_groups": 32, "per_pixel_time": False}
     keys = ["relight.second_pass=false", *(f"{key}={value!r}" for key, value in tiny.items())]
     outcome = ablation("--n", "1", "--size", "16", "--rows", method, "--set", *keys)
@@ -77,7 +72,7 @@ def test_ablation_runs_every_sampler(
     assert list(read_table(outcome.out)) == [method]
 
 
-def test_ablation_reads_photographs(ablation: Callable[..., Outcome]) -> None:
+def test_ablation_reads_photographs(ablation: Cli) -> None:
     for index in range(2):
         scene = render(scene_rng(5, index), 32)
         mask = np.repeat(np.where(scene.mask, 255, 0)[..., None], 3, axis=2).astype(np.uint8)
@@ -90,7 +85,7 @@ def test_ablation_reads_photographs(ablation: Callable[..., Outcome]) -> None:
     assert " to " in table["identity"][-1]
 
 
-def test_ablation_explains_wrong_weights_in_a_line(ablation: Callable[..., Outcome]) -> None:
+def test_ablation_explains_wrong_weights_in_a_line(ablation: Cli) -> None:
     outcome = ablation(
         "--n", "1", "--size", "16", "--rows", "RePaint, 130 NFE", "--set", "model_path=gone.pt"
     )

@@ -14,10 +14,9 @@ import pytest
 from guided_diffusion import judge
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.scheduler import count_nfe
-from tests.conftest import ROOT
+from tests.helpers.project import ROOT, Project
 
 SCRIPT = str(ROOT / "scripts" / "curve.py")
-Project = Callable[..., Path]
 FOUR, FIVE = "four method=ddim timestep_respacing='4'", "five method=ddim timestep_respacing='5' n=2"
 
 

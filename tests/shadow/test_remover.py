@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,11 @@ from PIL import Image
 
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.output.results import Progress, Result
-from tests.conftest import NFE, Negative, Outcome, image, keep_mask
-from tests.conftest import RELIT_KEEP as KEEP
+from tests.helpers.negative import RELIT_KEEP as KEEP
+from tests.helpers.negative import Negative
+from tests.helpers.project import NFE, Cli, Project, image, keep_mask
 from tests.helpers.results import shadow_free
 
-Cli = Callable[..., Outcome]
-Project = Callable[..., Path]
 FREE, INPAINTED = Path("log/run/shadow_free"), Path("log/run/inpainted")
 
 

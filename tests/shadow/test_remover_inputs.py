@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,11 @@ from guided_diffusion.errors import ImageError
 from guided_diffusion.images.formats import eight_bits, read_deep, write_image
 from guided_diffusion.shadow import detect, remover
 from guided_diffusion.shadow.relight import RelitImage
-from tests.conftest import NFE, Negative, Outcome, image, keep_mask
-from tests.conftest import RELIT_KEEP as KEEP
+from tests.helpers.negative import RELIT_KEEP as KEEP
+from tests.helpers.negative import Negative
+from tests.helpers.project import NFE, Cli, Project, image, keep_mask
 from tests.helpers.results import inpainted, shadow_free
 from tests.shadow.test_remover import FREE, INPAINTED, pixels, results, stamps, told
-
-Cli = Callable[..., Outcome]
-Project = Callable[..., Path]
 
 
 def find(monkeypatch: pytest.MonkeyPatch, shadow: np.ndarray) -> None:

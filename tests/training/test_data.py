@@ -17,7 +17,7 @@ from guided_diffusion.training.data import EndlessOrder, SkipUnreadable, open_ba
 from guided_diffusion.training.datasets import ImageFolder
 from guided_diffusion.training.prior_trainer import PriorTrainer
 from guided_diffusion.training.scene_windows import SceneWindows
-from tests.conftest import image
+from tests.helpers.project import image
 from tests.helpers.training import CODEC, CPU, encoded_scene, tiny_config
 
 

@@ -22,7 +22,7 @@ from guided_diffusion.train import StopSignal, main
 from guided_diffusion.training import run_cost
 from guided_diffusion.training.prior_trainer import PriorTrainer
 from guided_diffusion.training.scene_windows import SceneWindows
-from tests.conftest import image
+from tests.helpers.project import image
 from tests.helpers.training import (
     assert_cost,
     assert_same_run,
