@@ -47,7 +47,7 @@ def _bright(image: np.ndarray) -> np.ndarray:
 
 
 def to_keep(mask: np.ndarray, mask_is: str) -> KeepMask:
-    """Convert a mask as stored, bool (H, W), to what is kept; mask_is: the meaning of True, keep or shadow."""
+    """Convert a stored mask, bool (H, W), to what is kept; mask_is: the meaning of True, keep or shadow."""
     return KeepMask(mask if mask_is == "keep" else ~mask)
 
 
