@@ -13,11 +13,12 @@ import yaml
 from PIL import Image
 
 import penumbra
-from guided_diffusion import __version__, arguments
+from guided_diffusion import __version__
 from guided_diffusion.config import shipped
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.images import inputs
+from guided_diffusion.runners import arguments
 from guided_diffusion.runners.arguments import expand, parse
 from tests.helpers.project import MODEL, ROOT, SCHEDULE, Cli, image, keep_mask
 from tests.helpers.results import folders

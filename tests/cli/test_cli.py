@@ -13,6 +13,7 @@ import time
 import zlib
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "build_network", refuse)
 
 
-def test_exit_code_is_0_if_all_images_are_done(project: Project, cli: Cli) -> None:
+def test_exit_status_is_0_when_all_images_are_done(project: Project, cli: Cli) -> None:
     outcome = cli("--conf_path", project())
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out.splitlines()[-1].startswith("3 of 3 images in ")
@@ -81,7 +82,7 @@ def broken_files() -> dict[str, str]:
     }
 
 
-def test_exit_code_is_1_if_images_failed(project: Project, cli: Cli) -> None:
+def test_exit_status_is_1_when_images_fail_each_with_reason(project: Project, cli: Cli) -> None:
     conf = project(count=2)
     reasons = broken_files()
     outcome = cli("--conf_path", conf, "--set", "data.batch_size=4")
@@ -95,7 +96,7 @@ def test_exit_code_is_1_if_images_failed(project: Project, cli: Cli) -> None:
     assert "2 of 7 images" in outcome.out
 
 
-def test_unwritable_file_fails_its_image_alone(project: Project, cli: Cli) -> None:
+def test_unwritable_file_fails_only_its_image(project: Project, cli: Cli) -> None:
     conf = project(count=2)
     Path("log/run/gt_masked").mkdir(parents=True)
     Path("log/run/gt_masked/p0.png").mkdir()  # a folder in the way of a file
@@ -105,7 +106,7 @@ def test_unwritable_file_fails_its_image_alone(project: Project, cli: Cli) -> No
     assert [p.name for p in Path("log/run/inpainted").iterdir()] == ["p1.png"]
 
 
-def test_file_in_place_of_a_folder_is_named(project: Project, cli: Cli) -> None:
+def test_file_in_place_of_folder_is_named(project: Project, cli: Cli) -> None:
     conf = project(count=1)
     Path("taken").touch()
     outcome = cli("--conf_path", conf, "--set", "paths.srs=taken")
@@ -114,7 +115,7 @@ def test_file_in_place_of_a_folder_is_named(project: Project, cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         (
             "jump_lenght=2",
@@ -133,15 +134,17 @@ def test_file_in_place_of_a_folder_is_named(project: Project, cli: Cli) -> None:
     ],
 )
 @pytest.mark.usefixtures("no_network")
-def test_exit_code_is_2_for_a_wrong_setting(project: Project, cli: Cli, override: str, told: str) -> None:
+def test_wrong_setting_exits_2_with_one_line_before_any_network(
+    project: Project, cli: Cli, override: str, message: str
+) -> None:
     outcome = cli("--conf_path", project(), "--set", override)
     assert outcome.code == 2
-    assert re.search(told, one_line(outcome))
+    assert re.search(message, one_line(outcome))
     assert not Path("log").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ([], "no configuration given; name one, e.g. --conf_path confs/shadow.yml"),
         (["--conf_path", "absent.yml"], "cannot read absent.yml: No such file or directory; give a YAML"),
@@ -149,37 +152,37 @@ def test_exit_code_is_2_for_a_wrong_setting(project: Project, cli: Cli, override
     ],
 )
 @pytest.mark.usefixtures("no_network")
-def test_exit_code_is_2_for_a_missing_or_broken_yaml(
-    project: Project, cli: Cli, arguments: list[str], told: str
+def test_missing_or_broken_yaml_exits_2_with_one_line(
+    project: Project, cli: Cli, arguments: list[str], message: str
 ) -> None:
     project()
     Path("broken.yml").write_text("name: run\n  seed: [1\n")
     outcome = cli(*arguments)
     assert outcome.code == 2
-    assert re.search(told, one_line(outcome))
+    assert re.search(message, one_line(outcome))
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry_run"]])
-def test_exit_code_is_2_for_settings_that_no_network_fits(project: Project, cli: Cli, dry: list[str]) -> None:
+def test_impossible_network_exits_2_before_writing(project: Project, cli: Cli, dry: list[str]) -> None:
     outcome = cli("--conf_path", project(), "--set", "num_head_channels=24", *dry)
     assert outcome.code == 2
     assert "num_head_channels 24 does not divide 32 channels" in one_line(outcome)
     assert not Path("log").exists()
 
 
-def test_exit_code_is_2_for_weights_of_another_network(project: Project, cli: Cli) -> None:
+def test_weights_of_other_network_exit_2_with_fitting_keys(project: Project, cli: Cli) -> None:
     outcome = cli("--conf_path", project(), "--set", "num_res_blocks=2")
     assert outcome.code == 2
     assert "num_res_blocks: 1" in one_line(outcome)
     assert "num_res_blocks: 1" in Path("log/run/run.log").read_text()
 
 
-def test_device_overrides_the_yaml(project: Project, cli: Cli) -> None:
+def test_device_flag_overrides_yaml(project: Project, cli: Cli) -> None:
     assert cli("--conf_path", project(device="cuda:77"), "--device", "cpu").code == 0
     assert cli("--conf_path", project(), "--device", "cuda:77").code == 2
 
 
-def test_plan_describes_the_run_and_writes_nothing(project: Project, cli: Cli) -> None:
+def test_dry_run_prints_plan_and_writes_nothing(project: Project, cli: Cli) -> None:
     outcome = cli("--conf_path", project(), "--dry_run")
     assert (outcome.code, outcome.err) == (0, "")
     assert f"{NFE} network evaluations an image, about 0." in outcome.out
@@ -191,7 +194,7 @@ def test_plan_describes_the_run_and_writes_nothing(project: Project, cli: Cli) -
     assert not Path("log").exists()
 
 
-def test_plan_lists_missing_files(project: Project, cli: Cli) -> None:
+def test_dry_run_lists_every_missing_file(project: Project, cli: Cli) -> None:
     paths = {"gt_path": "no/gts", "mask_path": "no/masks"}
     settings = {"model_path": "no/model.pt", "classifier_path": "no/classifier.pt", "data": paths}
     outcome = cli("--conf_path", project(**settings), "--dry_run")
@@ -201,7 +204,7 @@ def test_plan_lists_missing_files(project: Project, cli: Cli) -> None:
     assert not Path("log").exists()
 
 
-def test_plan_warns_of_images_without_a_mask(project: Project, cli: Cli) -> None:
+def test_dry_run_warns_of_images_without_mask(project: Project, cli: Cli) -> None:
     conf = project()
     Path("masks/p1.png").unlink()
     outcome = cli("--conf_path", conf, "--dry_run")
@@ -209,7 +212,7 @@ def test_plan_warns_of_images_without_a_mask(project: Project, cli: Cli) -> None
     assert "1 of 3 images have no mask (p1)" in outcome.err
 
 
-def test_estimate_is_within_a_factor_of_the_measured_time(project: Project) -> None:
+def test_time_estimate_is_within_a_factor_of_four(command: Any, project: Project) -> None:
     engine = Engine(load_config(project(), ["image_size=64"]))
     network = build.build_network(engine.config.model).eval()
     engine.models.__dict__["network"] = network
@@ -225,8 +228,8 @@ def test_estimate_is_within_a_factor_of_the_measured_time(project: Project) -> N
     assert 1 / 4 < plan.seconds_per_evaluation(engine) / truth < 4  # 2 on a machine that does nothing else
 
 
-def test_estimate_of_a_large_network_builds_no_network(
-    project: Project, monkeypatch: pytest.MonkeyPatch
+def test_time_estimate_of_large_network_builds_none(
+    command: Any, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "matrix_rate", lambda *_: 1e12)
     monkeypatch.setattr(plan, "build_network", lambda *_: pytest.fail("built"))
@@ -242,7 +245,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_terminal_shows_two_bars_if_wanted(
+def test_terminal_shows_two_bars_unless_turned_off(
     project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch, wanted: bool
 ) -> None:
     screen = Terminal()
@@ -257,8 +260,8 @@ def test_terminal_shows_two_bars_if_wanted(
     assert re.search(rf"steps: .*\d/{NFE} \[00:\d\d<", shown)
 
 
-def test_display_without_a_terminal_prints_a_line_per_image(
-    project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch
+def test_without_terminal_prints_a_line_per_image_and_no_bar(
+    project: Project, cli: Cli, command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(display, "QUIET_SECONDS", -1.0)
     conf = project()
@@ -270,7 +273,7 @@ def test_display_without_a_terminal_prints_a_line_per_image(
     assert silent.out.count("\n") == 1 and silent.out.startswith("3 of 3 images")
 
 
-def test_log_file_has_few_whole_lines(project: Project, cli: Cli) -> None:
+def test_log_file_has_few_and_complete_lines(project: Project, cli: Cli) -> None:
     conf = project(schedule_jump_params={"t_T": 5, "jump_length": 2, "jump_n_sample": 2})
     cli("--conf_path", conf)
     cli("--conf_path", conf)
@@ -286,7 +289,7 @@ def test_log_file_has_few_whole_lines(project: Project, cli: Cli) -> None:
 NAMES = ["a.b.c", "with space", "Schätten 影 ☂", "sub/p", "other/p", "sub/deep er/p.1"]
 
 
-def test_file_names_are_kept(project: Project, cli: Cli) -> None:
+def test_unusual_file_names_are_kept(project: Project, cli: Cli) -> None:
     conf = project(count=0, data={"gt_path": "gts", "mask_path": "one mask.png"})
     Image.fromarray(keep_mask()).save("one mask.png")
     for i, name in enumerate(NAMES):
@@ -305,7 +308,7 @@ def test_file_names_are_kept(project: Project, cli: Cli) -> None:
         assert np.array_equal(filled[keep_mask()], image(i)[keep_mask()])
 
 
-def test_ctrl_c_gives_130_and_leaves_whole_images(project: Project, tiny_weights: Path) -> None:
+def test_ctrl_c_exits_130_and_leaves_complete_images(project: Project, tiny_weights: Path) -> None:
     conf = project(count=60, timestep_respacing="60")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, str(ROOT / "test.py"), "--conf_path", str(conf)]
