@@ -19,6 +19,7 @@ from guided_diffusion.config.schema import Config
 from guided_diffusion.denoiser import Denoise
 from guided_diffusion.errors import ImageError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.images.masks import KeepMask
 from guided_diffusion.images.pairs import Pair
 from guided_diffusion.output.results import OutputSpec, Progress, Result
 from guided_diffusion.runtime.seeds import ImageSeed
@@ -97,7 +98,7 @@ class Task(Protocol):
         """Prepare one image, in any thread; a Result if nothing is left to run. Raises ImageError."""
         ...
 
-    def prepare_image(self, name: str, image: ndarray, keep: ndarray | None, seed: ImageSeed) -> Any:
+    def prepare_image(self, name: str, image: ndarray, keep: KeepMask | None, seed: ImageSeed) -> Any:
         """Prepare an image in memory, uint8 (H, W, 3), with its mask bool (H, W), True = known."""
         ...
 

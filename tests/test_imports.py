@@ -6,14 +6,13 @@ import inspect
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import guided_diffusion
 from guided_diffusion import engine, errors
-from tests.helpers.project import ROOT
+from tests.helpers.project import ROOT, Project
 
 LIGHT = ["guided_diffusion", "config.schema", "config.fingerprints", "runners.arguments", "errors"]
 
@@ -39,7 +38,7 @@ def test_light_modules_load_no_torch() -> None:
     assert run_python(program, "scheduler") in ("scheduler []\n", "scheduler ['numpy']\n")
 
 
-def test_inpainting_an_image_loads_no_renderer(project: Callable[..., Path]) -> None:
+def test_inpainting_an_image_loads_no_renderer(project: Project) -> None:
     conf = project(count=1, precision="fp32", method="ddim", timestep_respacing="2")
     program = (
         "import sys\n"
