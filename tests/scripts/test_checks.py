@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import guided_diffusion
-from tests.conftest import ROOT
+from tests.helpers.project import ROOT
 
 BASH = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix)
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
