@@ -216,9 +216,9 @@ class ShippedNetwork(Generic[Network]):
     image_size: int
     """Side, in pixels, of the images it was trained on."""
     purpose: str
-    """What the network is needed for; the subject of the error that says it is missing."""
+    """Use of the network; the subject of the error that says it is missing."""
     remedy: str
-    """What to do without the file; the end of that error."""
+    """Advice for a user without the file; the end of that error."""
 
     def require(self) -> None:
         """Raise CheckpointError, with the remedy, if the weights file is missing."""

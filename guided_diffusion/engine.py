@@ -17,14 +17,14 @@ from guided_diffusion.config import fingerprints, schema
 from guided_diffusion.config.schema import Config
 from guided_diffusion.errors import ConfigError, ImageError
 from guided_diffusion.images import inputs
+from guided_diffusion.images.masks import KeepMask
 from guided_diffusion.images.pairs import Pair
 from guided_diffusion.inpainting.task import InpaintTask
 from guided_diffusion.models import Models
-from guided_diffusion.output.results import Result
+from guided_diffusion.output.results import Result, only_result
 from guided_diffusion.runtime import device as devices
 from guided_diffusion.runtime import distributed
 from guided_diffusion.runtime.background import prefetch
-from guided_diffusion.runtime.device import iterate_with_settings
 from guided_diffusion.runtime.seeds import ImageSeed
 from guided_diffusion.samplers import SAMPLERS
 from guided_diffusion.shadow.task import RemoveShadowTask
@@ -153,7 +153,8 @@ class Engine:
 
     def _enter(self, events: Events) -> Events:
         """Apply torch's device and precision while an event is computed, never while it is handed out."""
-        return iterate_with_settings(partial(devices.compute_settings, self.device, self.precision), events)
+        settings = partial(devices.compute_settings, self.device, self.precision)
+        return devices.iterate_with_settings(settings, events)
 
     def inpaint(
         self, image: Image.Image, mask: Image.Image | None = None, name: str = "picture"
@@ -182,16 +183,13 @@ class Engine:
         runner = self._build_task(task, [output])
         pixels, keep = inputs.from_images(image, mask, self.config.data.mask_is)
         item = runner.prepare_image(name, pixels, keep, self._seed(name))
-        events = self._enter(runner.run([item], self.batch_size))
-        (result,) = (event for event in events if isinstance(event, Result))
-        if result.error:
-            raise ImageError(result.error)
-        made = result.outputs[output].image
-        assert made is not None
-        return Image.fromarray(made)
+        result = only_result(self._enter(runner.run([item], self.batch_size)))
+        computed = result.outputs[output].image
+        assert computed is not None
+        return Image.fromarray(computed)
 
     def inpaint_arrays(
-        self, names: Sequence[str], images: Sequence[np.ndarray], keeps: Sequence[np.ndarray]
+        self, names: Sequence[str], images: Sequence[np.ndarray], keeps: Sequence[KeepMask]
     ) -> Events:
         """Inpaint images uint8 (H, W, 3) with masks bool (H, W), True = known; see `stream`."""
         runner = self._build_task("inpaint")

@@ -99,8 +99,8 @@ class GaussianDiffusion:
         """From x_t to the noisier x_{t_next}, t < t_next: q(x_{t_next} | x_t) (DDPM eq. 2, composed)."""
         if t_next == t + 1:
             return self._at("step_signal", t_next) * x + self._at("step_noise", t_next) * noise
-        kept = self.alpha_bar(t_next) / self.alpha_bar(t)
-        return kept**0.5 * x + (1 - kept) ** 0.5 * noise
+        ratio = self.alpha_bar(t_next) / self.alpha_bar(t)
+        return ratio**0.5 * x + (1 - ratio) ** 0.5 * noise
 
     # p: towards the image
 

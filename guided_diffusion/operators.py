@@ -84,7 +84,8 @@ class ShadowOperator(Operator):
     transmission: Tensor
     """T, (B, C, H, W) in (0, 1]; 1 = lit."""
     variance: Tensor
-    """Of the observed light, errors of T included: (B, 1, H, W) or (B, C, H, W); 0 = exact, inf = unknown."""
+    """Variance of the observed light, errors of T included: (B, 1, H, W) or (B, C, H, W); 0 = exact,
+    inf = unknown."""
     to_light: Callable[[Tensor], Tensor]
     """From model space to linear light. Image and observation are both in model space."""
     from_light: Callable[[Tensor], Tensor]

@@ -1,4 +1,4 @@
-"""What a task is: how the engine gets from an image and its mask to the outputs asked for.
+"""Tasks: how the engine gets from an image and its mask to the outputs asked for.
 
 A task is a class of its own module; the engine's table names it. It declares its outputs, prepares an image
 in a worker thread (reading, detection, planning, hashing; no diffusion model), and runs what was prepared in
@@ -19,13 +19,14 @@ from guided_diffusion.config.schema import Config
 from guided_diffusion.denoiser import Denoise
 from guided_diffusion.errors import ImageError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.images.masks import KeepMask
 from guided_diffusion.images.pairs import Pair
 from guided_diffusion.output.results import OutputSpec, Progress, Result
 from guided_diffusion.runtime.seeds import ImageSeed
 from guided_diffusion.samplers import Sampler
 
 Events = Generator[Result | Progress, None, None]
-"""What a run yields: Results, and Progress in between."""
+"""Results of a run, and Progress in between."""
 
 IsDone = Callable[[str, str, str], bool]
 """(image name, output name, key) -> True if that output is finished and need not be computed."""
@@ -97,7 +98,7 @@ class Task(Protocol):
         """Prepare one image, in any thread; a Result if nothing is left to run. Raises ImageError."""
         ...
 
-    def prepare_image(self, name: str, image: ndarray, keep: ndarray | None, seed: ImageSeed) -> Any:
+    def prepare_image(self, name: str, image: ndarray, keep: KeepMask | None, seed: ImageSeed) -> Any:
         """Prepare an image in memory, uint8 (H, W, 3), with its mask bool (H, W), True = known."""
         ...
 

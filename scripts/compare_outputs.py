@@ -111,11 +111,11 @@ def compare_case(name: str, other: Path, settings: Sequence[str]) -> bool:
     for root in (other, ROOT):
         shutil.rmtree(root / "log" / folder, ignore_errors=True)
         run(root, case.command(folder, root, settings))
-    found = list(differences(other / "log" / folder, ROOT / "log" / folder))
-    images = [line for line in found if not line.startswith(OVERVIEW)]
+    lines = list(differences(other / "log" / folder, ROOT / "log" / folder))
+    images = [line for line in lines if not line.startswith(OVERVIEW)]
     resumed = resumes(case, folder, other, settings)
     count = sum(p.name != OVERVIEW for p in (ROOT / "log" / folder).rglob("*.png"))
-    overview = "overview differs" if len(found) > len(images) else "overview equal"
+    overview = "overview differs" if len(lines) > len(images) else "overview equal"
     verdict = "all equal" if not images else "; ".join(images)
     print(f"{name:13} {count:3} images: {verdict}; {overview}; {'resumes' if resumed else 'RECOMPUTES'}")
     return not images and resumed
@@ -135,9 +135,9 @@ def compare_api(other: Path, settings: Sequence[str]) -> bool:
     for root in (other, ROOT):
         (root / "log/api").mkdir(parents=True, exist_ok=True)
         run(root, [sys.executable, "-c", API, *settings])
-    found = list(differences(other / "log/api", ROOT / "log/api"))
-    print(f"{'api':13}   2 images: {'all equal' if not found else '; '.join(found)}")
-    return not found
+    lines = list(differences(other / "log/api", ROOT / "log/api"))
+    print(f"{'api':13}   2 images: {'all equal' if not lines else '; '.join(lines)}")
+    return not lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -80,7 +80,7 @@ def test_the_classifier_answers_for_every_class() -> None:
     config = ClassifierConfig(classifier_width=64, classifier_depth=1, classifier_attention_resolutions="16")
     classifier = build_classifier(config, 64).eval()
     with torch.no_grad():
-        logits = classifier(stored.formula_picture(2, 64), torch.tensor([0, 999]))
+        logits = classifier(stored.formula_image(2, 64), torch.tensor([0, 999]))
     assert logits.shape == (2, 1000) and logits.isfinite().all()
 
 

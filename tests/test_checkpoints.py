@@ -62,7 +62,7 @@ def test_load_returns_a_working_network(tmp_path: Path) -> None:
     path = save(tmp_path, "zip", weights())
     reference = build_network(SMALL).eval()
     reference.load_state_dict(weights())
-    x, t = stored.formula_picture(1, 16), torch.tensor([500])
+    x, t = stored.formula_image(1, 16), torch.tensor([500])
     with torch.no_grad():
         assert torch.equal(load(on_meta(SMALL), path, 16)(x, t), reference(x, t))
 

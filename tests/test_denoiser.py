@@ -12,7 +12,7 @@ from torch.distributions import Normal, kl_divergence
 
 from guided_diffusion.build import build_process
 from guided_diffusion.config.schema import ProcessConfig
-from guided_diffusion.denoiser import DenoiseGiven, Denoiser, Prediction, network_times
+from guided_diffusion.denoiser import Denoiser, Prediction, network_times
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.losses import discretized_gaussian_log_likelihood
 from tests.helpers import stored
@@ -250,7 +250,7 @@ def test_the_network_sees_time_0_at_known_pixels_and_training_time_elsewhere(res
     config = ProcessConfig(diffusion_steps=400, timestep_respacing="4", rescale_timesteps=rescale)
     process, times = build_process(config)
     network = Recorder(draw(1, 6))
-    Denoiser(network, process, times, labels=torch.tensor([5, 6])).given(draw(0), 2, KNOWN)
+    Denoiser(network, process, times, labels=torch.tensor([5, 6]))(draw(0), 2, KNOWN)
     [(seen, labels)] = network.calls
     expected = (665.0 if rescale else 266.0) * (1 - KNOWN)
     assert torch.equal(seen, expected) and labels.tolist() == [5, 6]
@@ -266,13 +266,12 @@ def test_windows_of_a_batch_have_the_labels_of_their_pictures() -> None:
 @pytest.mark.parametrize("clip", [False, True])
 def test_known_pixels_are_predicted_as_they_are_and_the_others_as_ever(clip: bool) -> None:
     denoiser, x = Denoiser(Recorder(2 * draw(1, 6)), PROCESS, TIMES, clip=clip), draw(0)
-    plain, p = denoiser(x, 30), denoiser.given(x, 30, KNOWN)
+    plain, p = denoiser(x, 30), denoiser(x, 30, KNOWN)
     known = KNOWN.bool().expand_as(x)
     assert torch.equal(p.x0[known], x[known]) and torch.equal(p.x0[~known], plain.x0[~known])
     assert torch.equal(p.eps[~known], plain.eps[~known])
     assert torch.equal(p.log_variance, plain.log_variance) and p.score is None
     assert torch.allclose(PROCESS.q_sample(p.x0, 30, p.eps), x, atol=1e-5)
-    assert isinstance(denoiser, DenoiseGiven)
 
 
 class Listening(nn.Module):

@@ -1,4 +1,4 @@
-"""The engine: what it promises of bytes, seeds and failures, on a tiny model."""
+"""Engine on a tiny model: bytes, seeds, warnings and failures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_known_bytes_are_kept_and_the_hole_is_filled(project: Project) -> None:
         assert result.outputs["inpainted"].nfe == NFE
 
 
-def test_the_seed_and_the_name_decide_the_draws(project: Project) -> None:
+def test_noise_depends_on_seed_and_name(project: Project) -> None:
     conf = project(count=2)
     Image.fromarray(image(0)).save("gts/p1.png")  # the same image under two names
     one, other = results(conf), results(conf, "seed=1")
@@ -36,7 +36,7 @@ def test_the_seed_and_the_name_decide_the_draws(project: Project) -> None:
     assert np.array_equal(inpainted_image(results(conf)["p0"]), inpainted_image(one["p0"]))
 
 
-def test_an_all_known_mask_copies_and_says_so(project: Project) -> None:
+def test_all_known_mask_copies_the_image(project: Project) -> None:
     conf = project(count=1)
     Image.fromarray(np.full((16, 16), 255, np.uint8)).save("masks/p0.png")
     result = results(conf)["p0"]
@@ -45,7 +45,7 @@ def test_an_all_known_mask_copies_and_says_so(project: Project) -> None:
     assert "nothing to inpaint" in result.outputs["inpainted"].note
 
 
-def test_an_all_unknown_mask_generates_whatever_the_picture_is(project: Project) -> None:
+def test_all_unknown_mask_generates_whatever_the_image_is(project: Project) -> None:
     conf = project(count=1)
     Image.fromarray(np.zeros((16, 16), np.uint8)).save("masks/p0.png")
     first = results(conf)["p0"]
@@ -54,7 +54,7 @@ def test_an_all_unknown_mask_generates_whatever_the_picture_is(project: Project)
     assert "generated" in first.outputs["inpainted"].note
 
 
-def test_the_hole_decides_nothing(project: Project) -> None:
+def test_result_is_independent_of_pixels_in_the_hole(project: Project) -> None:
     conf = project(count=1)
     before = inpainted_image(results(conf)["p0"])
     changed = image(0)
@@ -64,7 +64,7 @@ def test_the_hole_decides_nothing(project: Project) -> None:
 
 
 @pytest.mark.parametrize("size", [(16, 16), (40, 24), (24, 61), (9, 11)])
-def test_the_result_has_the_input_s_size_and_its_known_bytes(project: Project, size: tuple[int, int]) -> None:
+def test_result_keeps_size_and_known_bytes(project: Project, size: tuple[int, int]) -> None:
     conf = project(count=1)
     Image.fromarray(image(0, *size)).save("gts/p0.png")
     Image.fromarray(keep_mask(*size)).save("masks/p0.png")
@@ -73,12 +73,12 @@ def test_the_result_has_the_input_s_size_and_its_known_bytes(project: Project, s
     assert np.array_equal(inpainted_image(result)[keep_mask(*size)], image(0, *size)[keep_mask(*size)])
 
 
-def test_without_paste_known_the_model_s_own_pixels_are_saved(project: Project) -> None:
+def test_paste_known_false_saves_the_model_s_pixels(project: Project) -> None:
     result = results(project(count=1), "paste_known=false")["p0"]
     assert not np.array_equal(inpainted_image(result)[keep_mask()], image(0)[keep_mask()])
 
 
-def test_a_broken_picture_fails_alone(project: Project) -> None:
+def test_broken_image_fails_alone(project: Project) -> None:
     conf = project(count=3)
     Path("gts/p1.png").write_bytes(Path("gts/p1.png").read_bytes()[:60])
     Image.fromarray(keep_mask(20, 16)).save("masks/p2.png")
@@ -88,7 +88,7 @@ def test_a_broken_picture_fails_alone(project: Project) -> None:
     assert inpainted(found["p0"]) is not None
 
 
-def test_a_turned_jpeg_and_other_kinds_of_pictures(project: Project) -> None:
+def test_rotated_jpeg_and_other_kinds_of_images(project: Project) -> None:
     conf = project(count=0, paste_known=False)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
@@ -107,7 +107,7 @@ def test_a_turned_jpeg_and_other_kinds_of_pictures(project: Project) -> None:
     assert deep is not None and np.array_equal(deep, np.repeat(image(1)[..., :1], 3, axis=2))
 
 
-def test_a_hole_too_long_for_any_memory_fails_its_picture(project: Project) -> None:
+def test_hole_too_long_for_memory_fails_its_image(project: Project) -> None:
     conf = project(count=1)
     Image.fromarray(image(0, 2, 600)).save("gts/thin.png")
     Image.fromarray(np.zeros((2, 600), bool)).save("masks/thin.png")
@@ -124,7 +124,7 @@ def test_progress_counts_every_evaluation(project: Project) -> None:
 
 
 @pytest.mark.parametrize("method", ["ddpm", "ddim"])
-def test_plain_generation_needs_no_picture(project: Project, method: str) -> None:
+def test_generate_needs_no_image(project: Project, method: str) -> None:
     conf = project(count=0, method=method, data={}, generate=2)
     found = results(conf)
     assert sorted(found) == ["000000", "000001"]
@@ -133,18 +133,18 @@ def test_plain_generation_needs_no_picture(project: Project, method: str) -> Non
 
 
 @pytest.mark.parametrize("method", ["ddpm", "ddim", "ddnm"])
-def test_every_masked_method_keeps_the_known_bytes(project: Project, method: str) -> None:
+def test_masked_methods_keep_the_known_bytes(project: Project, method: str) -> None:
     result = results(project(count=1), f"method={method}")["p0"]
     assert np.array_equal(inpainted_image(result)[keep_mask()], image(0)[keep_mask()])
 
 
-def test_intermediate_needs_no_mask_and_stays_near_its_picture(project: Project) -> None:
+def test_intermediate_needs_no_mask_and_stays_near_its_image(project: Project) -> None:
     conf = project(count=1, method="intermediate", t_start=0, data={"gt_path": "gts"})
     near = inpainted_image(results(conf, "timestep_respacing=''")["p0"]).astype(int)
     assert np.abs(near - image(0)).mean() < 8
 
 
-def test_weights_change_the_key_and_places_do_not(project: Project, tiny_weights: Path) -> None:
+def test_key_depends_on_weights_and_not_on_paths(project: Project, tiny_weights: Path) -> None:
     conf = project(count=1)
     state = torch.load(tiny_weights, weights_only=True)
     shutil.copy(tiny_weights, "same.pt")
@@ -156,26 +156,26 @@ def test_weights_change_the_key_and_places_do_not(project: Project, tiny_weights
     assert keys[0] == keys[1] != keys[2]
 
 
-def test_pil_in_pil_out(project: Project) -> None:
+def test_inpaint_returns_pil(project: Project) -> None:
     engine = Engine(load_config(project(count=0, data={})))
     out = engine.inpaint(Image.fromarray(image(3)), Image.fromarray(keep_mask()))
     assert out.size == (16, 16)
     assert np.array_equal(np.array(out)[keep_mask()], image(3)[keep_mask()])
 
 
-def test_pil_with_nothing_to_fill_comes_back_without_a_model(project: Project) -> None:
+def test_inpaint_without_a_hole_loads_no_model(project: Project) -> None:
     engine = Engine(load_config(project(count=0, data={})))
     out = engine.inpaint(Image.fromarray(image(3)), Image.new("L", (16, 16), 255))
     assert np.array_equal(np.array(out), image(3))
     assert "network" not in vars(engine.models)  # cached there once it is loaded
 
 
-def test_pil_without_a_mask_says_that_the_method_needs_one(project: Project) -> None:
+def test_inpaint_without_a_mask_names_the_method(project: Project) -> None:
     with pytest.raises(ImageError, match="method repaint needs a mask"):
         Engine(load_config(project(count=0, data={}))).inpaint(Image.fromarray(image(3)))
 
 
-def test_generated_pictures_are_chosen_by_offset_and_max_len(project: Project) -> None:
+def test_generate_reads_offset_and_max_len(project: Project) -> None:
     conf = project(count=0, method="ddpm", data={}, generate=4)
     some = results(conf, "data.offset=1", "data.max_len=2")
     assert sorted(some) == ["000001", "000002"]
@@ -184,15 +184,15 @@ def test_generated_pictures_are_chosen_by_offset_and_max_len(project: Project) -
         results(conf, "data.offset=4")
 
 
-def test_generate_beside_pictures_is_warned_of(project: Project) -> None:
+def test_generate_beside_images_gives_a_warning(project: Project) -> None:
     conf = project(method="ddpm")
     warned, silent = (Engine(load_config(conf, more)).warnings for more in (["generate=2"], []))
     assert [w for w in warned if w not in silent] == [
-        "generate is not read: it is for ddpm and ddim, without a data.gt_path"
+        "generate is not read: it is for ddim and ddpm, without a data.gt_path"
     ]
 
 
-def test_a_fill_that_ignores_the_picture_is_warned_of(project: Project) -> None:
+def test_hidden_known_pixels_give_a_warning(project: Project) -> None:
     conf = project()
     told, silent = (
         Engine(load_config(conf, [f"inpa_inj_sched_prev={x}"])).warnings for x in ("false", "true")
@@ -200,7 +200,7 @@ def test_a_fill_that_ignores_the_picture_is_warned_of(project: Project) -> None:
     assert silent == [] and "hides the known pixels" in told[0] and len(told) == 1
 
 
-def test_a_short_walk_is_warned_of_with_the_signal_level(project: Project) -> None:
+def test_short_schedule_gives_a_warning_with_the_signal_level(project: Project) -> None:
     engine = Engine(load_config(project(), ["schedule_jump_params.t_T=3"]))
     [warning] = [w for w in engine.warnings if "t_T" in w]
     signal = engine.process.alpha_bar(2) ** 0.5
@@ -220,12 +220,14 @@ def test_a_short_walk_is_warned_of_with_the_signal_level(project: Project) -> No
         ("device=cuda:77", "cuda:77"),
     ],
 )
-def test_wrong_settings_are_told_before_a_model_is_loaded(project: Project, override: str, told: str) -> None:
+def test_wrong_settings_are_named_before_a_model_is_loaded(
+    project: Project, override: str, told: str
+) -> None:
     with pytest.raises(ConfigError, match=told):
         Engine(load_config(project(model_path="absent.pt"), [override]))
 
 
-def test_what_cannot_be_reached_counts_as_missing(project: Project) -> None:
+def test_unreachable_files_count_as_missing(project: Project) -> None:
     paths = {"gt_path": "foo://a/gts", "mask_path": "masks"}
     engine = Engine(load_config(project(model_path="foo://a/b.pt", data=paths)))
     assert engine.missing_files() == ["foo://a/gts", "foo://a/b.pt"]
@@ -238,12 +240,12 @@ def test_missing_masks_are_named(project: Project) -> None:
         Engine(load_config(conf)).pairs()
 
 
-def test_repaint_without_a_mask_says_what_it_needs(project: Project) -> None:
+def test_repaint_without_a_mask_names_the_key(project: Project) -> None:
     with pytest.raises(ConfigError, match="mask_path"):
         Engine(load_config(project(data={"gt_path": "gts"}))).pairs()
 
 
-def test_classes_are_drawn_per_picture_or_given(project: Project) -> None:
+def test_labels_are_drawn_per_image_or_given(project: Project) -> None:
     engine = Engine(load_config(project(count=0), ["class_cond=true"]))
     images = [ImageSeed(0, name) for name in "abc"]
     together = engine.models.labels(images)
@@ -253,7 +255,7 @@ def test_classes_are_drawn_per_picture_or_given(project: Project) -> None:
     assert given.models.labels(images[:2]).tolist() == [7, 7]
 
 
-def test_each_of_several_fillings_is_that_of_its_seed_alone(project: Project) -> None:
+def test_seeds_equal_runs_of_each_seed_alone(project: Project) -> None:
     conf = project(count=2)
     many = {
         result.name: inpainted_image(result) for result in Engine(load_config(conf, ["seed=3", "seeds=2"]))()
@@ -263,12 +265,12 @@ def test_each_of_several_fillings_is_that_of_its_seed_alone(project: Project) ->
         alone = {
             result.name: inpainted_image(result) for result in Engine(load_config(conf, [f"seed={seed}"]))()
         }
-        for name, picture_alone in alone.items():
-            assert np.array_equal(many[f"{name}_seed{seed}"], picture_alone)
+        for name, image_alone in alone.items():
+            assert np.array_equal(many[f"{name}_seed{seed}"], image_alone)
     assert not np.array_equal(many["p0_seed3"], many["p0_seed4"])
 
 
-def test_seeds_keep_their_truths(project: Project) -> None:
+def test_seeds_keep_their_ground_truths(project: Project) -> None:
     conf = project(count=1, data={"gt_path": "gts", "mask_path": "masks", "shadow_free_path": "gts"})
     config = load_config(conf, ["seeds=2"])
     assert inputs.find_ground_truths(config) == {"p0_seed0": "gts/p0.png", "p0_seed1": "gts/p0.png"}
@@ -277,6 +279,6 @@ def test_seeds_keep_their_truths(project: Project) -> None:
 @pytest.mark.parametrize(
     ("wanted", "told"), [("fp16", True), ("tf32", True), ("fp32", False), ("auto", False)]
 )
-def test_a_precision_that_the_processor_lacks_is_named(project: Project, wanted: str, told: bool) -> None:
+def test_precision_that_the_device_lacks_gives_a_warning(project: Project, wanted: str, told: bool) -> None:
     warnings = Engine(load_config(project(), [f"precision={wanted}", "device=cpu"])).warnings
     assert warnings == ([f"precision {wanted} is for GPUs; on cpu it is fp32"] if told else [])

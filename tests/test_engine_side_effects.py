@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,10 +17,9 @@ from guided_diffusion.models import Models
 from guided_diffusion.output.results import Progress, Result
 from guided_diffusion.runtime.device import set_tf32
 from guided_diffusion.runtime.seeds import ImageSeed
-from tests.conftest import image, keep_mask
+from tests.helpers.project import Project, image, keep_mask
 from tests.helpers.results import inpainted
 
-Project = Callable[..., Path]
 PRECISIONS = ["fp32", "tf32", "bf16"]
 
 

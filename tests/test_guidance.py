@@ -38,7 +38,7 @@ class Curved(nn.Module):
         )
 
 
-def denoise(x: Tensor, t: int) -> Prediction:
+def denoise(x: Tensor, t: int, clean: Tensor | None = None) -> Prediction:
     return Prediction(x / 2, x / 3, torch.zeros_like(x))
 
 
@@ -163,7 +163,7 @@ def test_in_float16_a_score_too_small_for_it_is_not_lost() -> None:
 def test_the_classifier_has_the_precision_of_the_network(precision: str, dtype: torch.dtype | None) -> None:
     process, times = build_process(ProcessConfig(timestep_respacing="6"))
     config = Config("run", "model.pt", classifier=ClassifierConfig("classifier.pt", 1.0), cond_y=3)
-    networks = Models(config, process, times, torch.device("cpu"), precision)
-    vars(networks).update(network=nn.Identity(), classifier=Linear())
-    wrapped = networks.denoiser([ImageSeed(0, "a")])
+    models = Models(config, process, times, torch.device("cpu"), precision)
+    vars(models).update(network=nn.Identity(), classifier=Linear())
+    wrapped = models.denoiser([ImageSeed(0, "a")])
     assert isinstance(wrapped, GuidedDenoiser) and wrapped.autocast is dtype

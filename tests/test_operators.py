@@ -11,9 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from guided_diffusion.operators import Identity, LowPass, Mask, NoObservation, Operator, replace_range
+from guided_diffusion.operators import LowPass, Mask, NoObservation, Operator, replace_range
 
 SHAPE = (2, 3, 4, 5)
+
+
+class Identity(Operator):
+    """Observes everything."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def pinv(self, y: Tensor) -> Tensor:
+        return y
 
 
 def images() -> Any:
@@ -78,7 +88,7 @@ def test_the_low_pass_is_an_orthogonal_projection_onto_block_means(factor: int, 
     assert torch.allclose(low.forward(replace_range(low, x, y)), low.forward(y), atol=1e-5)
 
 
-class Halved:
+class Halved(Operator):
     """Mean of neighbours: an observation that is not a choice of pixels."""
 
     def forward(self, x: Tensor) -> Tensor:

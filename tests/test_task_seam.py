@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,10 @@ from guided_diffusion.errors import ConfigError
 from guided_diffusion.images.formats import read_image
 from guided_diffusion.output import log_folder
 from guided_diffusion.output.results import Result
-from tests.conftest import Outcome, image
+from tests.helpers.project import Cli, Project, image
 from tests.helpers.toy_task import NegativeTask
 
-Command = Callable[..., Outcome]
-Project = Callable[..., Path]
+Command = Cli
 DATA = {"gt_path": "gts"}
 
 

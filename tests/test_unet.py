@@ -60,7 +60,7 @@ def test_network_with_scaled_weights_matches_published_output() -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_network_families_match_published_output(name: str) -> None:
     expected = stored.tensors("networks")[f"unet/{name}"]
-    out = evaluate(variant(name), stored.formula_picture(2, 16))
+    out = evaluate(variant(name), stored.formula_image(2, 16))
     assert out.shape == expected.shape
     assert (out - expected).abs().max() < 1e-5
 
@@ -80,7 +80,7 @@ def test_classifier_pools_match_published_logits(pool: str) -> None:
     )
     classifier = formula(EncoderUNetModel(spec, 16, 10, pool))
     with torch.no_grad():
-        logits = classifier(stored.formula_picture(2, 16), TIMES)
+        logits = classifier(stored.formula_image(2, 16), TIMES)
     assert (logits - stored.tensors("networks")[f"classifier/{pool}"]).abs().max() < 1e-5
 
 
@@ -119,11 +119,9 @@ def test_parameter_names_and_shapes_match_published_checkpoints(name: str) -> No
     assert stored.fingerprint(state) == published["sha256"]
 
 
-@pytest.mark.parametrize(
-    "times", [TIMES, 500 + 400 * stored.formula_picture(2, 16)[:, :1]], ids=["one", "map"]
-)
+@pytest.mark.parametrize("times", [TIMES, 500 + 400 * stored.formula_image(2, 16)[:, :1]], ids=["one", "map"])
 def test_gradients_are_equal_with_and_without_checkpointing(times: Tensor) -> None:
-    x = stored.formula_picture(2, 16)
+    x = stored.formula_image(2, 16)
 
     def gradients(use_checkpoint: bool) -> list[Tensor]:
         network = variant("plain", use_checkpoint=use_checkpoint).train()
@@ -138,14 +136,14 @@ def test_gradients_are_equal_with_and_without_checkpointing(times: Tensor) -> No
 def test_network_accepts_multiples_of_size_multiple() -> None:
     network = variant("threelevels")
     assert network.size_multiple == 4
-    wide = stored.formula_picture(2, 24)[:, :, :12, :20]
+    wide = stored.formula_image(2, 24)[:, :, :12, :20]
     assert evaluate(network, wide).shape == (2, 6, 12, 20)
     with pytest.raises(RuntimeError):
         evaluate(network, wide[..., :18])
 
 
 def test_network_keeps_images_of_a_batch_independent() -> None:
-    network, x = variant("plain"), stored.formula_picture(2, 16)
+    network, x = variant("plain"), stored.formula_image(2, 16)
     both = evaluate(network, x)
     with torch.no_grad():
         alone = network(x[1:], TIMES[1:])
@@ -153,7 +151,7 @@ def test_network_keeps_images_of_a_batch_independent() -> None:
 
 
 def test_class_conditional_network_needs_and_uses_the_label() -> None:
-    network, x = variant("classes"), stored.formula_picture(1, 16).expand(2, -1, -1, -1)
+    network, x = variant("classes"), stored.formula_image(1, 16).expand(2, -1, -1, -1)
     with torch.no_grad():
         first, second = network(x, torch.tensor([5, 5]), LABELS)
     assert (first - second).abs().max() > 1e-3
@@ -163,7 +161,7 @@ def test_class_conditional_network_needs_and_uses_the_label() -> None:
 
 def test_untrained_network_returns_zero() -> None:
     """The zero-initialised last layer: training starts from the prediction of the mean."""
-    out = build_network(stored.TINY)(stored.formula_picture(2, 16), TIMES)
+    out = build_network(stored.TINY)(stored.formula_image(2, 16), TIMES)
     assert torch.equal(out, torch.zeros(2, 6, 16, 16))
 
 
@@ -208,7 +206,7 @@ def with_map(network: UNetModel, x: Tensor, times: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_constant_time_map_equals_that_time(name: str) -> None:
-    network, x = variant(name), stored.formula_picture(2, 24)[:, :, :16]
+    network, x = variant(name), stored.formula_image(2, 24)[:, :, :16]
     times = TIMES.float()[:, None, None, None].expand(2, 1, 16, 24)
     assert (with_map(network, x, times) - evaluate(network, x)).abs().max() < 1e-5
 
@@ -229,7 +227,7 @@ def test_embed_time_map_averages_2x2_times_for_each_level() -> None:
 
 def test_time_of_a_pixel_changes_its_neighbourhood_most() -> None:
     """Without attention only the normalisations look farther than the convolutions, so sizes tell."""
-    network, x = variant("convresample", attention_resolutions=""), stored.formula_picture(1, 64)
+    network, x = variant("convresample", attention_resolutions=""), stored.formula_image(1, 64)
     times = torch.full((1, 1, 64, 64), 700.0)
     changed = times.clone()
     changed[..., :8, :8] = 0
@@ -254,7 +252,7 @@ def test_last_layer_is_computed_in_float32(dtype: torch.dtype) -> None:
     fed: list[Tensor] = []
     network.output_blocks[-1].register_forward_hook(lambda _module, _inputs, out: fed.append(out))
     with torch.autocast("cpu", dtype=dtype):
-        out = evaluate(network, stored.formula_picture(2, 16))
+        out = evaluate(network, stored.formula_image(2, 16))
     assert fed[0].dtype == dtype and out.dtype == torch.float32
     with torch.no_grad():
         assert torch.equal(out, network.out(fed[0].float()))

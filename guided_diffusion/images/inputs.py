@@ -13,7 +13,7 @@ from guided_diffusion.config.schema import Config
 from guided_diffusion.errors import ConfigError, DatasetError, ImageError
 from guided_diffusion.images.files import path_kind
 from guided_diffusion.images.formats import from_pil, read_deep, read_image
-from guided_diffusion.images.masks import mask_from_pil, read_mask
+from guided_diffusion.images.masks import KeepMask, mask_from_pil, read_mask, to_keep
 from guided_diffusion.images.pairs import Pair, find_pairs, images_by_stem
 from guided_diffusion.runtime.seeds import ImageSeed
 
@@ -97,7 +97,7 @@ def missing_inputs(data: DataConfig) -> list[str]:
 
 def read_pair(
     pair: Pair, mask_is: str = "keep", deep: bool = False
-) -> tuple[np.ndarray | None, np.ndarray | None]:
+) -> tuple[np.ndarray | None, KeepMask | None]:
     """Read a pair's image uint8 (H, W, 3) and mask bool (H, W), True = known; None for what it lacks.
 
     Args:
@@ -109,7 +109,7 @@ def read_pair(
     """
     reader = read_deep if deep else read_image
     gt = None if pair.gt is None else reader(pair.gt)
-    keep = None if pair.mask is None else read_mask(pair.mask) != (mask_is == "shadow")
+    keep = None if pair.mask is None else to_keep(read_mask(pair.mask), mask_is)
     if gt is not None and keep is not None and gt.shape[:2] != keep.shape:
         raise ImageError(
             f"{pair.gt} is {gt.shape[1]}x{gt.shape[0]} and its mask {pair.mask} is "
@@ -120,14 +120,14 @@ def read_pair(
 
 def from_images(
     image: Image.Image, mask: Image.Image | None, mask_is: str
-) -> tuple[np.ndarray, np.ndarray | None]:
+) -> tuple[np.ndarray, KeepMask | None]:
     """Convert a PIL image to uint8 (H, W, 3) and its mask to bool (H, W), True = known.
 
     mask_is: what 255 stands for in the mask, keep or shadow. Raises ImageError if the sizes differ.
     """
     if mask is not None and mask.size != image.size:
         raise ImageError(f"the image is {image.size} and its mask {mask.size}; make them equal")
-    keep = None if mask is None else mask_from_pil(mask) != (mask_is == "shadow")
+    keep = None if mask is None else to_keep(mask_from_pil(mask), mask_is)
     return from_pil(image), keep
 
 

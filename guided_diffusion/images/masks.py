@@ -1,6 +1,7 @@
 """Masks, bool (H, W): reading, resizing, growing, measuring and drawing.
 
-Two conventions have a type of their own. A mask is converted once, where it is read.
+Each convention has a type of its own. A mask is converted where it is read; the functions below that return
+another type are the only other conversions.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from guided_diffusion.images.formats import from_pil, read_image
 
 KeepMask = NewType("KeepMask", np.ndarray)
 """Bool (H, W): True = known, kept as it is; False = unknown, to be inpainted."""
+HoleMask = NewType("HoleMask", np.ndarray)
+"""Bool (H, W): True = unknown, to be inpainted."""
 ShadowMask = NewType("ShadowMask", np.ndarray)
 """Bool (H, W): True = shadow."""
 
@@ -41,6 +44,26 @@ def _bright(image: np.ndarray) -> np.ndarray:
     red, green, blue = np.moveaxis(image.astype(np.uint32), 2, 0)
     luminance = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
     return luminance >= 128
+
+
+def to_keep(mask: np.ndarray, mask_is: str) -> KeepMask:
+    """Convert a stored mask, bool (H, W), to what is kept; mask_is: the meaning of True, keep or shadow."""
+    return KeepMask(mask if mask_is == "keep" else ~mask)
+
+
+def to_hole(keep: KeepMask) -> HoleMask:
+    """Return what is to be inpainted."""
+    return HoleMask(~keep)
+
+
+def to_shadow(keep: KeepMask) -> ShadowMask:
+    """Return the shadow of a mask that keeps everything else."""
+    return ShadowMask(~keep)
+
+
+def keep_beyond(shadow: ShadowMask, reach: float) -> KeepMask:
+    """Keep what lies farther than `reach` pixels from the shadow."""
+    return KeepMask(~dilate(shadow, reach))
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

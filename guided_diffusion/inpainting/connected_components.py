@@ -24,7 +24,7 @@ class Holes:
     of_run: np.ndarray
 
     def masks(self, group: np.ndarray, frames: np.ndarray) -> list[np.ndarray]:
-        """Of each group of holes, bool (height, width): its own pixels, as far as they lie in its frame.
+        """Draw each group of holes, bool (height, width): its own pixels, as far as they lie in its frame.
 
         group: int (N,), from 0 without a gap; frames: int (G, 4), as the boxes.
         """
@@ -33,16 +33,16 @@ class Holes:
         start, stop = (np.clip(self.runs[:, i], frame[:, 2], frame[:, 3]) - frame[:, 2] for i in (1, 2))
         within = np.flatnonzero((row >= frame[:, 0]) & (row < frame[:, 1]) & (start < stop))
         within = within[np.argsort(of_run[within], kind="stable")]
-        told = np.stack([row - frame[:, 0], start, stop])[:, within]
+        spans = np.stack([row - frame[:, 0], start, stop])[:, within]
         ends = np.searchsorted(of_run[within], np.arange(1, len(frames)))
-        found = []
+        masks = []
         for (top, bottom, left, right), (at, first, end) in zip(
-            frames, np.split(told, ends, axis=1), strict=True
+            frames, np.split(spans, ends, axis=1), strict=True
         ):
             change = np.zeros((bottom - top, right - left + 1), dtype=np.int8)
             change[at, first], change[at, end] = 1, -1  # no run begins where another ends
-            found.append(np.cumsum(change[:, :-1], axis=1, dtype=np.int8).astype(bool))
-        return found
+            masks.append(np.cumsum(change[:, :-1], axis=1, dtype=np.int8).astype(bool))
+        return masks
 
 
 def find_holes(unknown: np.ndarray) -> Holes:

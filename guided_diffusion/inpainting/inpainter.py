@@ -15,7 +15,6 @@ from torch import Tensor
 
 from guided_diffusion.codec import Codec
 from guided_diffusion.denoiser import Denoise
-from guided_diffusion.errors import ImageError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.inpainting.coarse_guidance import CoarseGuidedDenoiser
 from guided_diffusion.inpainting.composite import OUTPUT, Composite, with_inpainted
@@ -23,7 +22,7 @@ from guided_diffusion.inpainting.tiled_denoiser import TiledDenoiser
 from guided_diffusion.inpainting.views import InpaintJob, ModelView
 from guided_diffusion.inpainting.windows import Window
 from guided_diffusion.operators import Mask, NoObservation, Operator
-from guided_diffusion.output.results import Output, Progress, Result
+from guided_diffusion.output.results import Output, Progress, Result, only_result
 from guided_diffusion.runtime import memory
 from guided_diffusion.runtime.seeds import ImageSeed
 from guided_diffusion.samplers import Noise, Problem, Sampler, sample
@@ -83,10 +82,7 @@ class Inpainter:
 
     def inpaint(self, job: InpaintJob) -> Output:
         """Inpaint one image by itself. Raises ImageError."""
-        (result,) = (event for event in self.run([job]) if isinstance(event, Result))
-        if result.error:
-            raise ImageError(result.error)
-        return result.outputs[OUTPUT]
+        return only_result(self.run([job])).outputs[OUTPUT]
 
     def sample_batch(self, batch: Sequence[ViewRef]) -> Iterator[Result | Progress]:
         """Sample equally shaped views together."""

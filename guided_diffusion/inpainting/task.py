@@ -11,6 +11,7 @@ import numpy as np
 from guided_diffusion.config import fingerprints
 from guided_diffusion.config.schema import Config
 from guided_diffusion.images.inputs import read_pair
+from guided_diffusion.images.masks import KeepMask
 from guided_diffusion.images.pairs import Pair
 from guided_diffusion.inpainting.composite import OUTPUT, with_inpainted
 from guided_diffusion.inpainting.inpainter import Inpainter
@@ -42,7 +43,7 @@ class InpaintTask:
 
     @property
     def needs_mask(self) -> bool:
-        """As the sampler says."""
+        """The sampler decides."""
         return self.parts.sampler.needs_mask
 
     @property
@@ -71,7 +72,7 @@ class InpaintTask:
         return with_inpainted(job, None) if done(pair.name, OUTPUT, job.key) else job
 
     def prepare_image(
-        self, name: str, image: np.ndarray, keep: np.ndarray | None, seed: ImageSeed
+        self, name: str, image: np.ndarray, keep: KeepMask | None, seed: ImageSeed
     ) -> InpaintJob:
         """Plan the views of an image in memory; see Task.prepare_image."""
         return self.planner.plan(self.fingerprint(OUTPUT), name, image, keep, seed)

@@ -8,6 +8,7 @@ import numpy as np
 
 from guided_diffusion.config.types import Windows
 from guided_diffusion.errors import ImageError
+from guided_diffusion.images.masks import HoleMask, KeepMask, to_hole
 from guided_diffusion.inpainting import window_plan, windows
 from guided_diffusion.inpainting.window_plan import PlannedWindow
 from guided_diffusion.output.keys import image_key
@@ -62,14 +63,14 @@ class ViewPlanner:
     """The model takes images of shape (size, size) only."""
 
     def plan(
-        self, fingerprint: str, name: str, gt: np.ndarray | None, keep: np.ndarray | None, seed: ImageSeed
+        self, fingerprint: str, name: str, gt: np.ndarray | None, keep: KeepMask | None, seed: ImageSeed
     ) -> InpaintJob:
         """Plan the views of an image uint8 (H, W, 3) with its mask bool (H, W); both None to generate.
 
         fingerprint: of settings and weights. Raises ImageError if the model cannot take what it would see.
         """
         shape = (self.size, self.size) if gt is None else gt.shape[:2]
-        hole = np.ones(shape, dtype=bool) if keep is None else ~keep
+        hole = HoleMask(np.ones(shape, dtype=bool)) if keep is None else to_hole(keep)
         image = np.zeros((*shape, 3), dtype=np.uint8) if gt is None else gt
         plan = window_plan.single_window if self.windows == "whole" else window_plan.window_per_hole
         planned = plan(hole, self.size, self.multiple)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from guided_diffusion.images.masks import bounding_box
+from guided_diffusion.images.masks import HoleMask, bounding_box
 from guided_diffusion.inpainting.connected_components import find_holes, joint_boxes
 from guided_diffusion.inpainting.windows import Window, around, centre, choose_window, sides
 
@@ -24,13 +24,13 @@ class PlannedWindow:
     """bool, shaped like `window.slices` of the image."""
 
 
-def single_window(hole: np.ndarray, size: int, multiple: int) -> list[PlannedWindow]:
+def single_window(hole: HoleMask, size: int, multiple: int) -> list[PlannedWindow]:
     """Plan one window for all of a hole, bool (H, W), True = unknown."""
     window = choose_window(hole, size, multiple)
     return [PlannedWindow(window, hole[window.slices])]
 
 
-def window_per_hole(hole: np.ndarray, size: int, multiple: int) -> list[PlannedWindow]:
+def window_per_hole(hole: HoleMask, size: int, multiple: int) -> list[PlannedWindow]:
     """Plan a window for each connected hole, or for holes near to each other, in the order of first pixels.
 
     If one window at the model's own scale holds everything unknown, it is that of `single_window`.
@@ -60,7 +60,7 @@ def full_resolution_window(part: PlannedWindow, shape: tuple[int, ...], size: in
     It reaches half the model's size beyond them, as far as the image, of this shape, goes.
     """
     frame, shift = _frame(shape, size)
-    hole = np.zeros(shape[:2], dtype=bool)
+    hole = HoleMask(np.zeros(shape[:2], dtype=bool))
     hole[part.window.slices] = part.fill_mask
     top, bottom, left, right = (at + by for at, by in zip(bounding_box(hole), shift, strict=True))
     height, width = min(frame[0], bottom - top + size), min(frame[1], right - left + size)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from guided_diffusion.images.formats import resize
-from guided_diffusion.images.masks import bounding_box, resize_mask
+from guided_diffusion.images.masks import HoleMask, bounding_box, resize_mask
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Window:
         return (self.height, self.width) != (self.rows, self.cols)
 
 
-def choose_window(hole: np.ndarray, size: int, multiple: int) -> Window:
+def choose_window(hole: HoleMask, size: int, multiple: int) -> Window:
     """Choose one window that holds all of the hole, for a model of this training size; see `around`.
 
     An empty hole counts as the whole image.

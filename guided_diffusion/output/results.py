@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import PIL
 import torch
+
+from guided_diffusion.errors import ImageError
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,14 @@ class Progress:
     """Number of the window, of the first image."""
     windows: int = 1
     """Number of windows of the first image."""
+
+
+def only_result(events: Iterable[Result | Progress]) -> Result:
+    """Run one image to its end and return its result. Raises ImageError if it failed."""
+    (result,) = (event for event in events if isinstance(event, Result))
+    if result.error:
+        raise ImageError(result.error)
+    return result
 
 
 def describe_run(

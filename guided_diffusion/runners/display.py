@@ -1,4 +1,4 @@
-"""What a run shows while it works: log lines and progress bars on the screen, and run.log."""
+"""Display of a run at work: log lines and progress bars on the screen, and run.log."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Problem:
     y: Tensor
     """The observation, (B, C, H, W); unobserved parts are ignored."""
     operator: Operator
-    """What was observed."""
+    """The part of the image that was observed."""
     denoise: Denoise
     """(x_t, t) -> Prediction."""
     process: GaussianDiffusion

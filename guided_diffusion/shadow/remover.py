@@ -16,7 +16,7 @@ from guided_diffusion.denoiser import Denoise, Prediction
 from guided_diffusion.errors import ImageError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
 from guided_diffusion.images.formats import eight_bits
-from guided_diffusion.images.masks import ShadowMask, dilate
+from guided_diffusion.images.masks import KeepMask, ShadowMask, keep_beyond
 from guided_diffusion.output.keys import image_key
 from guided_diffusion.output.results import Output, Progress
 from guided_diffusion.runtime import memory
@@ -39,8 +39,8 @@ class ShadowInput:
     image: np.ndarray
     """uint8 or uint16 (H, W, 3)."""
     shadow: ShadowMask
-    keep: np.ndarray
-    """bool (H, W), True = beyond the shadow's reach, where no byte changes."""
+    keep: KeepMask
+    """True = beyond the shadow's reach, where no byte changes."""
     note: str
     """Why there is nothing to do, or ''."""
 
@@ -74,7 +74,7 @@ class ShadowRemover:
         note = NONE_MARKED
         if shadow is None:
             shadow, note = find(image), NONE_FOUND
-        keep = ~dilate(shadow, self.settings.reach(*shadow.shape))
+        keep = keep_beyond(shadow, self.settings.reach(*shadow.shape))
         key = image_key(fingerprint, name, image, shadow)
         return ShadowInput(name, seed, key, image, shadow, keep, "" if shadow.any() else note)
 

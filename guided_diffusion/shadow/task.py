@@ -14,7 +14,7 @@ from guided_diffusion.config.schema import Config
 from guided_diffusion.errors import ImageError
 from guided_diffusion.images.formats import eight_bits
 from guided_diffusion.images.inputs import AUTO, read_pair
-from guided_diffusion.images.masks import ShadowMask
+from guided_diffusion.images.masks import KeepMask, to_shadow
 from guided_diffusion.images.pairs import Pair
 from guided_diffusion.inpainting.inpainter import Inpainter, InpaintQueue
 from guided_diffusion.inpainting.task import INPAINTED, build_inpainter, build_planner
@@ -113,15 +113,15 @@ class RemoveShadowTask:
         return self._prepare(pair.name, image, keep, seed, done)
 
     def prepare_image(
-        self, name: str, image: np.ndarray, keep: np.ndarray | None, seed: ImageSeed
+        self, name: str, image: np.ndarray, keep: KeepMask | None, seed: ImageSeed
     ) -> Prepared | Result:
         """Prepare an image in memory; see Task.prepare_image."""
         return self._prepare(name, image, keep, seed, lambda *_: False)
 
     def _prepare(
-        self, name: str, image: np.ndarray, keep: np.ndarray | None, seed: ImageSeed, done: IsDone
+        self, name: str, image: np.ndarray, keep: KeepMask | None, seed: ImageSeed, done: IsDone
     ) -> Prepared | Result:
-        shadow = None if keep is None else ShadowMask(~keep)
+        shadow = None if keep is None else to_shadow(keep)
         item = self.remover.prepare(self.fingerprint(SHADOW_FREE.name), name, image, shadow, seed)
         gt, job, outputs = eight_bits(image), None, {}
         if INPAINTED.name in self.outputs:
@@ -167,7 +167,7 @@ class RemoveShadowTask:
         begin = time.monotonic()
         try:
             image = eight_bits(output.image)
-            job = self.planner.plan("", item.seed.name, image, ~black, item.seed)
+            job = self.planner.plan("", item.seed.name, image, KeepMask(~black), item.seed)
             inpainted = self.inpainter.inpaint(job)
         except ImageError as error:
             return replace(output, note=f"black pixels were not inpainted: {error}")

@@ -13,13 +13,15 @@ import yaml
 from PIL import Image
 
 import penumbra
-from guided_diffusion import __version__, arguments
+from guided_diffusion import __version__
 from guided_diffusion.config import shipped
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.images import inputs
+from guided_diffusion.runners import arguments
 from guided_diffusion.runners.arguments import expand, parse
 from tests.helpers.project import MODEL, ROOT, SCHEDULE, Cli, image, keep_mask
+from tests.helpers.results import folders
 
 STRANGE = ["it's.png", 'a "b" \\c.png', "Schätten 影 😀.png", "- x: [y].png", "tab\there.png"]
 
@@ -68,7 +70,8 @@ def test_image_alone_removes_shadow_with_mask_found(folder: Path) -> None:
     config = engine_of("p0.png").config
     assert config.data.gt_path == "p0.png" and config.data.mask_path == inputs.AUTO
     assert config.outputs == ("shadow_free",)
-    assert config.paths.shadow_frees == "shadow_free" and config.log_dir == "shadow_free/log"
+    assert folders(config)["shadow_frees"] == "shadow_free" and config.log_dir == "shadow_free/log"
+    assert folders(config)["gts"] == "shadow_free/log/gt"
 
 
 def test_image_alone_gives_no_warning(folder: Path) -> None:
@@ -103,7 +106,7 @@ def test_file_names_reach_the_config_whatever_they_hold(folder: Path) -> None:
     for i, name in enumerate(STRANGE):
         Image.fromarray(image(i)).save(name)
         assert engine_of("p1.png", *STRANGE[: i + 1]).config.data.gt_path == ("p1.png", *STRANGE[: i + 1])
-        assert engine_of(f"./{name}", "-o", name[:-4]).config.paths.shadow_frees == name[:-4]
+        assert folders(engine_of(f"./{name}", "-o", name[:-4]).config)["shadow_frees"] == name[:-4]
 
 
 def test_mask_folder_may_hold_masks_of_other_images(folder: Path) -> None:
@@ -135,7 +138,7 @@ def test_conf_path_with_images_keeps_the_yaml_and_replaces_its_images(folder: Pa
     words = "p0.png", "--conf_path", "mine.yml", "--task", "inpaint", "--mask", "mask.png", "-o", "out"
     config = engine_of(*words).config
     assert (config.seed, config.data.gt_path, config.data.mask_path) == (5, "p0.png", "mask.png")
-    assert config.log_dir == "out" and config.paths.srs is None
+    assert config.log_dir == "out" and folders(config)["srs"] == "out/inpainted"
 
 
 def test_inpaint_writes_result_and_log(tiny: Path, cli: Cli) -> None:

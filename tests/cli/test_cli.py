@@ -23,6 +23,9 @@ from PIL import Image
 from guided_diffusion import build, checkpoints
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.images.formats import read_text
+from guided_diffusion.runners import display, plan
+from guided_diffusion.runtime.seeds import ImageSeed
+from tests.helpers.log_folder import pixels
 from tests.helpers.project import NFE, ROOT, Cli, Outcome, Project, image, keep_mask
 
 
@@ -32,11 +35,6 @@ def one_line(outcome: Outcome) -> str:
     [line] = outcome.err.splitlines()
     assert line.startswith("error: ")
     return line
-
-
-def pixels(path: str | Path) -> np.ndarray:
-    with Image.open(path) as pil_image:
-        return np.array(pil_image)
 
 
 @pytest.fixture
@@ -50,7 +48,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "build_network", refuse)
 
 
-def test_all_done_is_0(project: Project, cli: Cli) -> None:
+def test_exit_status_is_0_when_all_images_are_done(project: Project, cli: Cli) -> None:
     outcome = cli("--conf_path", project())
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out.splitlines()[-1].startswith("3 of 3 images in ")
@@ -84,7 +82,7 @@ def broken_files() -> dict[str, str]:
     }
 
 
-def test_some_failed_is_1_and_each_is_named_with_its_reason(project: Project, cli: Cli) -> None:
+def test_exit_status_is_1_when_images_fail_each_with_reason(project: Project, cli: Cli) -> None:
     conf = project(count=2)
     reasons = broken_files()
     outcome = cli("--conf_path", conf, "--set", "data.batch_size=4")
@@ -98,7 +96,7 @@ def test_some_failed_is_1_and_each_is_named_with_its_reason(project: Project, cl
     assert "2 of 7 images" in outcome.out
 
 
-def test_a_place_that_cannot_be_written_fails_that_picture_alone(project: Project, cli: Cli) -> None:
+def test_unwritable_file_fails_only_its_image(project: Project, cli: Cli) -> None:
     conf = project(count=2)
     Path("log/run/gt_masked").mkdir(parents=True)
     Path("log/run/gt_masked/p0.png").mkdir()  # a folder in the way of a file
@@ -108,7 +106,7 @@ def test_a_place_that_cannot_be_written_fails_that_picture_alone(project: Projec
     assert [p.name for p in Path("log/run/inpainted").iterdir()] == ["p1.png"]
 
 
-def test_a_file_in_the_way_of_a_folder_is_named(project: Project, cli: Cli) -> None:
+def test_file_in_place_of_folder_is_named(project: Project, cli: Cli) -> None:
     conf = project(count=1)
     Path("taken").touch()
     outcome = cli("--conf_path", conf, "--set", "paths.srs=taken")
@@ -117,7 +115,7 @@ def test_a_file_in_the_way_of_a_folder_is_named(project: Project, cli: Cli) -> N
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         (
             "jump_lenght=2",
@@ -136,17 +134,17 @@ def test_a_file_in_the_way_of_a_folder_is_named(project: Project, cli: Cli) -> N
     ],
 )
 @pytest.mark.usefixtures("no_network")
-def test_a_wrong_setting_is_2_one_line_and_no_network(
-    project: Project, cli: Cli, override: str, told: str
+def test_wrong_setting_exits_2_with_one_line_before_any_network(
+    project: Project, cli: Cli, override: str, message: str
 ) -> None:
     outcome = cli("--conf_path", project(), "--set", override)
     assert outcome.code == 2
-    assert re.search(told, one_line(outcome))
+    assert re.search(message, one_line(outcome))
     assert not Path("log").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ([], "no configuration given; name one, e.g. --conf_path confs/shadow.yml"),
         (["--conf_path", "absent.yml"], "cannot read absent.yml: No such file or directory; give a YAML"),
@@ -154,39 +152,37 @@ def test_a_wrong_setting_is_2_one_line_and_no_network(
     ],
 )
 @pytest.mark.usefixtures("no_network")
-def test_a_missing_or_broken_yaml_is_2_and_one_line(
-    project: Project, cli: Cli, arguments: list[str], told: str
+def test_missing_or_broken_yaml_exits_2_with_one_line(
+    project: Project, cli: Cli, arguments: list[str], message: str
 ) -> None:
     project()
     Path("broken.yml").write_text("name: run\n  seed: [1\n")
     outcome = cli(*arguments)
     assert outcome.code == 2
-    assert re.search(told, one_line(outcome))
+    assert re.search(message, one_line(outcome))
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry_run"]])
-def test_settings_that_no_network_fits_are_2_before_anything_is_written(
-    project: Project, cli: Cli, dry: list[str]
-) -> None:
+def test_impossible_network_exits_2_before_writing(project: Project, cli: Cli, dry: list[str]) -> None:
     outcome = cli("--conf_path", project(), "--set", "num_head_channels=24", *dry)
     assert outcome.code == 2
     assert "num_head_channels 24 does not divide 32 channels" in one_line(outcome)
     assert not Path("log").exists()
 
 
-def test_weights_of_another_network_are_2_with_the_keys_that_fit(project: Project, cli: Cli) -> None:
+def test_weights_of_other_network_exit_2_with_fitting_keys(project: Project, cli: Cli) -> None:
     outcome = cli("--conf_path", project(), "--set", "num_res_blocks=2")
     assert outcome.code == 2
     assert "num_res_blocks: 1" in one_line(outcome)
     assert "num_res_blocks: 1" in Path("log/run/run.log").read_text()
 
 
-def test_without_a_device_override_the_yaml_decides(project: Project, cli: Cli) -> None:
+def test_device_flag_overrides_yaml(project: Project, cli: Cli) -> None:
     assert cli("--conf_path", project(device="cuda:77"), "--device", "cpu").code == 0
     assert cli("--conf_path", project(), "--device", "cuda:77").code == 2
 
 
-def test_the_plan_says_what_would_be_done_and_does_nothing(project: Project, cli: Cli) -> None:
+def test_dry_run_prints_plan_and_writes_nothing(project: Project, cli: Cli) -> None:
     outcome = cli("--conf_path", project(), "--dry_run")
     assert (outcome.code, outcome.err) == (0, "")
     assert f"{NFE} network evaluations an image, about 0." in outcome.out
@@ -198,7 +194,7 @@ def test_the_plan_says_what_would_be_done_and_does_nothing(project: Project, cli
     assert not Path("log").exists()
 
 
-def test_the_plan_lists_every_missing_file(project: Project, cli: Cli) -> None:
+def test_dry_run_lists_every_missing_file(project: Project, cli: Cli) -> None:
     paths = {"gt_path": "no/gts", "mask_path": "no/masks"}
     settings = {"model_path": "no/model.pt", "classifier_path": "no/classifier.pt", "data": paths}
     outcome = cli("--conf_path", project(**settings), "--dry_run")
@@ -208,7 +204,7 @@ def test_the_plan_lists_every_missing_file(project: Project, cli: Cli) -> None:
     assert not Path("log").exists()
 
 
-def test_the_plan_warns_of_pictures_without_a_mask(project: Project, cli: Cli) -> None:
+def test_dry_run_warns_of_images_without_mask(project: Project, cli: Cli) -> None:
     conf = project()
     Path("masks/p1.png").unlink()
     outcome = cli("--conf_path", conf, "--dry_run")
@@ -216,12 +212,12 @@ def test_the_plan_warns_of_pictures_without_a_mask(project: Project, cli: Cli) -
     assert "1 of 3 images have no mask (p1)" in outcome.err
 
 
-def test_the_estimate_is_within_a_factor_of_the_truth(command: Any, project: Project) -> None:
+def test_time_estimate_is_within_a_factor_of_four(command: Any, project: Project) -> None:
     engine = Engine(load_config(project(), ["image_size=64"]))
     network = build.build_network(engine.config.model).eval()
     engine.models.__dict__["network"] = network
-    name, noise = ["p"], torch.randn(1, 3, 64, 64)
-    denoise = engine.models.denoiser(name)
+    noise = torch.randn(1, 3, 64, 64)
+    denoise = engine.models.denoiser([ImageSeed(0, "p")])
     denoise(noise, 3)
     took = []
     for _ in range(5):
@@ -229,18 +225,18 @@ def test_the_estimate_is_within_a_factor_of_the_truth(command: Any, project: Pro
         denoise(noise, 3)
         took.append(time.perf_counter() - begin)
     truth = sorted(took)[2]
-    assert 1 / 4 < command.seconds_per_evaluation(engine) / truth < 4  # 2 on a machine that does nothing else
+    assert 1 / 4 < plan.seconds_per_evaluation(engine) / truth < 4  # 2 on a machine that does nothing else
 
 
-def test_a_large_network_is_estimated_without_its_memory(
+def test_time_estimate_of_large_network_builds_none(
     command: Any, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "matrix_rate", lambda *_: 1e12)
-    monkeypatch.setattr(command, "build_network", lambda *_: pytest.fail("built"))
+    monkeypatch.setattr(plan, "matrix_rate", lambda *_: 1e12)
+    monkeypatch.setattr(plan, "build_network", lambda *_: pytest.fail("built"))
     paper = {"image_size": 256, "num_channels": 256, "num_res_blocks": 2, "num_head_channels": 64}
     conf = project(**paper, channel_mult="", attention_resolutions="32,16,8")
-    seconds = command.seconds_per_evaluation(Engine(load_config(conf)))
-    assert seconds * command.NETWORK_SHARE == pytest.approx(2.24, rel=0.01)  # 2240 GFLOP, counted elsewhere
+    seconds = plan.seconds_per_evaluation(Engine(load_config(conf)))
+    assert seconds * plan.NETWORK_SHARE == pytest.approx(2.24, rel=0.01)  # 2240 GFLOP, counted elsewhere
 
 
 class Terminal(io.StringIO):
@@ -249,7 +245,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_a_terminal_shows_two_bars_unless_they_are_not_wanted(
+def test_terminal_shows_two_bars_unless_turned_off(
     project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch, wanted: bool
 ) -> None:
     screen = Terminal()
@@ -264,20 +260,20 @@ def test_a_terminal_shows_two_bars_unless_they_are_not_wanted(
     assert re.search(rf"steps: .*\d/{NFE} \[00:\d\d<", shown)
 
 
-def test_without_a_terminal_there_is_a_line_per_picture_and_no_bar(
+def test_without_terminal_prints_a_line_per_image_and_no_bar(
     project: Project, cli: Cli, command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "QUIET_SECONDS", -1.0)
+    monkeypatch.setattr(display, "QUIET_SECONDS", -1.0)
     conf = project()
     outcome = cli("--conf_path", conf, "--set", "data.batch_size=1")
     assert outcome.err == "" and "\r" not in outcome.out
-    assert [line for line in outcome.out.splitlines() if line.startswith(f"p1: {NFE} evaluations in")]
+    assert [line for line in outcome.out.splitlines() if line.startswith(f"p1: {NFE} NFE in")]
     assert f"p1: step {NFE // 2} of {NFE}" in outcome.out
     silent = cli("--conf_path", conf, "--set", "show_progress=false", "seed=1")
     assert silent.out.count("\n") == 1 and silent.out.startswith("3 of 3 images")
 
 
-def test_the_log_file_has_whole_lines_and_few(project: Project, cli: Cli) -> None:
+def test_log_file_has_few_and_complete_lines(project: Project, cli: Cli) -> None:
     conf = project(schedule_jump_params={"t_T": 5, "jump_length": 2, "jump_n_sample": 2})
     cli("--conf_path", conf)
     cli("--conf_path", conf)
@@ -287,13 +283,13 @@ def test_the_log_file_has_whole_lines_and_few(project: Project, cli: Cli) -> Non
         re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (DEBUG|INFO|WARNING|ERROR) \S", at) for at in lines
     )
     assert sum("t_T 5 is short of 6" in line for line in lines) == 2
-    assert sum("evaluations in" in line for line in lines) == 3
+    assert sum("NFE in" in line for line in lines) == 3
 
 
 NAMES = ["a.b.c", "with space", "Schätten 影 ☂", "sub/p", "other/p", "sub/deep er/p.1"]
 
 
-def test_names_are_kept_whatever_they_hold(project: Project, cli: Cli) -> None:
+def test_unusual_file_names_are_kept(project: Project, cli: Cli) -> None:
     conf = project(count=0, data={"gt_path": "gts", "mask_path": "one mask.png"})
     Image.fromarray(keep_mask()).save("one mask.png")
     for i, name in enumerate(NAMES):
@@ -312,7 +308,7 @@ def test_names_are_kept_whatever_they_hold(project: Project, cli: Cli) -> None:
         assert np.array_equal(filled[keep_mask()], image(i)[keep_mask()])
 
 
-def test_ctrl_c_is_130_and_leaves_whole_pictures(project: Project, tiny_weights: Path) -> None:
+def test_ctrl_c_exits_130_and_leaves_complete_images(project: Project, tiny_weights: Path) -> None:
     conf = project(count=60, timestep_respacing="60")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, str(ROOT / "test.py"), "--conf_path", str(conf)]

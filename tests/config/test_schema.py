@@ -19,11 +19,9 @@ from guided_diffusion.config.schema import (
     load,
     to_mapping,
 )
-from guided_diffusion.output.log_folder import LogFolder
-from guided_diffusion.output.results import INPUT_FOLDERS
 from guided_diffusion.scheduler import JumpSchedule, count_nfe
-from guided_diffusion.shadow.task import RemoveShadowTask
 from tests.helpers.project import refusal
+from tests.helpers.results import folders
 
 CONFS = Path(__file__).resolve().parents[2] / "confs"
 KEYS = {
@@ -121,7 +119,7 @@ def test_repaint_yaml_loads_unchanged(write):
     assert config.model == ModelConfig()
     assert config.process == ProcessConfig()
     assert config.data == DataConfig("./gts", "./masks", batch_size=4, max_len=100)
-    assert find_folders(config) == find_folders(from_mapping({**MINIMAL, "name": "test_c256_thin"}))
+    assert folders(config) == folders(from_mapping({**MINIMAL, "name": "test_c256_thin"}))
     assert config.paths.srs == "./log/test_c256_thin/inpainted"
     assert config.model_path == "/cluster/ema.pt"
     assert config.precision == "auto"
@@ -271,20 +269,12 @@ def test_required_keys(key):
     assert refusal(from_mapping, mapping).startswith(f"{key} is missing")
 
 
-def find_folders(config):
-    """Folder name -> where the log folder writes it."""
-    log = LogFolder(config.log_dir, vars(config.paths), {"fingerprint": ""}, RemoveShadowTask.OUTPUTS)
-    specs = RemoveShadowTask.OUTPUTS
-    folders = [*INPUT_FOLDERS, *(spec.folder for spec in specs)]
-    folders += [folder for spec in specs for folder in spec.companions.values()]
-    return {folder.name: Path(log._path(folder, "x.png")).parent for folder in folders}
-
-
 def test_paths_default_to_folders_in_the_log_folder():
     config = from_mapping({**MINIMAL, "paths": {"lrs": "elsewhere"}})
     names = ("inpainted", "gt_masked", "gt", "gt_keep_mask", "shadow_free", "shadow_matte", "shadow_field")
-    expected = {name: Path("elsewhere" if name == "gt_masked" else f"log/x/{name}") for name in names}
-    assert find_folders(config) == expected
+    keys = ("srs", "lrs", "gts", "gt_keep_masks", "shadow_frees", "shadow_mattes", "shadow_fields")
+    expected = {key: f"./log/x/{name}" for key, name in zip(keys, names, strict=True)}
+    assert folders(config) == {**expected, "lrs": "elsewhere"}
 
 
 # round trip

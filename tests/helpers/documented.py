@@ -133,10 +133,10 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def commands() -> list[Command]:
     """Return the commands of all bash blocks, each once."""
-    found: dict[str, Command] = {}
+    by_line: dict[str, Command] = {}
     for page, line in _shown_in_blocks():
-        found.setdefault(line, Command(page, line))
-    return [*found.values()]
+        by_line.setdefault(line, Command(page, line))
+    return [*by_line.values()]
 
 
 def _shown_in_blocks() -> Iterator[tuple[str, str]]:
@@ -152,15 +152,15 @@ def mentions() -> list[Command]:
     """Return the commands with arguments that stand inside sentences, each once, less those of the blocks."""
     shown = {command.line for command in commands()}
     starts = "|".join(re.escape(program) for program in PROGRAMS)
-    found: dict[str, Command] = {}
+    by_line: dict[str, Command] = {}
     for page in pages():
         prose = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
         for line in re.findall(rf"`((?:{starts}) [^`]*)`", prose):
             line = " ".join(line.split())
             bare = re.fullmatch(r"\S+( -m)? \S+", line) and not line.startswith(("bash", "penumbra"))
             if line not in shown and not bare and "..." not in line and "…" not in line:
-                found.setdefault(line, Command(page.relative_to(ROOT).as_posix(), line))
-    return [*found.values()]
+                by_line.setdefault(line, Command(page.relative_to(ROOT).as_posix(), line))
+    return [*by_line.values()]
 
 
 def copy_project(target: Path) -> None:

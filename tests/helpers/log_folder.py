@@ -1,4 +1,4 @@
-"""What a run wrote into log/run/ below the current folder."""
+"""Files of a run in log/run/ below the current folder."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def formula_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: formula_parameter(name, tuple(value.shape)) for name, value in state.items()}
 
 
-def formula_picture(count: int, size: int) -> Tensor:
+def formula_image(count: int, size: int) -> Tensor:
     """Images (count, 3, size, size) in [-1, 1)."""
     return torch.from_numpy(uniform("picture", (count, 3, size, size)).astype(np.float32))
 

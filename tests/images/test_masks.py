@@ -14,9 +14,13 @@ from guided_diffusion.images.masks import (
     MAX_UNKNOWN,
     bounding_box,
     dilate,
+    keep_beyond,
     make_mask,
     read_mask,
     resize_mask,
+    to_hole,
+    to_keep,
+    to_shadow,
 )
 
 
@@ -165,3 +169,13 @@ def test_bounding_box_holds_all_true_pixels_and_no_more(height: int, width: int,
         assert box[0].any() and box[-1].any() and box[:, 0].any() and box[:, -1].any()
     else:
         assert (top, bottom, left, right) == (0, height, 0, width)
+
+
+def test_conversions_agree_on_every_pixel() -> None:
+    stored = np.zeros((9, 9), dtype=bool)
+    stored[4, 4] = True
+    keep = to_keep(stored, "shadow")
+    assert not keep[4, 4] and keep.sum() == 80 and np.array_equal(to_keep(stored, "keep"), stored)
+    assert np.array_equal(to_hole(keep), stored) and np.array_equal(to_shadow(keep), stored)
+    assert np.array_equal(keep_beyond(to_shadow(keep), 1), ~dilate(stored, 1))
+    assert keep_beyond(to_shadow(keep), 1).sum() == 81 - 5

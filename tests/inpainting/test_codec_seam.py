@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +24,7 @@ from guided_diffusion.inpainting.coarse_guidance import CoarseGuidedDenoiser
 from guided_diffusion.inpainting.tiled_denoiser import TiledDenoiser
 from guided_diffusion.output.results import Result
 from guided_diffusion.runners.plan import show_plan
-from tests.conftest import MODEL, NFE, image, keep_mask
+from tests.helpers.project import MODEL, NFE, Project, image, keep_mask
 from tests.helpers.results import inpainted
 from tests.helpers.toy_codec import ToyCodec
 
@@ -33,8 +33,6 @@ METHODS = ["repaint", "ddim", "ddnm"]
 WINDOWS = ["holes", "whole", "overlap"]
 SHAPES = [(SIZE, SIZE), (45, 71), (33, 31), (9, 12), (62, 57)]
 STEPS = {"repaint": NFE, "ddim": 6, "ddnm": NFE}
-
-Project = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The log folder: what is finished stays, also through kill -9; run.json and overview.png tell the truth."""
+"""The log folder: finished images stay, also through kill -9; run.json and overview.png agree with them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 
 from guided_diffusion import __version__, checkpoints
+from guided_diffusion.inpainting.task import InpaintTask
 from guided_diffusion.output import log_folder
 from guided_diffusion.output.log_folder import LogFolder
-from guided_diffusion.output.results import Result, one_line
+from guided_diffusion.output.results import Output, Result, one_line
+from tests.helpers.log_folder import INPAINTED, columns, digests, overview, pixels, run_json, spot
 from tests.helpers.project import NFE, ROOT, Cli, Project, image, keep_mask
 from tests.helpers.remote import fake_blobfile
-
-INPAINTED = Path("log/run/inpainted")
 
 # Runs `python test.py` again and again, each time in a process of its own that is killed: at the n-th file it
 # is about to name, or after n milliseconds. Between kills no file may be torn, and none that was finished may
@@ -73,7 +73,7 @@ print(sum(kills), len(finished))
 """
 
 
-def test_kill_9_at_any_moment_and_the_same_command_finishes(project: Project, cli: Cli) -> None:
+def test_same_command_finishes_after_kill_9(project: Project, cli: Cli) -> None:
     data = {"gt_path": "gts", "mask_path": "masks", "batch_size": 1}  # so that some are finished
     conf = project(count=6, timestep_respacing="12", data=data)
     driver = subprocess.run(
@@ -88,25 +88,25 @@ def test_kill_9_at_any_moment_and_the_same_command_finishes(project: Project, cl
     before = {path.name: path.stat().st_mtime_ns for path in INPAINTED.glob("*.png")}
     assert cli("--conf_path", conf).code == 0
     assert before.items() <= {path.name: path.stat().st_mtime_ns for path in INPAINTED.iterdir()}.items()
-    resumed, run = digests(Path("log/run"), but=("run.log", "run.json")), told()
+    resumed, run = digests(Path("log/run"), but=("run.log", "run.json")), run_json()
     Path("log/run").rename("log/killed")
     assert cli("--conf_path", conf).code == 0
     assert resumed == digests(Path("log/run"), but=("run.log", "run.json"))  # no leftovers either
     assert sorted(run["images"]) == [f"p{i}" for i in range(6)]
-    nfe = {name: image["evaluations"] for name, image in run["images"].items()}
-    assert nfe == {name: image["evaluations"] for name, image in told()["images"].items()}
+    nfe = {name: image["nfe"] for name, image in run["images"].items()}
+    assert nfe == {name: image["nfe"] for name, image in run_json()["images"].items()}
 
 
-def test_a_second_run_starts_at_once(project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_run_computes_nothing(project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     conf = project()
     cli("--conf_path", conf)
-    first, before = digests(Path("log/run"), but=("run.log",)), told()
+    first, before = digests(Path("log/run"), but=("run.log",)), run_json()
     monkeypatch.setattr(checkpoints, "load", lambda *_: pytest.fail("the network was loaded"))
     outcome = cli("--conf_path", conf)
     assert outcome.code == 0
     assert "3 of 3 images were finished before with these settings and are kept" in outcome.out
     assert digests(Path("log/run"), but=("run.log",)) == first
-    assert told() == before
+    assert run_json() == before
 
 
 def changed_mask() -> None:
@@ -118,7 +118,7 @@ def changed_weights() -> None:
     torch.save({key: value * 1.01 for key, value in state.items()}, "tiny.pt")
 
 
-def changed_picture() -> None:
+def changed_image() -> None:
     Image.fromarray(image(8)).save("gts/p0.png")
 
 
@@ -127,8 +127,8 @@ def torn() -> None:
     path.write_bytes(path.read_bytes()[:-20])
 
 
-@pytest.mark.parametrize("change", [changed_mask, changed_weights, changed_picture, torn, None])
-def test_whatever_decides_a_picture_recomputes_it(
+@pytest.mark.parametrize("change", [changed_mask, changed_weights, changed_image, torn, None])
+def test_image_is_recomputed_when_an_input_changes(
     project: Project, cli: Cli, tiny_weights: Path, change: Callable[[], None] | None
 ) -> None:
     Path("tiny.pt").write_bytes(tiny_weights.read_bytes())
@@ -140,12 +140,12 @@ def test_whatever_decides_a_picture_recomputes_it(
     assert cli("--conf_path", conf, *([] if change else ["--set", "seed=1"])).code == 0
     new = {path.name for path in INPAINTED.iterdir() if path.stat().st_mtime_ns != before[path.name]}
     assert new == ({"p0.png", "p1.png"} if change in (None, changed_weights) else {"p0.png"})
-    assert sorted(told()["images"]) == ["p0", "p1"]
+    assert sorted(run_json()["images"]) == ["p0", "p1"]
 
 
-def test_run_json_tells_how_the_pictures_came_to_be(project: Project, cli: Cli) -> None:
+def test_run_json_describes_the_run(project: Project, cli: Cli) -> None:
     cli("--conf_path", project(precision="fp32"), "--set", "seed=7")
-    run = told()
+    run = run_json()
     assert (run["seed"], run["precision"], run["threads"]) == (7, "fp32", 1)
     assert run["device"].startswith("cpu")
     assert re_hex(run["fingerprint"])
@@ -159,51 +159,46 @@ def test_run_json_tells_how_the_pictures_came_to_be(project: Project, cli: Cli) 
     }
     assert run["command"] == f"python test.py --conf_path {Path('conf.yml').absolute()} --set seed=7"
     assert run["config"]["schedule_jump_params"]["jump_length"] == 2
-    assert run["evaluations"] == 3 * NFE
-    assert all(0 < p["seconds"] < 60 and p["evaluations"] == NFE for p in run["images"].values())
+    assert run["nfe"] == 3 * NFE
+    assert all(0 < p["seconds"] < 60 and p["nfe"] == NFE for p in run["images"].values())
 
 
 def re_hex(text: str) -> bool:
     return len(text) == 64 and set(text) <= set("0123456789abcdef")
 
 
-def test_failures_and_copies_are_in_run_json_and_heal(project: Project, cli: Cli) -> None:
+def test_run_json_records_failures_until_they_are_mended(project: Project, cli: Cli) -> None:
     conf = project()
     good = Path("gts/p1.png").read_bytes()
     Path("gts/p1.png").write_bytes(good[:50])
     Image.fromarray(np.full((16, 16), 255, np.uint8)).save("masks/p2.png")
     outcome = cli("--conf_path", conf)
     assert outcome.code == 1 and "p2: the mask keeps every pixel" in outcome.out
-    images = told()["images"]
+    images = run_json()["images"]
     assert "gts/p1.png" in images["p1"]["error"]
-    assert "copied" in images["p2"]["note"] and images["p2"]["evaluations"] == 0
+    assert "copied" in images["p2"]["note"] and images["p2"]["nfe"] == 0
     Path("gts/p1.png").write_bytes(good)
     assert cli("--conf_path", conf).code == 0
-    assert "error" not in told()["images"]["p1"] and "copied" in told()["images"]["p2"]["note"]
+    assert "error" not in run_json()["images"]["p1"] and "copied" in run_json()["images"]["p2"]["note"]
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"fingerprint": "other", "images": {"old": {}}}'])
-def test_a_run_json_of_another_config_is_replaced(project: Project, cli: Cli, content: str) -> None:
+def test_run_json_of_another_config_is_replaced(project: Project, cli: Cli, content: str) -> None:
     conf = project(count=1)
     Path("log/run").mkdir(parents=True)
     Path("log/run/run.json").write_text(content)
     assert cli("--conf_path", conf).code == 0
-    assert list(told()["images"]) == ["p0"]
+    assert list(run_json()["images"]) == ["p0"]
 
 
-def test_pictures_stay_in_run_json_when_fewer_are_asked_for(project: Project, cli: Cli) -> None:
+def test_run_json_keeps_images_that_are_not_asked_for(project: Project, cli: Cli) -> None:
     conf = project()
     cli("--conf_path", conf)
     cli("--conf_path", conf, "--set", "data.max_len=1")
-    assert sorted(told()["images"]) == ["p0", "p1", "p2"]
+    assert sorted(run_json()["images"]) == ["p0", "p1", "p2"]
 
 
-def result_of(name: str) -> np.ndarray:
-    with Image.open(INPAINTED / f"{name}.png") as pil_image:
-        return np.array(pil_image)
-
-
-def test_the_overview_shows_masked_filled_original_of_what_did_not_fail(project: Project, cli: Cli) -> None:
+def test_overview_omits_failed_images(project: Project, cli: Cli) -> None:
     conf = project()
     cli("--conf_path", conf)  # what is there from before does not stand in for a failure
     Path("gts/p0.png").write_bytes(b"")
@@ -211,25 +206,25 @@ def test_the_overview_shows_masked_filled_original_of_what_did_not_fail(project:
     sheet, tops = overview(), []
     assert columns(sheet) == 3
     for i in (1, 2):
-        shown = (image(i) * keep_mask()[..., None], result_of(f"p{i}"), image(i))
+        shown = (image(i), image(i) * keep_mask()[..., None], pixels(INPAINTED / f"p{i}.png"))
         places = [spot(sheet, array) for array in shown]
         assert all(places), i
         assert [place[1] for place in places if place] == [0, 1, 2]
         tops += [place[0] for place in places if place]
     assert tops == sorted(tops) and len(set(tops)) == 2
-    assert spot(sheet, result_of("p0")) is None
+    assert spot(sheet, pixels(INPAINTED / "p0.png")) is None
 
 
-def test_the_overview_of_generated_pictures_has_one_column(project: Project, cli: Cli) -> None:
+def test_overview_of_generated_images_has_one_column(project: Project, cli: Cli) -> None:
     assert cli("--conf_path", project(count=0, method="ddim", data={}, generate=2)).code == 0
     sheet = overview()
     assert columns(sheet) == 1
-    assert spot(sheet, result_of("000000")) and spot(sheet, result_of("000001"))
+    assert spot(sheet, pixels(INPAINTED / "000000.png")) and spot(sheet, pixels(INPAINTED / "000001.png"))
     made = sorted(path.name for path in Path("log/run").iterdir())
     assert made == ["inpainted", "overview.png", "run.json", "run.log"]
 
 
-def test_columns_of_an_earlier_method_are_not_shown(project: Project, cli: Cli) -> None:
+def test_overview_omits_columns_of_an_earlier_method(project: Project, cli: Cli) -> None:
     conf = project(count=1)
     cli("--conf_path", conf)
     cli("--conf_path", conf, "--set", "method=intermediate", "t_start=2", "data.mask_path=null")
@@ -237,15 +232,15 @@ def test_columns_of_an_earlier_method_are_not_shown(project: Project, cli: Cli) 
     assert spot(overview(), image(0))
 
 
-def test_all_failed_leaves_no_overview(project: Project, cli: Cli) -> None:
+def test_overview_is_not_written_if_all_images_failed(project: Project, cli: Cli) -> None:
     conf = project(count=1)
     Path("gts/p0.png").write_bytes(b"")
     outcome = cli("--conf_path", conf)
     assert outcome.code == 1 and "0 of 1 images" in outcome.out
-    assert not Path("log/run/overview.png").exists() and told()["images"]["p0"]["error"]
+    assert not Path("log/run/overview.png").exists() and run_json()["images"]["p0"]["error"]
 
 
-def test_pictures_go_where_paths_say(project: Project, cli: Cli, tmp_path: Path, monkeypatch: Any) -> None:
+def test_paths_move_folders(project: Project, cli: Cli, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "blobfile", fake_blobfile(tmp_path))
     for folder in ("bucket/filled", "bucket/masked"):
         Path(folder).mkdir(parents=True)
@@ -262,22 +257,22 @@ def test_pictures_go_where_paths_say(project: Project, cli: Cli, tmp_path: Path,
     assert made == outputs | {"gts/p0.png", "masks/p0.png"}
     assert spot(overview(), image(0))
     assert "are kept" in cli("--conf_path", conf).out
-    moved = {**paths, "gts": "moved"}  # the places are no part of the fingerprint, but they are filled
+    moved = {**paths, "gts": "moved"}  # folders are no part of the fingerprint, but images are written there
     assert "are kept" in cli("--conf_path", project(count=1, paths=moved)).out
     assert Path("moved/p0.png").exists()
 
 
-def test_the_finished_picture_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_folder_writes_the_inpainted_image_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr(log_folder, "write_image", lambda path, *_: written.append(Path(path).parent.name))
     monkeypatch.setattr(log_folder, "write_bytes", lambda path, _: written.append(Path(path).name))
     folders = {key: str(tmp_path / key) for key in ("srs", "lrs", "gts", "gt_keep_masks")}
-    folder = LogFolder(str(tmp_path), folders, {"fingerprint": "f"})
-    folder.save(Result("p", "key", image(0), image(1), keep_mask(), 3, 0.5))
+    folder = LogFolder(str(tmp_path), folders, {"fingerprint": "f"}, InpaintTask.OUTPUTS)
+    folder.save(Result("p", image(1), keep_mask(), {"inpainted": Output("key", image(0), 3, 0.5)}))
     assert written[-2:] == ["run.json", "srs"]
     assert sorted(written[:-2]) == ["gt_keep_masks", "gts", "lrs"]
 
 
-def test_a_name_is_printed_on_one_line() -> None:
+def test_one_line_prints_any_name() -> None:
     assert one_line("a\nb\udce9 c") == "a b\\udce9 c"
     assert one_line("Schätten 影") == "Schätten 影"

@@ -1,4 +1,4 @@
-"""The log folder's overview with task remove_shadow and with truths, its order of writing, and samples.npz."""
+"""The overview with task remove_shadow and ground truths, the order of writing, and samples.npz."""
 
 from __future__ import annotations
 
@@ -13,36 +13,34 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from guided_diffusion.inpainting.task import InpaintTask
 from guided_diffusion.output import log_folder
-from guided_diffusion.output.log_folder import LIFTED_COLUMNS, LogFolder
-from guided_diffusion.output.results import Lifted, Result
+from guided_diffusion.output.log_folder import LogFolder
+from guided_diffusion.output.results import Output, Result
+from guided_diffusion.shadow.task import RemoveShadowTask
+from tests.helpers.log_folder import columns, digests, overview, spot
+from tests.helpers.log_folder import rgb as pixels
 from tests.helpers.negative import Negative
 from tests.helpers.project import Cli, Project, image, keep_mask
-from tests.output.test_log_folder import columns, digests, overview, spot
 
 FOLDERS = ("srs", "lrs", "gts", "gt_keep_masks", "shadow_frees", "shadow_mattes", "shadow_fields")
 
 
-def pixels(path: str) -> np.ndarray:
-    with Image.open(path) as pil_image:
-        return np.array(pil_image.convert("RGB"))
-
-
-def truths(count: int) -> str:
-    """A folder of truths for the first `count` images; returns its path."""
+def ground_truths(count: int) -> str:
+    """Write ground truths of the first `count` images; returns its path."""
     Path("free").mkdir()
     for i in range(count):
         Image.fromarray(image(50 + i)).save(f"free/p{i}.png")
     return "free"
 
 
-def relit(project: Project, count: int, **data: str) -> Path:
+def shadow_project(project: Project, count: int, **data: str) -> Path:
     folders = {"gt_path": "gts", "mask_path": "masks", **data}
     return project(count=count, task="remove_shadow", data=folders)
 
 
-def test_the_overview_of_relight_has_six_columns(project: Project, cli: Cli, negative: Negative) -> None:
-    conf = relit(project, 2, shadow_free_path=truths(1))
+def test_overview_of_remove_shadow_has_six_columns(project: Project, cli: Cli, negative: Negative) -> None:
+    conf = shadow_project(project, 2, shadow_free_path=ground_truths(1))
     assert cli("--conf_path", conf).code == 0
     sheet = overview()
     assert columns(sheet) == 6
@@ -56,48 +54,51 @@ def test_the_overview_of_relight_has_six_columns(project: Project, cli: Cli, neg
     first, second = spot(sheet, image(50)), spot(sheet, image(0))
     assert first is not None and second is not None
     assert first == (second[0], 5)  # in the row of p0
-    assert spot(sheet, np.full((16, 16, 3), 255, np.uint8)) is not None  # p1 has no truth: its cell is blank
+    assert (
+        spot(sheet, np.full((16, 16, 3), 255, np.uint8)) is not None
+    )  # p1 has no ground truth: its cell is blank
 
 
-def test_a_truth_that_cannot_be_read_is_blank(project: Project, cli: Cli) -> None:
+def test_overview_leaves_an_unreadable_ground_truth_blank(project: Project, cli: Cli) -> None:
     project(count=1)
-    conf = relit(project, 1, shadow_free_path=truths(1))
+    conf = shadow_project(project, 1, shadow_free_path=ground_truths(1))
     Path("free/p0.png").write_bytes(b"no image")
     assert cli("--conf_path", conf).code == 0
     assert columns(overview()) == 6
 
 
 @pytest.mark.parametrize(("output", "number"), [("inpainted", 3), ("shadow_free", 4)])
-def test_one_output_has_its_columns_alone(project: Project, cli: Cli, output: str, number: int) -> None:
-    assert cli("--conf_path", relit(project, 1), "--set", f"outputs={output}").code == 0
+def test_overview_of_a_single_output(project: Project, cli: Cli, output: str, number: int) -> None:
+    assert cli("--conf_path", shadow_project(project, 1), "--set", f"outputs={output}").code == 0
     assert columns(overview()) == number
     assert spot(overview(), pixels(f"log/run/{output}/p0.png"))
 
 
-def test_other_methods_show_the_truth_too(project: Project, cli: Cli) -> None:
+def test_overview_of_inpaint_shows_the_ground_truth(project: Project, cli: Cli) -> None:
     project(count=1)
-    data = {"gt_path": "gts", "mask_path": "masks", "shadow_free_path": truths(1)}
+    data = {"gt_path": "gts", "mask_path": "masks", "shadow_free_path": ground_truths(1)}
     assert cli("--conf_path", project(count=1, data=data)).code == 0
     assert columns(overview()) == 4 and spot(overview(), image(50))
 
 
-def test_a_folder_of_truths_that_is_not_there_is_told(project: Project, cli: Cli) -> None:
-    conf = relit(project, 1, shadow_free_path="no/free")
+def test_missing_folder_of_ground_truths_is_named(project: Project, cli: Cli) -> None:
+    conf = shadow_project(project, 1, shadow_free_path="no/free")
     assert "missing: no/free (mend the path" in cli("--conf_path", conf, "--dry_run").out
     outcome = cli("--conf_path", conf)
     assert outcome.code == 2 and "data.shadow_free_path: no/free does not exist" in outcome.err
     assert not Path("log").exists()
 
 
-def test_what_is_finished_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_folder_writes_outputs_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr(log_folder, "write_image", lambda path, *_: written.append(Path(path).parent.name))
     monkeypatch.setattr(log_folder, "write_bytes", lambda path, _: written.append(Path(path).name))
     folders = {key: str(tmp_path / key) for key in FOLDERS}
-    folder = LogFolder(str(tmp_path), folders, {"fingerprint": "f"}, LIFTED_COLUMNS)
-    shares = np.ones((16, 16), np.float32)
-    lifted = Lifted("other key", image(2), shares, np.dstack([shares] * 3))
-    folder.save(Result("p", "key", image(0), image(1), keep_mask(), lifted=lifted))
+    folder = LogFolder(str(tmp_path), folders, {"fingerprint": "f"}, RemoveShadowTask.OUTPUTS)
+    matte = np.ones((16, 16), np.float32)
+    shadow_free = Output("other key", image(2), extras={"matte": matte, "field": np.dstack([matte] * 3)})
+    outputs = {"inpainted": Output("key", image(0)), "shadow_free": shadow_free}
+    folder.save(Result("p", image(1), keep_mask(), outputs))
     assert written[-3:] == ["run.json", "srs", "shadow_frees"]
     assert sorted(written[:-3]) == ["gt_keep_masks", "gts", "lrs", "shadow_fields", "shadow_mattes"]
 
@@ -105,7 +106,7 @@ def test_what_is_finished_is_written_last(tmp_path: Path, monkeypatch: pytest.Mo
 # samples.npz
 
 
-def test_npz_holds_the_finished_pictures_under_their_names(project: Project, cli: Cli) -> None:
+def test_npz_holds_finished_images_and_names(project: Project, cli: Cli) -> None:
     conf = project(count=3, save_npz=True)
     Path("gts/p1.png").write_bytes(b"")
     assert cli("--conf_path", conf).code == 1
@@ -129,8 +130,8 @@ def test_npz_can_be_asked_for_afterwards(project: Project, cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("outputs", "main"), [("shadow_free", "shadow_free"), ("[shadow_free, inpainted]", "inpainted")]
 )
-def test_npz_of_relight(project: Project, cli: Cli, outputs: str, main: str) -> None:
-    cli("--conf_path", relit(project, 1), "--set", f"outputs={outputs}", "save_npz=true")
+def test_npz_of_remove_shadow(project: Project, cli: Cli, outputs: str, main: str) -> None:
+    cli("--conf_path", shadow_project(project, 1), "--set", f"outputs={outputs}", "save_npz=true")
     with np.load("log/run/samples.npz") as samples:
         assert np.array_equal(samples["arr_0"][0], pixels(f"log/run/{main}/p0.png"))
 
@@ -160,10 +161,10 @@ FILES = 8  # of one image: lrs, gts, gt_keep_masks, shadow_mattes, shadow_fields
 
 
 @pytest.mark.parametrize("stopped_at", range(1, FILES + 1))
-def test_a_run_stopped_before_any_file_is_finished_by_the_same_command(
+def test_same_command_finishes_a_run_stopped_at_any_file(
     project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch, stopped_at: int
 ) -> None:
-    conf = relit(project, 1)
+    conf = shadow_project(project, 1)
     replace, named = os.replace, 0
 
     def stop(source: str, target: str) -> None:
@@ -186,7 +187,7 @@ def test_a_run_stopped_before_any_file_is_finished_by_the_same_command(
     assert resumed == digests(Path("log/run"), but=("run.log", "run.json"))
 
 
-def test_many_threads_may_save_and_one_at_a_time_writes_run_json(
+def test_run_json_is_written_by_a_single_thread_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writing, write = threading.Lock(), log_folder.write_bytes
@@ -199,11 +200,12 @@ def test_many_threads_may_save_and_one_at_a_time_writes_run_json(
 
     monkeypatch.setattr(log_folder, "write_bytes", alone)
     folders = {name: str(tmp_path / name) for name in FOLDERS}
-    folder, shown = LogFolder(str(tmp_path), folders, {"fingerprint": "f"}), np.zeros((4, 4, 3), np.uint8)
+    folder = LogFolder(str(tmp_path), folders, {"fingerprint": "f"}, InpaintTask.OUTPUTS)
+    shown = np.zeros((4, 4, 3), np.uint8)
     with ThreadPoolExecutor(8) as threads:
-        results = [Result(f"p{i}", key="k", filled=shown, gt=shown, nfe=1) for i in range(20)]
-        own = threads.map(folder.save, results)
-        others = threads.map(lambda i: folder.accept(f"q{i}", {"evaluations": 1}, None), range(20))
-    assert list(own) == list(others) == [None] * 20
-    told = json.loads((tmp_path / "run.json").read_text())
-    assert len(told["images"]) == told["evaluations"] == 40
+        outputs = {"inpainted": Output("k", shown, nfe=1)}
+        saved = threads.map(folder.save, [Result(f"p{i}", shown, outputs=outputs) for i in range(20)])
+        accepted = threads.map(lambda i: folder.accept(f"q{i}", {"nfe": 1}, None), range(20))
+    assert list(saved) == list(accepted) == [None] * 20
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert len(run["images"]) == run["nfe"] == 40

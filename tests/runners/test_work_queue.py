@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guided_diffusion.output.log_folder import LogFolder
-from guided_diffusion.runners import work_queue
+from guided_diffusion.runners import run, work_queue
+from guided_diffusion.runners.display import Display
 from guided_diffusion.runners.work_queue import WorkQueue
 from tests.helpers.project import NFE, Cli, Project
 
@@ -143,12 +144,10 @@ def test_rank_without_an_address_and_ranks_with_ray_are_refused(
     assert "MASTER_ADDR not; start with torchrun" in outcome.err
 
 
-def test_leader_polls_during_an_image(
-    project: Project, cli: Cli, command: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_leader_polls_during_an_image(project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another rank reports after the leader's first evaluation for its only image."""
-    conf, shared = project(count=2), WorkQueue(2, dist.HashStore(), 0, 2)
-    shared.store.set("claimer 1", "1")
+    conf, queue = project(count=2), WorkQueue(2, dist.HashStore(), 0, 2)
+    queue.store.set("claimer 1", "1")
     other = {
         "name": "p1",
         "level": 20,
@@ -162,16 +161,16 @@ def test_leader_polls_during_an_image(
     def step(_display: object, progress: Any) -> None:
         steps.append(progress.step)
         if progress.step == 1:
-            shared.report(1, other)
+            queue.report(1, other)
 
-    heard: list[int] = []
+    accepted: list[int] = []
     accept = LogFolder.accept
-    monkeypatch.setattr(command.Display, "step", step)
-    monkeypatch.setattr(LogFolder, "accept", lambda *report: heard.append(len(steps)) or accept(*report))
-    monkeypatch.setattr(command.work_queue, "join", lambda _total: shared)
-    monkeypatch.setattr(command, "HEARING_SECONDS", 0.0)
+    monkeypatch.setattr(Display, "step", step)
+    monkeypatch.setattr(LogFolder, "accept", lambda *report: accepted.append(len(steps)) or accept(*report))
+    monkeypatch.setattr(work_queue, "join", lambda _total: queue)
+    monkeypatch.setattr(run, "POLL_SECONDS", 0.0)
     assert cli("--conf_path", conf).code == 0
-    assert len(heard) == 2 and heard[0] < NFE == heard[1], "p1, then its own image"
+    assert len(accepted) == 2 and accepted[0] < NFE == accepted[1], "p1, then its own image"
 
 
 def launch(*arguments: object) -> subprocess.Popen[str]:
@@ -215,7 +214,7 @@ def test_ranks_save_the_bytes_of_one_process_and_report_all(
         entry["evaluations"] for entry in entries.values()
     )
     assert Path("log/two/overview.png").is_file() and "5 of 5 images" in done.stdout
-    assert done.stdout.count("p3: 10 evaluations") == 1, "only the leader prints"
+    assert done.stdout.count("p3: 10 NFE") == 1, "only the leader prints"
     again = torchrun(conf, ranks, "--set", "name=two")
     assert "5 of 5 images were finished before" in again.stdout
 

@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from guided_diffusion.engine import Engine, load_config
+from guided_diffusion.images.inputs import read_pair
+from guided_diffusion.inpainting.task import InpaintTask
 from guided_diffusion.inpainting.tiled_denoiser import TiledDenoiser
-from guided_diffusion.inpainting.views import View, read
+from guided_diffusion.inpainting.views import ModelView
 from guided_diffusion.operators import NoObservation
+from guided_diffusion.runtime.seeds import ImageSeed
 from guided_diffusion.samplers import Noise, Problem, sample
 from tests.helpers.project import Project
 from tests.helpers.results import inpainted
@@ -23,13 +26,18 @@ def inpaint(conf: Path, *overrides: str) -> dict[str, np.ndarray]:
     return {r.name: inpainted(r) for r in Engine(load_config(conf, overrides))() if inpainted(r) is not None}
 
 
-def views_of(engine: Engine) -> list[View]:
-    """Return the model views of all images."""
-    return [view for pair in engine.pairs() for view in engine.job(pair.name, *read(pair)).views]
+def problem_of(engine: Engine) -> Problem:
+    """Pose the problem of all views of the images."""
+    assert isinstance(engine.task, InpaintTask)
+    views: list[ModelView] = []
+    for pair in engine.pairs():
+        image, keep = read_pair(pair)
+        views += engine.task.planner.plan("", pair.name, image, keep, ImageSeed(0, pair.name)).views
+    return engine.task.inpainter.problem(views)
 
 
 def assert_never_synchronises(engine: Engine, problem: Problem) -> None:
-    """Check that a second run of the sampler does not synchronise; the first uploads tables and captures."""
+    """Sample twice: the first run uploads tables and captures, the second must not synchronise."""
     list(sample(engine.sampler, problem))
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
@@ -43,7 +51,7 @@ def assert_never_synchronises(engine: Engine, problem: Problem) -> None:
 def test_sampling_never_synchronises_with_the_gpu(project: Project) -> None:
     conf = project(count=2, device="cuda")
     engine = Engine(load_config(conf))
-    assert_never_synchronises(engine, engine.painter.problem(views_of(engine)))
+    assert_never_synchronises(engine, problem_of(engine))
 
 
 def test_batch_size_changes_images_by_at_most_one_level(project: Project) -> None:
@@ -66,11 +74,11 @@ def test_half_precision_is_near_float32_in_any_batch(project: Project, precision
 
 def test_captured_network_changes_no_byte_and_never_synchronises(project: Project) -> None:
     conf = project(count=4, device="cuda")
-    for batch in ("data.batch_size=1", "data.batch_size=3"):  # 3: a batch of 3 and a batch of 1
+    for batch in ("data.batch_size=1", "data.batch_size=3"):  # 3: a batch of 3 and one of 1
         plain, quick = inpaint(conf, batch, "compile=false"), inpaint(conf, batch, "compile=true")
         assert all(np.array_equal(plain[name], quick[name]) for name in plain)
     engine = Engine(load_config(conf, ["compile=true"]))
-    assert_never_synchronises(engine, engine.painter.problem(views_of(engine)))
+    assert_never_synchronises(engine, problem_of(engine))
     [call] = engine.models.network.compiled.values()
     assert call is not engine.models.network.network, "the network was not captured"
 
@@ -86,9 +94,9 @@ def test_network_is_captured_on_its_own_gpu(project: Project) -> None:
 def test_overlapping_windows_never_synchronise_with_the_gpu(project: Project) -> None:
     conf = project(count=1, device="cuda")
     engine = Engine(load_config(conf))
-    problem = engine.painter.problem(views_of(engine))
+    problem = problem_of(engine)
     wide = torch.cat([problem.y] * 2, dim=3)
     noise = Noise([torch.Generator("cuda").manual_seed(0)], wide.shape[1:])
-    where = torch.ones(wide.shape[2:], dtype=torch.bool)
-    denoise = TiledDenoiser(problem.denoise, 16, 8, where)
+    region = torch.ones(wide.shape[2:], dtype=torch.bool)
+    denoise = TiledDenoiser(problem.denoise, 16, 8, region)
     assert_never_synchronises(engine, Problem(wide, NoObservation(), denoise, problem.process, noise))

@@ -20,8 +20,8 @@ from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.runtime import device, distributed, graphs
 from guided_diffusion.runtime.graphs import CompiledNetwork, maybe_compile
 from guided_diffusion.runtime.inference import prepare_for_inference
-from tests.helpers.project import MODEL, NFE
-from tests.helpers.results import inpainted
+from tests.helpers.project import MODEL, NFE, Project
+from tests.helpers.results import inpainted_image
 
 SHAPES = [(1, 16, 16), (2, 16, 24)]
 
@@ -203,7 +203,7 @@ def test_maybe_compile_skips_large_cpu_networks_unless_forced() -> None:
     assert maybe_compile(light, False) is light
 
 
-def test_run_is_the_same_whether_compiled_or_not(project: Callable[..., Path]) -> None:
+def test_run_is_the_same_whether_compiled_or_not(project: Project) -> None:
     """Compile at the start, in the middle of a trajectory, and not at all."""
     conf = project(count=2)
     results = {}
@@ -217,7 +217,8 @@ def test_run_is_the_same_whether_compiled_or_not(project: Callable[..., Path]) -
             assert len(engine.models.network.compiled) == 1
     for name, plain in results["false"].items():
         for other in (results["true"][name], results["auto"][name]):
-            assert np.array_equal(inpainted(plain), inpainted(other)) and plain.key == other.key
+            assert np.array_equal(inpainted_image(plain), inpainted_image(other))
+            assert plain.outputs["inpainted"].key == other.outputs["inpainted"].key
 
 
 class CUDA:
@@ -266,9 +267,7 @@ def test_capture_graph_uses_the_network_s_device(monkeypatch: pytest.MonkeyPatch
     assert cuda.used == [("warming", 1), ("capturing", 1)] and cuda.current == 0
 
 
-def test_engine_makes_its_device_current(
-    project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_engine_makes_its_device_current(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[torch.device] = []
     monkeypatch.setattr(distributed, "find_device", lambda _name: torch.device("cuda:1"))
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from guided_diffusion import build
+from guided_diffusion.codec import PixelCodec
 from guided_diffusion.config.schema import ModelConfig, ProcessConfig
 from guided_diffusion.denoiser import Denoiser
 from guided_diffusion.inpainting.coarse_guidance import CoarseGuidedDenoiser
@@ -86,7 +87,7 @@ def test_samplers_neither_synchronise_nor_upload(sampler: Sampler) -> None:
 def test_overlapping_windows_do_not_upload_and_plan_their_layout_once(
     sampler: Sampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    problem, where, done = problem_of(32), torch.ones(32, 32, dtype=torch.bool), list[str]()
+    problem, region, done = problem_of(32), torch.ones(32, 32, dtype=torch.bool), list[str]()
 
     def corners(tiled: TiledDenoiser, height: int, width: int) -> list[tuple[int, int]]:
         done.append("corners")
@@ -94,19 +95,20 @@ def test_overlapping_windows_do_not_upload_and_plan_their_layout_once(
 
     plain_corners = TiledDenoiser.corners
     monkeypatch.setattr(TiledDenoiser, "corners", corners)
-    tiled = TiledDenoiser(problem.denoise, 16, 8, where)
+    tiled = TiledDenoiser(problem.denoise, 16, 8, region)
     shown = torch.ones(1, 1, 32, 32, device="meta")
-    sketched = CoarseGuidedDenoiser(tiled, problem.process, torch.zeros_like(problem.y), shown, (4, 4), 2)
-    smoothed = sketched._smooth
+    coarse, clamp = torch.zeros_like(problem.y), PixelCodec().clamp
+    guided = CoarseGuidedDenoiser(tiled, problem.process, coarse, shown, (4, 4), 2, clamp)
+    smoothed = guided._smooth
 
     def smooth(plane: Tensor) -> Tensor:
         if plane is shown:
-            done.append("where")
+            done.append("region")
         return smoothed(plane)
 
-    vars(sketched)["_smooth"] = smooth
-    uploads_nothing(sampler, replace(problem, denoise=sketched))
-    assert sorted(done) == ["corners", "where"]
+    vars(guided)["_smooth"] = smooth
+    uploads_nothing(sampler, replace(problem, denoise=guided))
+    assert sorted(done) == ["corners", "region"]
 
 
 def test_count_transfers_sees_an_upload() -> None:

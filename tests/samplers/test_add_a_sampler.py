@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from guided_diffusion.images.formats import read_image
-from tests.conftest import MODEL, ROOT, image, keep_mask
+from tests.helpers.project import MODEL, ROOT, image, keep_mask
 
 Printed = tuple[int, str]  # exit code, and text
 

@@ -1,4 +1,4 @@
-"""Refine and the operator Shade against algebra: a Gaussian prior, a linear observation, their posterior."""
+"""Refine and ShadowOperator against algebra: a Gaussian prior, a linear observation, their posterior."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_in_srgb_a_lit_picture_passes_unchanged_and_nothing_leaves_the_range() -
     through = torch.where(torch.arange(8) < 4, 1.0, 0.02).expand(1, 3, 8, 8)
     variance = torch.where(torch.arange(8) < 4, 0.0, 1e-3).expand(1, 1, 8, 8)
 
-    def denoise(x: Tensor, t: int) -> Prediction:
+    def denoise(x: Tensor, t: int, clean: Tensor | None = None) -> Prediction:
         x0 = x.clamp(-1, 1)
         return Prediction(x0, x - x0, torch.zeros_like(x))
 

@@ -94,7 +94,7 @@ def test_ddnm_keeps_the_observation_exactly_and_draws_the_rest_from_the_prior() 
 class Pulled(GaussianDenoiser):
     """Also has a score, which pulls every pixel up."""
 
-    def __call__(self, x: Tensor, t: int) -> Prediction:
+    def __call__(self, x: Tensor, t: int, clean: Tensor | None = None) -> Prediction:
         return replace(super().__call__(x, t), score=torch.ones_like(x))
 
 
@@ -213,7 +213,7 @@ def test_guidance_shifts_both_rules_to_the_same_posterior() -> None:
     q, y, tau = process(1000), 0.6, 0.3  # y = x0 + tau * noise is seen of pixel 0
 
     class Scored(GaussianDenoiser):
-        def __call__(self, x: Tensor, t: int):  # type: ignore[no-untyped-def]
+        def __call__(self, x: Tensor, t: int, clean: Tensor | None = None) -> Prediction:
             p = super().__call__(x, t)
             a = self.process.alpha_bar(t)
             spread = 1 / (1 / STD**2 + a / (1 - a))

@@ -150,7 +150,7 @@ def test_a_run_keeps_known_bytes_at_one_evaluation_per_step(project: Project) ->
     for result in Engine(load_config(conf))():
         assert inpainted(result) is not None, result.error
         keep, truth = keep_mask(), image(int(result.name[1:]))
-        assert result.nfe == 4
+        assert result.outputs["inpainted"].nfe == 4
         assert np.array_equal(inpainted(result)[keep], truth[keep])  # by the method itself, nothing is pasted
         assert (inpainted(result)[~keep] != truth[~keep]).mean() > 0.5
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import guided_diffusion
-from tests.conftest import ROOT
+from tests.helpers.project import ROOT
 
 BASH = sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix)
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -103,3 +103,32 @@ def test_other_pythons_are_reported_by_one_line_each(tmp_path: Path, summary: st
     assert (checkout / "log/python-3.98.txt").exists() == (status == 1)
     [run] = log.read_text().splitlines()
     assert "not slow and not gpu" in run and str(checkout) not in run
+
+
+@pytest.mark.parametrize(
+    ("wheel", "summary", "status", "last"),
+    [
+        (0, "7 passed, 2 deselected in 1.00s", 0, "7 passed, 0 failed"),
+        (1, "7 passed in 1.00s", 0, "7 passed, 1 failed"),
+        (0, "2 failed, 5 passed, 1 error in 1.00s", 1, "5 passed, 3 failed"),
+        (0, "ruff found an error", 1, "0 passed, 1 failed"),
+    ],
+)
+def test_ci_ends_with_the_counts_of_all_jobs(
+    tmp_path: Path, wheel: int, summary: str, status: int, last: str
+) -> None:
+    (tmp_path / ".ci").mkdir()
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
+    stand_ins = {
+        "install": "exit 0",
+        "check_wheel": f"exit {wheel}",
+        "test_pythons": "echo 'Python 3.98.1: 9 passed in 1 s'",
+        "test": f"echo '{summary}'; exit {status}",
+    }
+    for name, body in stand_ins.items():
+        (tmp_path / "scripts" / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / "scripts" / name).chmod(0o755)
+    done = subprocess.run(["bash", str(tmp_path / ".ci/run")], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == last
+    assert (done.returncode == 0) == last.endswith(" 0 failed")

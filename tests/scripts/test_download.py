@@ -183,7 +183,7 @@ def http(request: pytest.FixtureRequest, tmp_path: Path, server: Server) -> Proj
     return Project(tmp_path, server, request.param)
 
 
-def test_whole_then_verified_without_a_request(project: Project) -> None:
+def test_second_run_verifies_without_a_request(project: Project) -> None:
     project.server.assets[FACES] = Asset(CHECKPOINT)
     project.succeeds("faces")
     assert project.path(FACES_FILE).read_bytes() == CHECKPOINT
@@ -193,7 +193,7 @@ def test_whole_then_verified_without_a_request(project: Project) -> None:
     assert "already there" in project.succeeds("faces") and project.server.requests == []
 
 
-def test_cut_transfers_resume_in_the_next_run_and_within_one(project: Project) -> None:
+def test_cut_transfer_resumes_within_a_run_and_in_the_next(project: Project) -> None:
     asset = project.server.assets[FACES] = Asset(CHECKPOINT, script=[CUT, "503"])
     project.fails("faces", f"data/{FACES_FILE}: the download failed; run again to resume")
     (partial,) = project.files()
@@ -205,7 +205,7 @@ def test_cut_transfers_resume_in_the_next_run_and_within_one(project: Project) -
     assert project.path(FACES_FILE).read_bytes() == CHECKPOINT
 
 
-def test_a_web_page_is_refused_and_leaves_nothing_to_continue(http: Project) -> None:
+def test_web_page_is_refused_and_deleted(http: Project) -> None:
     http.server.assets[FACES] = Asset(HTML)
     http.fails("faces", "web page", f"https://drive.google.com/uc?id={FACES}")
     assert http.files() == set()
@@ -215,13 +215,13 @@ def test_a_web_page_is_refused_and_leaves_nothing_to_continue(http: Project) -> 
     assert http.path(FACES_FILE).read_bytes() == CHECKPOINT
 
 
-def test_a_server_that_ignores_ranges(http: Project) -> None:
+def test_server_that_ignores_ranges(http: Project) -> None:
     http.server.assets[FACES] = Asset(CHECKPOINT, ranges=False, script=[CUT])
     http.succeeds("faces")
     assert http.path(FACES_FILE).read_bytes() == CHECKPOINT
 
 
-def test_a_partial_file_longer_than_the_file_never_passes(http: Project) -> None:
+def test_partial_file_longer_than_the_file_never_passes(http: Project) -> None:
     http.put(FACES_FILE + ".part", CHECKPOINT + bytes(70_000))
     http.server.assets[FACES] = Asset(CHECKPOINT)
     if http.tool == "wget":  # which takes it for whole
@@ -230,7 +230,7 @@ def test_a_partial_file_longer_than_the_file_never_passes(http: Project) -> None
     assert http.path(FACES_FILE).read_bytes() == CHECKPOINT
 
 
-def test_one_of_two_fails_and_the_other_is_done(http: Project) -> None:
+def test_failure_of_one_file_leaves_the_other(http: Project) -> None:
     http.server.assets["256x256_classifier.pt"] = Asset(CHECKPOINT)
     complaints = http.fails("imagenet")
     assert complaints.splitlines()[-1] == "download.sh: failed: data/pretrained/256x256_diffusion.pt"
@@ -246,7 +246,7 @@ def test_one_of_two_fails_and_the_other_is_done(http: Project) -> None:
         (CHECKPOINT[:CUT], "cut short"),
     ],
 )
-def test_what_is_no_whole_checkpoint_is_refused(one: Project, body: bytes, reason: str) -> None:
+def test_incomplete_or_foreign_file_is_refused(one: Project, body: bytes, reason: str) -> None:
     one.server.assets[FACES] = Asset(body, length=False)
     one.fails("faces", reason)
     assert one.files() == set()
@@ -259,7 +259,7 @@ def test_killed_between_transfer_and_check(one: Project) -> None:
     assert one.files() == {FACES_FILE, "checksums.txt"}
 
 
-def test_a_tampered_file_is_named_with_both_sums(one: Project) -> None:
+def test_changed_file_is_named_with_both_checksums(one: Project) -> None:
     one.server.assets[FACES] = Asset(CHECKPOINT)
     one.succeeds("faces")
     tampered = CHECKPOINT[:1000] + bytes([CHECKPOINT[1000] ^ 1]) + CHECKPOINT[1001:]
@@ -268,14 +268,14 @@ def test_a_tampered_file_is_named_with_both_sums(one: Project) -> None:
     assert one.path(FACES_FILE).read_bytes() == tampered  # the user's file is the user's to delete
 
 
-def test_a_download_unlike_the_record_is_refused(one: Project) -> None:
+def test_download_unlike_recorded_checksum_is_refused(one: Project) -> None:
     one.put("checksums.txt", f"{'0' * 64}  {FACES_FILE}\n".encode())
     one.server.assets[FACES] = Asset(CHECKPOINT)
     one.fails("faces", digest(CHECKPOINT), "0" * 64)
     assert one.files() == {"checksums.txt"}
 
 
-def test_a_file_put_there_by_hand_is_judged_and_recorded(one: Project) -> None:
+def test_file_saved_by_hand_is_checked_and_recorded(one: Project) -> None:
     one.put(FACES_FILE, CHECKPOINT)
     one.succeeds("faces")
     assert digest(CHECKPOINT) in one.path("checksums.txt").read_text()
@@ -287,7 +287,7 @@ def test_a_file_put_there_by_hand_is_judged_and_recorded(one: Project) -> None:
 
 
 @pytest.mark.parametrize("inside", ["", "data/datasets/"])
-def test_the_archive_is_unpacked_and_keeps_what_exists(one: Project, inside: str) -> None:
+def test_archive_is_unpacked_without_overwriting(one: Project, inside: str) -> None:
     members = {inside + name: content for name, content in PICTURES.items()}
     one.server.assets[DATA] = Asset(archive(members | {"__MACOSX/gts/._face": b"junk"}))
     mine = one.put("datasets/gts/face/000000.png", b"mine")
@@ -299,7 +299,7 @@ def test_the_archive_is_unpacked_and_keeps_what_exists(one: Project, inside: str
     assert lost.read_bytes() == b"t" and len(one.server.requests) == 1
 
 
-def test_damaged_and_foreign_archives(one: Project) -> None:
+def test_damaged_and_foreign_archives_are_refused(one: Project) -> None:
     one.server.assets[DATA] = Asset(archive(PICTURES).replace(b".pngface", b".pngfake"))
     one.fails("data", "not an intact zip")
     assert one.files() == set()
@@ -315,7 +315,7 @@ def test_no_argument_fetches_all_four(one: Project) -> None:
     assert [name for name, _ in one.server.requests] == [*names, DATA]
 
 
-def test_arguments(one: Project) -> None:
+def test_help_and_unknown_arguments(one: Project) -> None:
     wrong = one.run("faces", "facse")
     assert wrong.returncode == 2 and "unknown argument 'facse'" in wrong.stderr
     assert "bash download.sh [faces] [places2] [imagenet] [data]" in one.succeeds("-h")

@@ -1,4 +1,4 @@
-"""scripts/install tells in one line why a Python does not do, and then leaves nothing behind."""
+"""scripts/install names an unsuitable Python in one line, and then leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.helpers.project import ROOT
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         (None, "there is no "),
         ('case "$*" in *platform*) echo 3.8.10;; *) exit 1;; esac', "is 3.8.10. Set PYTHON="),
@@ -23,7 +23,7 @@ from tests.helpers.project import ROOT
         ),
     ],
 )
-def test_an_unfit_python_is_told_in_one_line(tmp_path: Path, body: str | None, told: str) -> None:
+def test_unsuitable_python_is_named_in_one_line(tmp_path: Path, body: str | None, message: str) -> None:
     root, python = tmp_path / "a place", tmp_path / "python"
     (root / "scripts").mkdir(parents=True)
     for name in ("scripts/demo", "scripts/install", "requirements.txt", "pyproject.toml"):
@@ -36,5 +36,5 @@ def test_an_unfit_python_is_told_in_one_line(tmp_path: Path, body: str | None, t
     done = subprocess.run(script, cwd="/", env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
     [line] = done.stderr.splitlines()
-    assert told in line
+    assert message in line
     assert not (root / ".venv").exists()

@@ -1,4 +1,4 @@
-"""Method relight: masks of either kind or none, deep images, images in hand, and what goes wrong."""
+"""Task remove_shadow: masks of either kind or none, 16-bit images, images in memory, and failures."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from guided_diffusion.errors import ImageError
 from guided_diffusion.images.formats import eight_bits, read_deep, write_image
 from guided_diffusion.shadow import detect, remover
 from guided_diffusion.shadow.relight import RelitImage
+from tests.helpers.log_folder import INPAINTED, SHADOW_FREE, pixels, run_json, stamps
 from tests.helpers.negative import RELIT_KEEP as KEEP
 from tests.helpers.negative import Negative
 from tests.helpers.project import NFE, Cli, Project, image, keep_mask
-from tests.helpers.results import inpainted, shadow_free
-from tests.shadow.test_remover import FREE, INPAINTED, pixels, results, stamps, told
+from tests.helpers.results import inpainted, results, shadow_free, shadow_free_image
 
 
-def find(monkeypatch: pytest.MonkeyPatch, shadow: np.ndarray) -> None:
-    """Every image's shadow shall be found to be this one."""
+def set_found(monkeypatch: pytest.MonkeyPatch, shadow: np.ndarray) -> None:
+    """Let this shadow be found in every image."""
     monkeypatch.setattr(remover, "find", lambda image: shadow)
 
 
@@ -39,23 +39,23 @@ def test_shadow_masks_may_be_bright(shaded: Project, negative: Negative) -> None
     assert np.array_equal(repaint.keep, keep_mask())
 
 
-def test_a_mask_without_a_shadow_copies_and_says_so(shaded: Project, cli: Cli, negative: Negative) -> None:
+def test_mask_without_a_shadow_copies_the_image(shaded: Project, cli: Cli, negative: Negative) -> None:
     conf = shaded(1)
     Image.fromarray(np.full((16, 16), 255, np.uint8)).save("masks/p0.png")
     outcome = cli("--conf_path", conf)
     assert outcome.code == 0
     assert "p0: the mask marks no shadow: the image was left as it was\n" in outcome.out
-    assert np.array_equal(pixels(FREE / "p0.png"), image(0))
+    assert np.array_equal(pixels(SHADOW_FREE / "p0.png"), image(0))
     assert np.array_equal(pixels(INPAINTED / "p0.png"), image(0))
     assert not pixels("log/run/shadow_matte/p0.png").any()
     assert (pixels("log/run/shadow_field/p0.png") == 255).all()
-    assert told()["evaluations"] == 0 and negative.calls == []
+    assert run_json()["nfe"] == 0 and negative.calls == []
     assert "are kept" in cli("--conf_path", conf).out
 
 
 def test_auto_finds_the_shadow(shaded: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     by_mask = results(shaded(1))["p0"]
-    find(monkeypatch, ~keep_mask())
+    set_found(monkeypatch, ~keep_mask())
     conf = shaded(1, data={"gt_path": "gts", "mask_path": "auto"})
     assert "missing" not in cli("--conf_path", conf, "--dry_run").out
     found = results(conf)["p0"]
@@ -65,17 +65,17 @@ def test_auto_finds_the_shadow(shaded: Project, cli: Cli, monkeypatch: pytest.Mo
     )
 
 
-def test_auto_leaves_a_picture_without_a_shadow(
+def test_auto_leaves_an_image_without_a_shadow(
     shaded: Project, cli: Cli, negative: Negative, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find(monkeypatch, np.zeros((16, 16), bool))
+    set_found(monkeypatch, np.zeros((16, 16), bool))
     outcome = cli("--conf_path", shaded(1, data={"gt_path": "gts", "mask_path": "auto"}))
     assert "p0: no shadow found: the image was left as it was\n" in outcome.out
-    assert np.array_equal(pixels(FREE / "p0.png"), image(0))
-    assert told()["images"]["p0"]["evaluations"] == 0 and negative.calls == []
+    assert np.array_equal(pixels(SHADOW_FREE / "p0.png"), image(0))
+    assert run_json()["images"]["p0"]["nfe"] == 0 and negative.calls == []
 
 
-def test_auto_is_for_relight_alone(shaded: Project, cli: Cli) -> None:
+def test_auto_is_for_remove_shadow_alone(shaded: Project, cli: Cli) -> None:
     outcome = cli("--conf_path", shaded(1), "--set", "data.mask_path=auto", "task=inpaint")
     assert outcome.code == 2
     assert (
@@ -84,15 +84,15 @@ def test_auto_is_for_relight_alone(shaded: Project, cli: Cli) -> None:
     )
 
 
-def test_relight_needs_a_mask_or_auto(shaded: Project, cli: Cli) -> None:
+def test_remove_shadow_needs_a_mask_or_auto(shaded: Project, cli: Cli) -> None:
     outcome = cli("--conf_path", shaded(1, data={"gt_path": "gts"}))
-    assert outcome.code == 2 and "method repaint needs data.mask_path" in outcome.err
+    assert outcome.code == 2 and "task remove_shadow needs data.mask_path" in outcome.err
 
 
 # depth, failures, images in hand
 
 
-def test_16_bit_pictures_stay_as_deep_as_they_are(shaded: Project, cli: Cli) -> None:
+def test_16_bit_images_keep_their_depth(shaded: Project, cli: Cli) -> None:
     conf = shaded(0)
     deep = image(0).astype(np.uint16) * 257 + np.arange(16, dtype=np.uint16)[:, None]
     write_image("gts/deep.png", deep)
@@ -101,7 +101,7 @@ def test_16_bit_pictures_stay_as_deep_as_they_are(shaded: Project, cli: Cli) -> 
         Image.fromarray(keep_mask()).save(f"masks/{name}.png")
     assert cli("--conf_path", conf).code == 0
     for name, given in {"deep": deep, "grey": np.repeat(deep[..., :1], 3, axis=2)}.items():
-        free = read_deep(FREE / f"{name}.png")
+        free = read_deep(SHADOW_FREE / f"{name}.png")
         assert free.dtype == np.uint16 and np.array_equal(free[KEEP], given[KEEP])
         assert (free[~KEEP] != given[~KEEP]).mean() > 0.8
         for folder in (INPAINTED, Path("log/run/gt")):
@@ -112,32 +112,31 @@ def test_16_bit_pictures_stay_as_deep_as_they_are(shaded: Project, cli: Cli) -> 
 
 
 @pytest.mark.parametrize("size", [(40, 24), (9, 61)])
-def test_any_size_is_lifted_as_it_is(shaded: Project, negative: Negative, size: tuple[int, int]) -> None:
+def test_image_keeps_its_size(shaded: Project, negative: Negative, size: tuple[int, int]) -> None:
     conf = shaded(0)
     Image.fromarray(image(0, *size)).save("gts/p0.png")
     Image.fromarray(keep_mask(*size)).save("masks/p0.png")
-    lifted = shadow_free(results(conf)["p0"])
-    assert lifted is not None and lifted.free is not None and lifted.free.shape == (*size, 3)
+    assert shadow_free_image(results(conf)["p0"]).shape == (*size, 3)
     assert negative.calls[0][0].shape == (*size, 3)
 
 
 @pytest.fixture
-def moody(monkeypatch: pytest.MonkeyPatch, negative: Negative) -> Iterator[list[Exception]]:
+def failures(monkeypatch: pytest.MonkeyPatch, negative: Negative) -> Iterator[list[Exception]]:
     """The stand-in raises the first of these at its second call."""
-    moods: list[Exception] = []
+    errors: list[Exception] = []
 
     def relight(*args: Any) -> RelitImage:
         answer = negative(*args)
         if len(negative.calls) == 2:
-            raise moods[0]
+            raise errors[0]
         return answer
 
     monkeypatch.setattr(remover, "relight", relight)
-    return moods
+    return errors
 
 
 @pytest.mark.parametrize(
-    ("mood", "reason"),
+    ("error", "reason"),
     [
         (ImageError("no light at all"), "no light at all"),
         (
@@ -146,15 +145,15 @@ def moody(monkeypatch: pytest.MonkeyPatch, negative: Negative) -> Iterator[list[
         ),
     ],
 )
-def test_a_picture_that_cannot_be_lifted_fails_alone(
-    shaded: Project, cli: Cli, moody: list[Exception], mood: Exception, reason: str
+def test_image_that_cannot_be_relit_fails_alone(
+    shaded: Project, cli: Cli, failures: list[Exception], error: Exception, reason: str
 ) -> None:
-    moody.append(mood)
+    failures.append(error)
     outcome = cli("--conf_path", shaded(), "--set", "data.batch_size=2")
     assert outcome.code == 1
     assert outcome.err.startswith(f"error: p1 failed: {reason}") and outcome.err.count("\n") == 1
-    assert sorted(stamps(FREE)) == sorted(stamps(INPAINTED)) == ["p0.png", "p2.png"]
-    assert "error" in told()["images"]["p1"]
+    assert sorted(stamps(SHADOW_FREE)) == sorted(stamps(INPAINTED)) == ["p0.png", "p2.png"]
+    assert "error" in run_json()["images"]["p1"]
 
 
 def test_pil_in_pil_out(shaded: Project, negative: Negative, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,13 +163,13 @@ def test_pil_in_pil_out(shaded: Project, negative: Negative, monkeypatch: pytest
     assert np.array_equal(free[KEEP], image(3)[KEEP]) and not np.array_equal(free, image(3))
     again = np.array(engine.remove_shadow(Image.fromarray(image(3)), mask, name="other"))
     assert np.array_equal(again, free)
-    find(monkeypatch, ~keep_mask())
+    set_found(monkeypatch, ~keep_mask())
     assert np.array_equal(np.array(engine.remove_shadow(Image.fromarray(image(3)))), free)
     with pytest.raises(ImageError, match="make them equal"):
         engine.remove_shadow(Image.fromarray(image(3)), Image.new("L", (16, 17)))
 
 
-def test_keys_of_relight_are_warned_of_elsewhere(shaded: Project) -> None:
+def test_inpaint_warns_of_keys_of_remove_shadow(shaded: Project) -> None:
     conf = shaded(0, task="inpaint", outputs="inpainted", relight={"dilate": 0.5})
     assert Engine(load_config(conf)).warnings == [
         "keys that only task remove_shadow reads: outputs and relight"
@@ -178,60 +177,60 @@ def test_keys_of_relight_are_warned_of_elsewhere(shaded: Project) -> None:
 
 
 @pytest.mark.parametrize("top", [255, 65535])
-def test_black_is_painted_where_that_is_asked_for(shaded: Project, negative: Negative, top: int) -> None:
+def test_inpaint_black_inpaints_black_pixels_alone(shaded: Project, negative: Negative, top: int) -> None:
     given = image(0).astype(np.uint16 if top > 255 else np.uint8) * (top // 255)
     black = ~keep_mask() & (np.arange(16) < 8)
     given[black] = 0
     conf = shaded(1, relight={"inpaint_black": True})
     write_image("gts/p0.png", given)
     (plain,) = [shadow_free(r) for r in results(conf, "relight.inpaint_black=false").values()]
-    (painted,) = [shadow_free(r) for r in results(conf).values()]
-    assert plain is not None and painted is not None and plain.free is not None and painted.free is not None
-    assert painted.free.dtype == plain.free.dtype == given.dtype
-    changed = (painted.free != plain.free).any(axis=2)
+    (filled,) = [shadow_free(r) for r in results(conf).values()]
+    assert plain is not None and filled is not None and plain.image is not None and filled.image is not None
+    assert filled.image.dtype == plain.image.dtype == given.dtype
+    changed = (filled.image != plain.image).any(axis=2)
     assert changed[black].mean() > 0.8 and not changed[~black].any()
-    assert not (painted.free[black] % (top // 255)).any()
-    assert (plain.nfe, painted.nfe) == (0, NFE) and plain.note == ""
+    assert not (filled.image[black] % (top // 255)).any()
+    assert (plain.nfe, filled.nfe) == (0, NFE) and plain.note == ""
     assert (
-        painted.note == f"{black.sum()} pixels of the shadow were too dark to hold texture and were painted"
+        filled.note == f"{black.sum()} pixels of the shadow were too dark to hold texture and were inpainted"
     )
-    assert painted.key != plain.key
+    assert filled.key != plain.key
     engine = Engine(load_config(conf))
     alone = engine.remove_shadow(Image.fromarray(eight_bits(given)), Image.fromarray(keep_mask()), "p0")
-    assert np.array_equal(np.array(alone)[black], eight_bits(painted.free)[black])
+    assert np.array_equal(np.array(alone)[black], eight_bits(filled.image)[black])
 
 
-def test_nothing_is_painted_without_black(shaded: Project, negative: Negative) -> None:
+def test_inpaint_black_without_black_pixels_costs_nothing(shaded: Project, negative: Negative) -> None:
     for name in ("p0", "p1"):
-        lifted = results(shaded(2, relight={"inpaint_black": True}))[name].lifted
-        assert lifted is not None and lifted.nfe == 0 and lifted.note == ""
+        output = shadow_free(results(shaded(2, relight={"inpaint_black": True}))[name])
+        assert output is not None and output.nfe == 0 and output.note == ""
 
 
-def test_black_that_cannot_be_painted_leaves_what_was_lifted(shaded: Project, negative: Negative) -> None:
+def test_inpaint_black_that_fails_keeps_the_relit_image(shaded: Project, negative: Negative) -> None:
     """A hole too long and thin for the model to see; the rest of the image is not lost with it."""
     conf = shaded(1)
     given = np.full((20, 900, 3), 90, np.uint8)
     given[:, 20:880] = 0
     Image.fromarray(given).save("gts/p0.png")
     Image.fromarray(np.repeat(((np.arange(900) < 20) * np.uint8(255))[None], 20, 0)).save("masks/p0.png")
-    plain = results(conf, "outputs=shadow_free")["p0"].lifted
-    kept = results(conf, "outputs=shadow_free", "relight.inpaint_black=true")["p0"].lifted
-    assert plain is not None and kept is not None and plain.free is not None and kept.free is not None
-    assert kept.note.startswith("what is black was not painted: ") and "\n" not in kept.note
-    assert np.array_equal(kept.free, plain.free)
+    plain = results(conf, "outputs=shadow_free")["p0"]
+    kept = results(conf, "outputs=shadow_free", "relight.inpaint_black=true")["p0"]
+    note = kept.outputs["shadow_free"].note
+    assert note.startswith("black pixels were not inpainted: ") and "\n" not in note
+    assert np.array_equal(shadow_free_image(kept), shadow_free_image(plain))
 
 
-def test_grey_stays_grey_where_it_is_painted(shaded: Project, negative: Negative) -> None:
+def test_inpaint_black_keeps_grey_images_grey(shaded: Project, negative: Negative) -> None:
     given = image(0)[..., :1].repeat(3, axis=2)
     given[~keep_mask()] = 0
     conf = shaded(1, relight={"inpaint_black": True})
     write_image("gts/p0.png", given)
-    lifted = shadow_free(results(conf)["p0"])
-    assert lifted is not None and lifted.free is not None and "painted" in lifted.note
-    assert not np.ptp(lifted.free, axis=2).any()
+    result = results(conf)["p0"]
+    assert "inpainted" in result.outputs["shadow_free"].note
+    assert not np.ptp(shadow_free_image(result), axis=2).any()
 
 
-def test_a_second_look_is_asked_for_by_its_key_and_needs_the_detector(
+def test_second_pass_is_set_by_its_key_and_needs_the_detector(
     shaded: Project, cli: Cli, negative: Negative, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conf = shaded(1, outputs="shadow_free")
@@ -253,6 +252,6 @@ def test_a_second_look_is_asked_for_by_its_key_and_needs_the_detector(
     assert cli("--conf_path", conf, "--set", "relight.second_pass=false").code == 0
 
 
-def test_painting_black_needs_the_network_from_the_start(shaded: Project, cli: Cli) -> None:
+def test_inpaint_black_needs_the_network_from_the_start(shaded: Project, cli: Cli) -> None:
     conf = shaded(1, outputs="shadow_free", model_path="absent.pt", relight={"inpaint_black": True})
     assert "missing: absent.pt" in cli("--conf_path", conf, "--dry_run").out
