@@ -123,7 +123,7 @@ GUIDE = ROOT / "docs" / "guide" / "training.md"
 
 
 def documented() -> dict[str, str]:
-    """Key -> default, from the tables for training, the network and the process, less the named exceptions."""
+    """Key -> default, from the tables for training, network and process, less the named exceptions."""
     sections = {text.split("\n")[0]: text for text in KEYS_PAGE.read_text().split("\n## ")}
     training = sections["Training"]
     text = sections["Network"] + sections["Diffusion process"] + training
