@@ -53,14 +53,16 @@ def build_network(model: ModelConfig, channels: int = 3) -> UNetModel:
     return UNetModel(spec, outputs, classes, model.num_heads_upsample)
 
 
-def build_classifier(config: ClassifierConfig, image_size: int, channel_mult: str = "") -> EncoderUNetModel:
+def build_classifier(
+    config: ClassifierConfig, image_size: int, channel_mult: str = "", channels: int = 3
+) -> EncoderUNetModel:
     """Build the noisy ImageNet classifier of a config, freshly initialised, on torch's default device.
 
     Its levels are those of guided-diffusion for the image size; where there are none for that size,
     `channel_mult` (the model's) gives them.
     """
     spec = Encoder(
-        in_channels=3,
+        in_channels=channels,
         model_channels=config.classifier_width,
         num_res_blocks=config.classifier_depth,
         channel_mult=_classifier_mults(image_size, channel_mult),

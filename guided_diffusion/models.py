@@ -68,7 +68,8 @@ class Models:
                 network = build.build_network(model, self.channels)
                 if self.classifier_path is None:
                     return network, None
-                return network, build.build_classifier(guide, model.image_size, model.channel_mult)
+                sizes = model.image_size, model.channel_mult, self.channels
+                return network, build.build_classifier(guide, *sizes)
         except (ValueError, RuntimeError) as error:
             raise ConfigError(f"these settings describe no network: {error}") from error
 

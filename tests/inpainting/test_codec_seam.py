@@ -108,6 +108,13 @@ def test_engine_sizes_are_in_image_pixels(conf: Path) -> None:
     assert engine._parts.multiple == 2 * pixel_engine._parts.multiple
 
 
+def test_networks_take_the_codec_s_channels(conf: Path) -> None:
+    engine = Engine(load_config(conf, ["classifier_path=c.pt", "classifier_scale=1"]), codec=ToyCodec())
+    network, classifier = engine.models.build_on_meta()
+    assert classifier is not None
+    assert [net.input_blocks[0][0].in_channels for net in (network, classifier)] == [12, 12]
+
+
 # end to end
 
 
