@@ -49,14 +49,15 @@ def execute(options: argparse.Namespace, command: str, logs: ExitStack) -> int:
             f"ray: {config.ray} shares the images by itself; start one process, without torchrun"
         )
     engine = Engine(config)
-    engine.models.build_on_meta()  # the last thing that can be wrong with the settings
     if options.dry_run:
+        engine.models.build_on_meta()
         warn(engine)
         show_plan(engine)
         return 0
     pairs, begin = engine.pairs(), time.monotonic()
     where = engine.device, engine.precision
     head = describe_run(engine.run_fingerprint, to_mapping(config), *where, command, __version__)
+    engine.models.build_on_meta()  # the last thing that can be wrong with the settings, before any write
     leads = distributed.is_leader()
     ground_truths = inputs.find_ground_truths(config)
     folder = LogFolder(config.log_dir, vars(config.paths), head, engine.task.OUTPUTS, ground_truths, leads)

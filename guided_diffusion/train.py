@@ -210,7 +210,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "resumes after a stop or a kill.",
         epilog="Writes the state, weights, loss.csv, cost.json and sample grids to runs/<name>. Exit codes: "
         "0 done, or the minutes are over; 1 failed while training; 2 wrong configuration; 130 interrupted. "
-        "The keys of the YAML are explained in docs/reference/training_keys.md.",
+        "The keys of the YAML are explained in docs/reference/config.md.",
     )
     parser.add_argument("--conf_path", help="YAML of the run, e.g. confs/train/scenes64.yml")
     parser.add_argument(

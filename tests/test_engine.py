@@ -220,9 +220,7 @@ def test_short_schedule_gives_a_warning_with_the_signal_level(project: Project) 
         ("device=cuda:77", "cuda:77"),
     ],
 )
-def test_wrong_settings_are_named_before_a_model_is_loaded(
-    project: Project, override: str, told: str
-) -> None:
+def test_wrong_settings_are_named_before_loading(project: Project, override: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         Engine(load_config(project(model_path="absent.pt"), [override]))
 

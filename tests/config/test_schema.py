@@ -273,7 +273,7 @@ def test_paths_default_to_folders_in_the_log_folder():
     config = from_mapping({**MINIMAL, "paths": {"lrs": "elsewhere"}})
     names = ("inpainted", "gt_masked", "gt", "gt_keep_mask", "shadow_free", "shadow_matte", "shadow_field")
     keys = ("srs", "lrs", "gts", "gt_keep_masks", "shadow_frees", "shadow_mattes", "shadow_fields")
-    expected = {key: f"./log/x/{name}" for key, name in zip(keys, names, strict=True)}
+    expected = {key: f"log/x/{name}" for key, name in zip(keys, names, strict=True)}
     assert folders(config) == {**expected, "lrs": "elsewhere"}
 
 

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from guided_diffusion.output.log_folder import KEY
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ("python", "penumbra", "bash", "torchrun", ".venv/bin/python")
@@ -146,7 +149,7 @@ def _shown_in_blocks() -> Iterator[tuple[str, str]]:
 
 
 def mentions() -> list[Command]:
-    """Return the commands with flags that stand inside sentences, each once, less those of the blocks."""
+    """Return the commands with arguments that stand inside sentences, each once, less those of the blocks."""
     shown = {command.line for command in commands()}
     starts = "|".join(re.escape(program) for program in PROGRAMS)
     by_line: dict[str, Command] = {}
@@ -154,7 +157,8 @@ def mentions() -> list[Command]:
         prose = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
         for line in re.findall(rf"`((?:{starts}) [^`]*)`", prose):
             line = " ".join(line.split())
-            if line not in shown and "..." not in line and "…" not in line:
+            bare = re.fullmatch(r"\S+( -m)? \S+", line) and not line.startswith(("bash", "penumbra"))
+            if line not in shown and not bare and "..." not in line and "…" not in line:
                 by_line.setdefault(line, Command(page.relative_to(ROOT).as_posix(), line))
     return [*by_line.values()]
 
@@ -183,7 +187,15 @@ def copy_project(target: Path) -> None:
         else:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             Image.open(samples / sample).save(target / name)
+    _give_key(target / "log/shadow/shadow_free/scene_road.png")
     _lay_out_environment(target)
+
+
+def _give_key(path: Path) -> None:
+    """Put a key into a PNG, as a run does."""
+    image, text = Image.open(path), PngInfo()
+    text.add_text(KEY, "0" * 64)
+    image.save(path, pnginfo=text)
 
 
 def _shrink(source: Path, target: Path) -> None:

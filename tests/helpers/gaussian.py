@@ -24,6 +24,8 @@ class GaussianDenoiser:
     covariance: Tensor
 
     def __call__(self, x: Tensor, t: int, clean: Tensor | None = None) -> Prediction:
+        if clean is not None:
+            raise ValueError("GaussianDenoiser cannot be told what is clean")
         a = self.process.alpha_bar(t)
         eye = torch.eye(len(self.mean))
         gain = a**0.5 * self.covariance @ torch.linalg.inv(a * self.covariance + (1 - a) * eye)

@@ -210,9 +210,7 @@ def test_ranks_save_the_bytes_of_one_process_and_report_all(
     cli("--conf_path", conf, "--set", "name=one")
     assert images("two") == images("one") and len(images("two")) == 5
     entries = json.loads(Path("log/two/run.json").read_text())["images"]
-    assert sorted(entries) == [f"p{i}" for i in range(5)] and all(
-        entry["evaluations"] for entry in entries.values()
-    )
+    assert sorted(entries) == [f"p{i}" for i in range(5)] and all(entry["nfe"] for entry in entries.values())
     assert Path("log/two/overview.png").is_file() and "5 of 5 images" in done.stdout
     assert done.stdout.count("p3: 10 NFE") == 1, "only the leader prints"
     again = torchrun(conf, ranks, "--set", "name=two")

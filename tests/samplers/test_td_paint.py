@@ -16,6 +16,7 @@ from guided_diffusion.denoiser import Denoiser
 from guided_diffusion.engine import Engine, load_config
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from guided_diffusion.guidance import GuidedDenoiser
 from guided_diffusion.operators import LowPass, Mask, NoObservation
 from guided_diffusion.samplers import Problem, Sampler, sample
 from guided_diffusion.samplers.ddim import DDIM
@@ -84,7 +85,7 @@ def run(sampler: Sampler, task: Problem) -> Tensor:
 
 
 @pytest.mark.parametrize(("steps", "loose"), [(25, 0.25), (100, 0.07)])
-def test_what_is_filled_follows_the_exact_conditional(steps: int, loose: float) -> None:
+def test_td_paint_follows_the_exact_conditional(steps: int, loose: float) -> None:
     """Steps draw their noise for each pixel alone, so few of them lose a little of the correlation only."""
     x = run(TDPaint(), problem(steps))
     mean, covariance = conditional()
@@ -96,7 +97,7 @@ def test_what_is_filled_follows_the_exact_conditional(steps: int, loose: float) 
     assert found[0, 1] == pytest.approx(float(covariance[0, 1]), rel=loose)
 
 
-def test_ddim_s_steps_would_be_too_narrow() -> None:
+def test_ddim_steps_are_too_narrow() -> None:
     """Why there is no `eta`."""
     process, _ = build_process(ProcessConfig(timestep_respacing="25"))
     denoise, y = GaussianDenoiser(process, *conditional()), torch.zeros(COUNT, 1, 1, 2)
@@ -105,7 +106,7 @@ def test_ddim_s_steps_would_be_too_narrow() -> None:
         assert (x.var(0) < at_most * conditional()[1].diagonal()).all()
 
 
-def test_known_pixels_are_the_observation_s_at_every_step() -> None:
+def test_td_paint_keeps_known_pixels_at_every_step() -> None:
     task = problem(10)
     steps = list(sample(TDPaint(), task))
     assert [step.t for step in steps] == list(range(8, -2, -1))
@@ -115,7 +116,7 @@ def test_known_pixels_are_the_observation_s_at_every_step() -> None:
         assert step.x[..., 1:].std() > 0.1
 
 
-def test_without_a_mask_it_is_ddpm() -> None:
+def test_td_paint_without_a_mask_is_ddpm() -> None:
     one, other = (replace(problem(25), operator=NoObservation()) for _ in range(2))
     assert torch.equal(run(TDPaint(), one), run(DDPM(), other))
 
@@ -128,24 +129,27 @@ class Flat(IdealNetwork):
         return super().forward(x, times.flatten(1)[:, 0] if times.ndim == 4 else times)
 
 
-def test_a_mask_that_keeps_nothing_is_ddpm_too() -> None:
+def test_td_paint_with_an_empty_mask_is_ddpm() -> None:
     blind = replace(problem(25, Flat), operator=Mask(torch.zeros(1, 1, 1, 3)))
     assert torch.equal(run(TDPaint(), blind), run(DDPM(), replace(problem(25), operator=NoObservation())))
 
 
-def test_what_it_cannot_know_is_refused_in_one_line() -> None:
+def test_td_paint_refuses_other_observations_and_denoisers() -> None:
     with pytest.raises(ValueError, match="takes a mask, not LowPass"):
         run(TDPaint(), replace(problem(10), operator=LowPass(2)))
     task = problem(10)
     ideal = GaussianDenoiser(task.process, MEAN, COVARIANCE)
-    with pytest.raises(ValueError, match="GaussianDenoiser cannot be told what is clean; use method repaint"):
+    with pytest.raises(ValueError, match="GaussianDenoiser cannot be told what is clean"):
         run(TDPaint(), replace(task, denoise=ideal))
+    guided = GuidedDenoiser(task.denoise, nn.Identity(), torch.zeros(10), torch.zeros(1), 1.0)
+    with pytest.raises(ValueError, match="a classifier has not learned from clean pixels .*; use repaint"):
+        run(TDPaint(), replace(task, denoise=guided))
 
 
 # from a YAML
 
 
-def test_a_run_keeps_known_bytes_at_one_evaluation_per_step(project: Project) -> None:
+def test_run_keeps_known_bytes_at_one_evaluation_per_step(project: Project) -> None:
     conf = project(count=2, method="td_paint", per_pixel_time=True, paste_known=False, timestep_respacing="4")
     for result in Engine(load_config(conf))():
         assert inpainted(result) is not None, result.error
@@ -155,13 +159,13 @@ def test_a_run_keeps_known_bytes_at_one_evaluation_per_step(project: Project) ->
         assert (inpainted(result)[~keep] != truth[~keep]).mean() > 0.5
 
 
-def test_it_needs_a_mask(project: Project) -> None:
+def test_td_paint_needs_a_mask(project: Project) -> None:
     conf = project(count=1, method="td_paint")
     with pytest.raises(ConfigError, match="method td_paint needs data.mask_path"):
         Engine(load_config(conf, ["data.mask_path=null"])).pairs()
 
 
-def test_a_network_that_does_not_know_it_is_warned_of(project: Project) -> None:
+def test_network_without_per_pixel_time_gives_a_warning(project: Project) -> None:
     conf = project(count=1, method="td_paint")
     [told] = [line for line in Engine(load_config(conf)).warnings if "per_pixel_time" in line]
     assert "docs/guide/training.md" in told and "use method repaint" in told and "\n" not in told
@@ -169,7 +173,7 @@ def test_a_network_that_does_not_know_it_is_warned_of(project: Project) -> None:
         assert not [w for w in Engine(load_config(conf, [fine])).warnings if "per_pixel_time" in w]
 
 
-def test_a_classifier_is_refused(project: Project) -> None:
+def test_td_paint_refuses_a_classifier(project: Project) -> None:
     conf = project(count=1, method="td_paint")
     with pytest.raises(ConfigError, match="set classifier_scale: 0"):
         Engine(load_config(conf, ["classifier_path=c.pt"]))
