@@ -34,18 +34,18 @@ def test_parameter_counts(model: ModelConfig, millions: float) -> None:
 
 
 @pytest.mark.parametrize(("model", "flops"), [(FACES, 2.24e12), (SHADOW, 498e9)])
-def test_operations_of_one_evaluation(model: ModelConfig, flops: float) -> None:
+def test_flops_per_evaluation(model: ModelConfig, flops: float) -> None:
     assert flops_per_evaluation(model, (1, 3, 256, 256)) == pytest.approx(flops, rel=0.01)
 
 
-def test_operations_grow_with_the_batch_and_count_labelled_networks_too() -> None:
+def test_flops_grow_with_the_batch() -> None:
     model = ModelConfig(image_size=64, num_channels=32, num_head_channels=16, class_cond=True)
     one = flops_per_evaluation(model, (1, 3, 64, 64))
     assert one > 1e8
     assert flops_per_evaluation(model, (3, 3, 64, 64)) == pytest.approx(3 * one, rel=1e-3)
 
 
-def test_the_flags_reach_the_network() -> None:
+def test_build_network_reads_flags() -> None:
     plain = build_network(stored.TINY)
     assert (plain.out_channels, plain.num_classes, plain.size_multiple) == (6, None, 2)
     other = replace(
@@ -66,7 +66,7 @@ def test_the_flags_reach_the_network() -> None:
     assert drops and set(drops) == {0.25}
 
 
-def test_the_decoder_may_have_its_own_number_of_heads() -> None:
+def test_build_network_reads_num_heads_upsample() -> None:
     model = replace(stored.TINY, num_heads_upsample=4)
     heads = {
         name.split(".")[0]: module.heads
@@ -76,7 +76,7 @@ def test_the_decoder_may_have_its_own_number_of_heads() -> None:
     assert heads == {"input_blocks": 2, "middle_block": 2, "output_blocks": 4}
 
 
-def test_the_classifier_answers_for_every_class() -> None:
+def test_classifier_has_logits_for_every_class() -> None:
     config = ClassifierConfig(classifier_width=64, classifier_depth=1, classifier_attention_resolutions="16")
     classifier = build_classifier(config, 64).eval()
     with torch.no_grad():
@@ -84,7 +84,7 @@ def test_the_classifier_answers_for_every_class() -> None:
     assert logits.shape == (2, 1000) and logits.isfinite().all()
 
 
-def test_the_classifier_s_flags_reach_it() -> None:
+def test_build_classifier_reads_flags() -> None:
     config = ClassifierConfig(
         classifier_width=64,
         classifier_depth=1,
@@ -102,7 +102,7 @@ def test_the_classifier_s_flags_reach_it() -> None:
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_without_respacing_the_process_is_the_training_one(schedule: str) -> None:
+def test_process_without_respacing_is_the_training_process(schedule: str) -> None:
     config = ProcessConfig(diffusion_steps=400, noise_schedule=schedule, timestep_respacing="")  # type: ignore[arg-type]
     process, times = build_process(config)
     assert np.array_equal(process.betas, get_named_beta_schedule(schedule, 400))
@@ -110,7 +110,7 @@ def test_without_respacing_the_process_is_the_training_one(schedule: str) -> Non
 
 
 @pytest.mark.parametrize("respacing", ["250", "ddim25", "10,15,25"])
-def test_a_respaced_process_has_the_training_noise_at_its_times(respacing: str) -> None:
+def test_respaced_process_has_the_training_noise_at_its_times(respacing: str) -> None:
     every_step, _ = build_process(ProcessConfig(timestep_respacing=""))
     process, times = build_process(ProcessConfig(timestep_respacing=respacing))
     assert np.allclose(process.alphas_cumprod, every_step.alphas_cumprod[times], rtol=1e-12)

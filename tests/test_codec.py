@@ -9,7 +9,7 @@ from guided_diffusion.codec import Codec, PixelCodec
 LEVELS = np.arange(256, dtype=np.uint8)
 
 
-def test_every_level_comes_back() -> None:
+def test_decode_inverts_encode_at_every_level() -> None:
     codec: Codec = PixelCodec()
     image = np.stack([LEVELS, LEVELS[::-1], LEVELS], axis=1).reshape(16, 16, 3)
     encoded = codec.encode([image, 255 - image])
@@ -17,7 +17,7 @@ def test_every_level_comes_back() -> None:
     np.testing.assert_array_equal(codec.decode(encoded), np.stack([image, 255 - image]))
 
 
-def test_encoded_values_are_those_of_float32_arithmetic() -> None:
+def test_encode_follows_float32_arithmetic() -> None:
     image = LEVELS.reshape(16, 16, 1).repeat(3, 2)
     expected = LEVELS.astype(np.float32) / np.float32(127.5) - np.float32(1)
     got = PixelCodec().encode([image])[0, 1].numpy().ravel()
@@ -26,19 +26,19 @@ def test_encoded_values_are_those_of_float32_arithmetic() -> None:
 
 
 @given(st.floats(-3, 3, width=32))
-def test_decoding_rounds_to_the_nearest_level(value: float) -> None:
+def test_decode_rounds_to_the_nearest_level(value: float) -> None:
     level = int(PixelCodec().decode(torch.full((1, 3, 1, 1), value))[0, 0, 0, 0])
     exact = min(max((value + 1) * 255 / 2, 0), 255)
     assert abs(level - exact) <= 0.5 + 1e-4
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_decoding_takes_other_precisions(dtype: torch.dtype) -> None:
+def test_decode_takes_other_precisions(dtype: torch.dtype) -> None:
     x = torch.tensor([-1.0, 0.25, 1.0], dtype=dtype).reshape(1, 3, 1, 1)
     np.testing.assert_array_equal(PixelCodec().decode(x).ravel(), [0, 159, 255])
 
 
-def test_shape_of_decoded_and_infinite_values() -> None:
+def test_decode_takes_infinite_values() -> None:
     x = torch.zeros(2, 3, 4, 5)
     x[0, 0], x[1, 2] = float("inf"), float("-inf")
     images = PixelCodec().decode(x)
@@ -46,7 +46,7 @@ def test_shape_of_decoded_and_infinite_values() -> None:
     assert (images[0, ..., 0] == 255).all() and (images[1, ..., 2] == 0).all()
 
 
-def test_nan_is_an_error() -> None:
+def test_decode_refuses_nan() -> None:
     with pytest.raises(ValueError, match="NaN"):
         PixelCodec().decode(torch.full((1, 3, 2, 2), float("nan")))
 
@@ -61,6 +61,6 @@ def test_nan_is_an_error() -> None:
         [np.zeros((4, 4, 4), np.uint8)],
     ],
 )
-def test_other_pictures_are_refused(images: list[np.ndarray]) -> None:
+def test_encode_refuses_other_images(images: list[np.ndarray]) -> None:
     with pytest.raises(ValueError, match="cannot encode"):
         PixelCodec().encode(images)

@@ -47,7 +47,7 @@ def off(ours: Tensor, published: Tensor) -> float:
 
 @pytest.mark.parametrize("t", [0, 1, 25, 49])
 @pytest.mark.parametrize("clip", [False, True])
-def test_moments_of_a_network_are_the_published_ones(t: int, clip: bool) -> None:
+def test_prediction_of_a_network_is_the_published_one(t: int, clip: bool) -> None:
     denoiser = Denoiser(stored.tiny_network(), PROCESS, TIMES, clip=clip)
     x, crop = GOLDEN["pmv/x"], slice(8, 24)
     p = denoiser(x, t)
@@ -62,7 +62,7 @@ def test_moments_of_a_network_are_the_published_ones(t: int, clip: bool) -> None
 @pytest.mark.parametrize("respacing", ["50", "ddim50", "250", "all"])
 @pytest.mark.parametrize("pair", ["0-1", "5-20", "48-49"])
 @pytest.mark.parametrize("clip", [False, True])
-def test_moments_of_a_given_output_are_the_published_ones(respacing: str, pair: str, clip: bool) -> None:
+def test_prediction_from_an_output_is_the_published_one(respacing: str, pair: str, clip: bool) -> None:
     process, times = build_process(ProcessConfig(timestep_respacing="" if respacing == "all" else respacing))
     for i, t in enumerate(map(int, pair.split("-"))):
         x, eps, v = (GOLDEN[f"fixed/{name}"][i : i + 1] for name in ("x", "eps", "v"))
@@ -78,7 +78,7 @@ def test_moments_of_a_given_output_are_the_published_ones(respacing: str, pair: 
         assert torch.equal(network.calls[0][0], published["model_t"][None])
 
 
-def test_clipping_moves_eps_along_with_x0() -> None:
+def test_clip_adapts_eps_to_x0() -> None:
     x = draw(0)
     for t in (3, 40):
         p = Denoiser(Recorder(3 * draw(1)), PROCESS, TIMES, learn_sigma=False)(x, t)
@@ -89,14 +89,14 @@ def test_clipping_moves_eps_along_with_x0() -> None:
 
 
 @pytest.mark.parametrize("clip", [False, True])
-def test_a_network_of_x0_is_taken_at_its_word(clip: bool) -> None:
+def test_predict_xstart_takes_the_output_as_x0(clip: bool) -> None:
     x0, x = draw(1), draw(0)
     p = Denoiser(Recorder(x0), PROCESS, TIMES, predict_xstart=True, learn_sigma=False, clip=clip)(x, 20)
     assert torch.equal(p.x0, x0.clamp(-1, 1) if clip else x0)
     assert torch.allclose(PROCESS.q_sample(p.x0, 20, p.eps), x, atol=1e-5)
 
 
-def test_fixed_variances_are_beta_or_the_posterior_s() -> None:
+def test_fixed_variance_is_beta_or_the_posterior_s() -> None:
     def log_variance(t: int, sigma_small: bool) -> Tensor:
         denoiser = Denoiser(Recorder(draw(1)), PROCESS, TIMES, learn_sigma=False, sigma_small=sigma_small)
         return denoiser(draw(0), t).log_variance
@@ -116,7 +116,7 @@ def test_fixed_variances_are_beta_or_the_posterior_s() -> None:
         ("ddim4", True, [0, 250, 500, 750]),
     ],
 )
-def test_the_network_sees_training_times(respacing: str, rescale: bool, expected: list[float]) -> None:
+def test_network_sees_training_times(respacing: str, rescale: bool, expected: list[float]) -> None:
     config = ProcessConfig(diffusion_steps=400, timestep_respacing=respacing, rescale_timesteps=rescale)
     process, times = build_process(config)
     network = Recorder(draw(1, 6))
@@ -127,7 +127,7 @@ def test_the_network_sees_training_times(respacing: str, rescale: bool, expected
     assert times.dtype == (torch.float32 if rescale else torch.int64)
 
 
-def test_a_thousand_steps_are_rescaled_to_themselves() -> None:
+def test_network_times_of_1000_steps_are_unchanged() -> None:
     assert torch.equal(network_times(range(1000), 1000, True), torch.arange(1000.0))
 
 
@@ -142,7 +142,7 @@ class Halves(nn.Module):
         return torch.cat([self.out * x, self.v * torch.ones_like(x)], dim=1)
 
 
-def test_each_loss_teaches_its_own_half_only() -> None:
+def test_losses_train_separate_halves_of_the_output() -> None:
     t = torch.tensor([0, 17])
     for term, learner, other in ((0, "out", "v"), (1, "v", "out")):
         network = Halves()
@@ -153,7 +153,7 @@ def test_each_loss_teaches_its_own_half_only() -> None:
         assert untaught is None or untaught == 0
 
 
-def test_the_losses_are_their_definitions() -> None:
+def test_losses_equal_their_definitions() -> None:
     """By hand: mean squared error of eps; KL of the two reverse Gaussians, or the decoder's cost at t = 0."""
     network, t = Halves(), torch.tensor([0, 17])
     x0, noise = draw(0).clamp(-1, 1), draw(1)
@@ -182,7 +182,7 @@ def test_the_losses_are_their_definitions() -> None:
         assert bound[i].item() == pytest.approx(float(nats) / np.log(2), rel=2e-3)
 
 
-def test_the_perfect_network_costs_nothing() -> None:
+def test_losses_of_a_perfect_network_are_zero() -> None:
     x0, noise, t = draw(0), draw(1), torch.tensor([4, 40])
     posterior = -torch.ones_like(x0)  # v = -1: the posterior's variance
     denoiser = Denoiser(Recorder(torch.cat([noise, posterior], dim=1)), PROCESS, TIMES, clip=False)
@@ -191,7 +191,7 @@ def test_the_perfect_network_costs_nothing() -> None:
     assert bound.abs().max() < 1e-4
 
 
-def test_a_network_of_x0_without_variance_is_trained_on_x0() -> None:
+def test_loss_of_predict_xstart_is_the_error_of_x0() -> None:
     x0, t = draw(0), torch.tensor([4, 40])
     denoiser = Denoiser(Recorder(x0 + 0.5), PROCESS, TIMES, predict_xstart=True, learn_sigma=False)
     simple, bound, _ = denoiser.loss(x0, t, draw(1))
@@ -217,7 +217,7 @@ class Cast(nn.Module):
     ("autocast", "dtype"),
     [(None, torch.float32), (torch.bfloat16, torch.bfloat16), (torch.float16, torch.float16)],
 )
-def test_low_precision_stays_inside_the_network(autocast: torch.dtype | None, dtype: torch.dtype) -> None:
+def test_autocast_stays_inside_the_network(autocast: torch.dtype | None, dtype: torch.dtype) -> None:
     network = Cast()
     exact = Denoiser(network, PROCESS, TIMES)(draw(0), 10)
     p = Denoiser(network, PROCESS, TIMES, autocast=autocast)(draw(0), 10)
@@ -226,7 +226,7 @@ def test_low_precision_stays_inside_the_network(autocast: torch.dtype | None, dt
     assert torch.allclose(p.x0, exact.x0, atol=0.02)
 
 
-def test_sampling_builds_no_graph() -> None:
+def test_denoiser_builds_no_graph() -> None:
     p = Denoiser(Halves(), PROCESS, TIMES)(draw(0), 10)
     assert isinstance(p, Prediction)
     assert not p.x0.requires_grad and p.score is None
@@ -246,7 +246,7 @@ KNOWN[0, :, :, :3] = KNOWN[1, :, 5:] = 1
 
 
 @pytest.mark.parametrize("rescale", [False, True])
-def test_the_network_sees_time_0_at_known_pixels_and_training_time_elsewhere(rescale: bool) -> None:
+def test_network_sees_time_0_at_clean_pixels(rescale: bool) -> None:
     config = ProcessConfig(diffusion_steps=400, timestep_respacing="4", rescale_timesteps=rescale)
     process, times = build_process(config)
     network = Recorder(draw(1, 6))
@@ -256,7 +256,7 @@ def test_the_network_sees_time_0_at_known_pixels_and_training_time_elsewhere(res
     assert torch.equal(seen, expected) and labels.tolist() == [5, 6]
 
 
-def test_windows_of_a_batch_have_the_labels_of_their_pictures() -> None:
+def test_windows_of_a_batch_have_the_labels_of_their_images() -> None:
     process, times = build_process(ProcessConfig(timestep_respacing="4"))
     network = Recorder(draw(1, 6).repeat(3, 1, 1, 1))
     Denoiser(network, process, times, labels=torch.tensor([5, 6]))(draw(0).repeat(3, 1, 1, 1), 2)
@@ -264,7 +264,7 @@ def test_windows_of_a_batch_have_the_labels_of_their_pictures() -> None:
 
 
 @pytest.mark.parametrize("clip", [False, True])
-def test_known_pixels_are_predicted_as_they_are_and_the_others_as_ever(clip: bool) -> None:
+def test_prediction_keeps_clean_pixels(clip: bool) -> None:
     denoiser, x = Denoiser(Recorder(2 * draw(1, 6)), PROCESS, TIMES, clip=clip), draw(0)
     plain, p = denoiser(x, 30), denoiser(x, 30, KNOWN)
     known = KNOWN.bool().expand_as(x)
@@ -286,7 +286,7 @@ class Listening(nn.Module):
         return torch.cat([0.3 * x, 0.1 * x], dim=1)
 
 
-def test_training_shows_the_known_pixels_clean_at_time_0() -> None:
+def test_loss_shows_known_pixels_clean_at_time_0() -> None:
     network, t = Listening(), torch.tensor([0, 17])
     x0, noise = draw(0).clamp(-1, 1), draw(1)
     Denoiser(network, PROCESS, TIMES, clip=False).loss(x0, t, noise, KNOWN)
@@ -295,7 +295,7 @@ def test_training_shows_the_known_pixels_clean_at_time_0() -> None:
     assert torch.equal(times, torch.where(KNOWN.bool(), 0.0, TIMES[t][:, None, None, None].float()))
 
 
-def test_the_loss_is_the_mean_over_unknown_pixels_alone() -> None:
+def test_loss_is_the_mean_over_unknown_pixels() -> None:
     """Whatever is wanted at the known pixels, or answered there, nothing changes; elsewhere it does."""
     t, x0, noise = torch.tensor([0, 17]), draw(0).clamp(-1, 1), draw(1)
     known = KNOWN.bool().expand_as(x0)
@@ -316,7 +316,7 @@ def test_the_loss_is_the_mean_over_unknown_pixels_alone() -> None:
         assert once[0, i].item() == pytest.approx(float(error.mean()), rel=1e-5)
 
 
-def test_the_loss_of_a_picture_of_which_nothing_is_known_is_the_plain_one() -> None:
+def test_loss_without_known_pixels_is_the_plain_loss() -> None:
     t, x0, noise = torch.tensor([0, 17]), draw(0).clamp(-1, 1), draw(1)
     denoiser = Denoiser(Halves(), PROCESS, TIMES, clip=False)
     for plain, masked in zip(

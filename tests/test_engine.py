@@ -19,7 +19,7 @@ from tests.helpers.project import NFE, Project, image, keep_mask
 from tests.helpers.results import inpainted, inpainted_image, results
 
 
-def test_known_bytes_are_kept_and_the_hole_is_filled(project: Project) -> None:
+def test_known_bytes_are_kept_and_the_hole_is_inpainted(project: Project) -> None:
     for name, result in results(project()).items():
         gt, keep = image(int(name[1:])), keep_mask()
         assert np.array_equal(inpainted_image(result)[keep], gt[keep])

@@ -51,7 +51,7 @@ def guided(classifier: nn.Module, scale: float = 1.0) -> GuidedDenoiser:
 
 
 @pytest.mark.parametrize("t", [0, 1, 2])
-def test_the_score_of_a_linear_classifier_is_its_closed_form(t: int) -> None:
+def test_score_of_a_linear_classifier_has_its_closed_form(t: int) -> None:
     """grad log softmax_y(W x) = W_y - sum_k p_k W_k."""
     x = image()
     weights = WEIGHTS / (1 + TIMES[t])
@@ -60,7 +60,7 @@ def test_the_score_of_a_linear_classifier_is_its_closed_form(t: int) -> None:
     assert torch.allclose(guided(Linear())(x, t).score, expected, atol=1e-6)
 
 
-def test_the_score_is_the_slope_of_the_log_probability() -> None:
+def test_score_is_the_slope_of_the_log_probability() -> None:
     x, step = image().double(), 1e-5
     score = guided(Curved()).score(x, 1)
 
@@ -74,7 +74,7 @@ def test_the_score_is_the_slope_of_the_log_probability() -> None:
         assert torch.allclose(score[:, c, i, j].double(), slope, atol=1e-3)
 
 
-def test_a_step_along_the_score_makes_the_label_likelier() -> None:
+def test_step_along_the_score_makes_the_label_likelier() -> None:
     x = image()
     score = guided(Linear()).score(x, 0)
 
@@ -91,13 +91,13 @@ def test_scale_multiplies_and_zero_is_none() -> None:
     assert torch.equal(guided(Linear(), 0.0).score(x, 1), torch.zeros_like(x))
 
 
-def test_pictures_of_a_batch_are_guided_apart() -> None:
+def test_images_of_a_batch_are_guided_separately() -> None:
     x = image()
     alone = GuidedDenoiser(denoise, Linear(), TIMES, LABELS[1:], 1.0).score(x[1:], 1)
     assert torch.allclose(guided(Linear()).score(x, 1)[1:], alone, atol=1e-6)
 
 
-def test_the_prediction_is_untouched_and_no_graph_is_kept() -> None:
+def test_guidance_keeps_the_prediction_and_no_graph() -> None:
     x, classifier = image(), Linear()
     with torch.no_grad():
         p = guided(classifier)(x, 1)
@@ -106,7 +106,7 @@ def test_the_prediction_is_untouched_and_no_graph_is_kept() -> None:
     assert classifier.weights.grad is None and not x.requires_grad
 
 
-def test_each_of_a_pictures_windows_has_its_label() -> None:
+def test_windows_of_an_image_have_its_label() -> None:
     """Windows come one after the other, each of all images."""
     x, more = image(), image().flip(-1)
     both = guided(Linear()).score(torch.cat([x, more]), 1)
@@ -118,7 +118,7 @@ def off(score: Tensor, truth: Tensor) -> float:
     return ((score - truth).norm() / truth.norm()).item()
 
 
-def test_in_bfloat16_the_score_is_a_few_percent_off() -> None:
+def test_score_in_bfloat16_is_a_few_percent_off() -> None:
     """Of a network such as the published one, smaller and with random weights."""
     config = ClassifierConfig(classifier_width=64, classifier_depth=1, classifier_pool="attention")
     classifier = build_classifier(config, 32, "1,2").eval().requires_grad_(False)
@@ -134,7 +134,7 @@ def test_in_bfloat16_the_score_is_a_few_percent_off() -> None:
     assert half.dtype == torch.float32 and 1e-3 < off(half, exact) < 0.06
 
 
-def test_in_float16_a_score_too_small_for_it_is_not_lost() -> None:
+def test_score_in_float16_keeps_small_gradients() -> None:
     class Sure(nn.Module):
         """Nearly certain of class 0 by the mean of many pixels, each of which has a share of the doubt."""
 
@@ -160,7 +160,7 @@ def test_in_float16_a_score_too_small_for_it_is_not_lost() -> None:
     ("precision", "dtype"),
     [("fp32", None), ("tf32", None), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
 )
-def test_the_classifier_has_the_precision_of_the_network(precision: str, dtype: torch.dtype | None) -> None:
+def test_classifier_has_the_precision_of_the_network(precision: str, dtype: torch.dtype | None) -> None:
     process, times = build_process(ProcessConfig(timestep_respacing="6"))
     config = Config("run", "model.pt", classifier=ClassifierConfig("classifier.pt", 1.0), cond_y=3)
     models = Models(config, process, times, torch.device("cpu"), precision)

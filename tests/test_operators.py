@@ -43,7 +43,7 @@ def operators() -> Any:
 
 @settings(deadline=None)
 @given(operators(), images())
-def test_the_pseudo_inverse_is_one(operator: Operator, x: Tensor) -> None:
+def test_pinv_is_a_pseudo_inverse(operator: Operator, x: Tensor) -> None:
     seen = operator.forward(x)
     assert torch.equal(operator.forward(operator.pinv(seen)), seen)
     back = operator.pinv(seen)
@@ -52,7 +52,7 @@ def test_the_pseudo_inverse_is_one(operator: Operator, x: Tensor) -> None:
 
 @settings(deadline=None)
 @given(operators(), images(), images())
-def test_replacing_agrees_with_y_where_seen_and_with_x_elsewhere(
+def test_replace_range_takes_y_where_observed_and_x_elsewhere(
     operator: Operator, x: Tensor, y: Tensor
 ) -> None:
     mixed = replace_range(operator, x, y)
@@ -62,20 +62,20 @@ def test_replacing_agrees_with_y_where_seen_and_with_x_elsewhere(
 
 @settings(deadline=None)
 @given(masks(), images(), images())
-def test_a_mask_replaces_pixels_to_the_last_bit(mask: Mask, x: Tensor, y: Tensor) -> None:
+def test_mask_replaces_pixels_to_the_last_bit(mask: Mask, x: Tensor, y: Tensor) -> None:
     assert torch.equal(replace_range(mask, x, y), torch.where(mask.keep == 1, y, x))
 
 
 @settings(deadline=None)
 @given(images(), images())
-def test_the_two_extremes(x: Tensor, y: Tensor) -> None:
+def test_replace_range_with_all_or_nothing_observed(x: Tensor, y: Tensor) -> None:
     assert torch.equal(replace_range(Identity(), x, y), y)
     assert torch.equal(replace_range(NoObservation(), x, y), x)
 
 
 @settings(deadline=None)
 @given(st.integers(1, 7), images(), images())
-def test_the_low_pass_is_an_orthogonal_projection_onto_block_means(factor: int, x: Tensor, y: Tensor) -> None:
+def test_low_pass_is_an_orthogonal_projection_onto_block_means(factor: int, x: Tensor, y: Tensor) -> None:
     low = LowPass(factor)
     seen = low.forward(x)
     for row, column in ((0, 0), (3, 4), (2, 1)):
@@ -98,6 +98,6 @@ class Halved(Operator):
         return y.repeat_interleave(2, dim=-1)
 
 
-def test_replacement_serves_other_linear_observations() -> None:
+def test_replace_range_takes_other_linear_observations() -> None:
     x, y = torch.tensor([[[[1.0, 3.0, 0.0, 2.0]]]]), torch.tensor([[[[5.0, 5.0, -1.0, 1.0]]]])
     assert torch.equal(replace_range(Halved(), x, y), torch.tensor([[[[4.0, 6.0, -1.0, 1.0]]]]))

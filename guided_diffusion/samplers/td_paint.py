@@ -3,7 +3,7 @@
 Paper: Mayet et al. 2024, "TD-Paint: Faster Diffusion Inpainting Through Time Aware Pixel Conditioning" (arXiv
 2410.09306). It takes a network that was trained so, and never goes back in time.
 Where we differ: nowhere. DDIM's steps are left out: with a learned variance DDPM's keep the spread of what is
-filled at any number of steps, and DDIM's narrow it (tests/test_td_paint.py).
+filled at any number of steps, and DDIM's narrow it (tests/samplers/test_td_paint.py).
 """
 
 from __future__ import annotations

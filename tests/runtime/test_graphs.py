@@ -17,7 +17,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from guided_diffusion.build import build_network
 from guided_diffusion.config.schema import ModelConfig
 from guided_diffusion.engine import Engine, load_config
-from guided_diffusion.runtime import device, distributed, graphs
+from guided_diffusion.inpainting.task import InpaintTask
+from guided_diffusion.output.results import Result
+from guided_diffusion.runtime import distributed, graphs
 from guided_diffusion.runtime.graphs import CompiledNetwork, maybe_compile
 from guided_diffusion.runtime.inference import prepare_for_inference
 from tests.helpers.project import MODEL, NFE, Project
@@ -267,10 +269,22 @@ def test_capture_graph_uses_the_network_s_device(monkeypatch: pytest.MonkeyPatch
     assert cuda.used == [("warming", 1), ("capturing", 1)] and cuda.current == 0
 
 
-def test_engine_makes_its_device_current(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen: list[torch.device] = []
+def test_engine_makes_its_device_current_while_it_computes(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda, seen = CUDA(), list[int]()
     monkeypatch.setattr(distributed, "find_device", lambda _name: torch.device("cuda:1"))
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.setattr(device, "has_bf16", lambda _device: bool(chosen))
+    monkeypatch.setattr(torch.cuda, "device", cuda.device)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: cuda.current == 1)
     engine = Engine(load_config(project()))
-    assert chosen == [torch.device("cuda:1")] and engine.precision == "bf16"
+    assert cuda.current == 0 and engine.precision == "bf16"
+
+    def run(*_: object) -> Iterator[Result]:
+        seen.append(cuda.current)
+        yield Result("p0")
+        seen.append(cuda.current)
+
+    monkeypatch.setattr(InpaintTask, "run", run)
+    for _ in engine.stream([]):
+        seen.append(cuda.current)
+    assert seen == [1, 0, 1] and cuda.current == 0

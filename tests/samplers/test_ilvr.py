@@ -56,14 +56,14 @@ def run(sampler: Sampler, steps: int) -> tuple[Tensor, Tensor]:
     return (x[:, ::2] + x[:, 1::2]) / 2, (x[:, ::2] - x[:, 1::2]) / 2
 
 
-def test_means_are_the_reference_s_and_differences_are_the_prior_s() -> None:
+def test_ilvr_takes_means_from_the_reference_and_differences_from_the_prior() -> None:
     means, differences = run(ILVR(down_n=2), 250)
     assert torch.allclose(means, torch.tensor([0.7, -0.2]).expand(COUNT, 2), atol=1e-6)
     assert torch.allclose(differences.mean(0), torch.tensor([0.2, 0.1]), atol=0.02)
     assert torch.allclose(differences.std(0), DIFFERENCES, rtol=0.1)
 
 
-def test_steps_left_free_end_in_the_posterior_of_the_noised_means() -> None:
+def test_range_t_ends_in_the_posterior_of_the_noised_means() -> None:
     """Of a block's mean m at noise level a, known as N(a^1/2 m, (1 - a) / 2): Gaussian algebra."""
     free = 30
     means, differences = run(ILVR(down_n=2, range_t=free), 100)
@@ -77,7 +77,7 @@ def test_steps_left_free_end_in_the_posterior_of_the_noised_means() -> None:
 
 
 @pytest.mark.parametrize("t", [0, 1, 7])
-def test_a_step_takes_the_reference_at_the_noise_level_it_arrives_at(t: int) -> None:
+def test_step_takes_the_reference_at_the_next_noise_level(t: int) -> None:
     """Algorithm 1: the block means of x_{t-1} are those of y_{t-1}; the rest is the plain DDPM step's."""
     case, draws = problem(10, seed=3), noise(3)
     x = noise(4)()
@@ -93,7 +93,7 @@ def test_a_step_takes_the_reference_at_the_noise_level_it_arrives_at(t: int) -> 
     assert torch.allclose(rest[0], rest[1], atol=1e-6)
 
 
-def test_blocks_of_one_pixel_return_the_reference_and_a_block_for_all_its_mean() -> None:
+def test_down_n_of_1_returns_the_reference() -> None:
     means, differences = run(ILVR(down_n=1), 10)
     assert torch.allclose(means, torch.tensor([0.7, -0.2]).expand(COUNT, 2), atol=1e-6)
     assert torch.allclose(differences, torch.tensor([0.2, -0.4]).expand(COUNT, 2), atol=1e-6)
@@ -102,11 +102,11 @@ def test_blocks_of_one_pixel_return_the_reference_and_a_block_for_all_its_mean()
     assert means.std(0).min() > 0.05
 
 
-def test_it_walks_every_step_once() -> None:
+def test_times_visit_every_step_once() -> None:
     assert list(ILVR(down_n=2, range_t=4).times(process(5))) == [4, 3, 2, 1, 0, -1]
 
 
-def test_the_saved_picture_has_its_reference_s_block_means(
+def test_saved_image_has_the_block_means_of_its_reference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -129,7 +129,7 @@ def conf(project: Project) -> Path:
     return project(count=1, method="ilvr", down_n=4, data={"gt_path": "gts"})
 
 
-def test_any_size_will_do(conf: Path) -> None:
+def test_ilvr_takes_any_size(conf: Path) -> None:
     Image.fromarray(image(5, 23, 45)).save("gts/odd.png")
     result = {result.name: result for result in Engine(load_config(conf, ["down_n=5"]))()}
     shapes = {
@@ -146,13 +146,13 @@ def test_any_size_will_do(conf: Path) -> None:
         (["down_N=4"], "unknown key 'down_N' (in --set down_N=4); the nearest known key is 'down_n'"),
     ],
 )
-def test_a_setting_that_cannot_be_is_told(conf: Path, changes: list[str], told: str) -> None:
+def test_impossible_settings_are_named(conf: Path, changes: list[str], told: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Engine(load_config(conf, changes))
     assert told in str(caught.value)
 
 
-def test_the_command_says_that_down_n_is_missing(project: Project, cli: Cli) -> None:
+def test_missing_down_n_is_named(project: Project, cli: Cli) -> None:
     settings: dict[str, Any] = {"method": "ilvr", "data": {"gt_path": "gts"}}
     outcome = cli("--conf_path", project(count=1, **settings))
     assert outcome.code == 2

@@ -68,13 +68,13 @@ def posterior(mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("variance", [1e-4, 0.01, 1.0, 100.0])
-def test_the_wiener_step_is_the_exact_posterior_mean(variance: float) -> None:
+def test_shadow_operator_has_the_exact_posterior_mean(variance: float) -> None:
     x0, y = pixels(0.1, -0.2, 0.5, 0.9), THROUGH * TRUTH
     found = linear(THROUGH, NOISE**2).posterior_mean(x0, y, variance)
     assert torch.allclose(found, posterior(x0, torch.full_like(y, variance), y), atol=1e-6)
 
 
-def test_its_extremes_are_the_observation_and_the_prediction_to_the_last_bit() -> None:
+def test_posterior_mean_is_exact_at_its_extremes() -> None:
     x0, y = torch.rand(1, 3, 5, 5) * 2 - 1, torch.rand(1, 3, 5, 5) * 2 - 1
     half = torch.full((1, 3, 5, 5), 0.5)
     sure, blind = (linear(half, torch.full((1, 1, 5, 5), v)) for v in (0.0, math.inf))
@@ -87,7 +87,7 @@ def test_its_extremes_are_the_observation_and_the_prediction_to_the_last_bit() -
     assert torch.allclose(unsure.posterior_mean(x0, y, 0.0), x0, atol=1e-6)
 
 
-def test_shade_darkens_light_and_its_pseudo_inverse_gives_it_back() -> None:
+def test_shadow_operator_darkens_light_and_pinv_inverts_it() -> None:
     x = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)) * 2 - 1
     through = 0.05 + 0.95 * torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(1))
     shade = displayed(through, torch.zeros(1))
@@ -99,7 +99,7 @@ def test_shade_darkens_light_and_its_pseudo_inverse_gives_it_back() -> None:
 
 
 @pytest.mark.parametrize("t", [3, 20])
-def test_a_step_predicts_the_mean_given_x_t_and_the_observation(t: int) -> None:
+def test_step_predicts_the_mean_given_x_t_and_the_observation(t: int) -> None:
     """A wide prior tells nothing: of x given x_t the mean is x_t / a^1/2, the variance (1 - a) / a."""
     case = problem(deviation=300.0)
     x, a = case.noise(), case.process.alpha_bar(t)
@@ -109,7 +109,7 @@ def test_a_step_predicts_the_mean_given_x_t_and_the_observation(t: int) -> None:
     assert torch.allclose(found.x0, wanted, atol=2e-3)
 
 
-def test_the_walk_ends_in_the_posterior() -> None:
+def test_refine_ends_in_the_posterior() -> None:
     """Exact pixels to the last bit, noisy ones N(y / T, noise^2 / T^2)."""
     x = [step.x for step in sample(Refine(t_start=1.0, steps=200, doubt=1.0), problem(300.0, steps=200))][-1][
         :, 0, 0
@@ -121,7 +121,7 @@ def test_the_walk_ends_in_the_posterior() -> None:
         assert float(x[:, i].std()) == pytest.approx(float(spread[i]), rel=0.1)
 
 
-def test_what_is_not_seen_is_the_prior_s() -> None:
+def test_unobserved_pixels_follow_the_prior() -> None:
     """The blind pixel enters at t_start as the relit image has it, and goes where plain sampling goes."""
     x = [step.x for step in sample(Refine(t_start=1.0, steps=100), problem(0.5))][-1][:, 0, 0]
     assert float(x[:, 3].mean()) == pytest.approx(0, abs=0.03)
@@ -131,7 +131,7 @@ def test_what_is_not_seen_is_the_prior_s() -> None:
     assert float(late[:, 3].mean()) == pytest.approx(0.7 * kept, abs=0.02)
 
 
-def test_more_doubt_keeps_closer_to_the_observation() -> None:
+def test_doubt_keeps_closer_to_the_observation() -> None:
     x, case = torch.zeros(COUNT, 1, 1, 4), problem(0.3)
     means = []
     for doubt in (0.01, 0.1, 1.0):
@@ -141,7 +141,7 @@ def test_more_doubt_keeps_closer_to_the_observation() -> None:
     assert 0 < means[0] < means[1] < means[2] < 0.4
 
 
-def test_it_starts_from_the_relit_picture_at_the_share_of_the_process() -> None:
+def test_refine_starts_from_the_relit_image_at_t_start() -> None:
     case, sampler = problem(0.5), Refine(t_start=0.3, steps=30)
     times = list(sampler.times(case.process))
     assert times == list(range(29, -2, -1))
@@ -160,11 +160,11 @@ def test_it_starts_from_the_relit_picture_at_the_share_of_the_process() -> None:
         (0.0, 10, [0, -1]),
     ],
 )
-def test_times_are_spread_from_the_start_to_0(t_start: float, steps: int, times: list[int]) -> None:
+def test_times_are_spread_from_t_start_to_0(t_start: float, steps: int, times: list[int]) -> None:
     assert list(Refine(t_start=t_start, steps=steps).times(process(100))) == times
 
 
-def test_in_srgb_a_lit_picture_passes_unchanged_and_nothing_leaves_the_range() -> None:
+def test_refine_in_srgb_keeps_lit_pixels_and_the_range() -> None:
     draws = torch.Generator().manual_seed(0)
     y = torch.rand(1, 3, 8, 8, generator=draws) * 2 - 1
     through = torch.where(torch.arange(8) < 4, 1.0, 0.02).expand(1, 3, 8, 8)

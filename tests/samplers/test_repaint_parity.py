@@ -66,7 +66,7 @@ def check(name: str, steps: list[Step]) -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny/T50", "tiny/T12"])
-def test_a_picture_with_its_own_generator_ends_as_published(name: str) -> None:
+def test_image_with_a_generator_ends_as_published(name: str) -> None:
     noise = Noise([torch.Generator().manual_seed(0)], (3, 32, 32))
     steps = run(name, stored.tiny_network(), noise)
     check(name, steps)
@@ -77,7 +77,7 @@ def test_a_picture_with_its_own_generator_ends_as_published(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["oracle/T50", "oracle/T12"])
-def test_a_batch_ends_as_published(name: str) -> None:
+def test_batch_ends_as_published(name: str) -> None:
     steps = run(name, Oracle(), OneGenerator(GOLDEN[f"run/{name}/gt"].shape))
     check(name, steps)
     if name == "oracle/T12":
@@ -109,7 +109,7 @@ def check_means(steps: list[Step], published: Tensor) -> None:
         assert torch.allclose(torch.stack(moments[:2]), row[:2], atol=1e-5)
 
 
-def test_known_pixels_are_close_but_not_kept_by_the_algorithm_itself() -> None:
+def test_repaint_itself_does_not_keep_known_pixels() -> None:
     """That is why the engine pastes them back."""
     gt, keep = GOLDEN["run/tiny/T50/gt"], GOLDEN["run/tiny/T50/mask"]
     wrong = ((GOLDEN["run/tiny/T50/sample"] - gt) * keep).abs()

@@ -63,7 +63,7 @@ def test_ddim_maps_noise_to_the_prior_deterministically() -> None:
     assert (x - flow).abs().max() < 0.02
 
 
-def test_intermediate_returns_the_posterior_of_the_noised_picture() -> None:
+def test_intermediate_returns_the_posterior_of_the_noised_image() -> None:
     y, t = pixels(0.9, 0.9), 30
     problem = independent(100, y, NoObservation())
     x = run(Intermediate(t_start=t), problem)
@@ -81,7 +81,7 @@ def test_intermediate_starts_and_denoises_at_the_same_step() -> None:
         Intermediate(t_start=10).times(process(10))
 
 
-def test_ddnm_keeps_the_observation_exactly_and_draws_the_rest_from_the_prior() -> None:
+def test_ddnm_keeps_the_observation_and_draws_the_rest() -> None:
     keep = pixels(1.0, 0.0)
     x = run(DDNM(), independent(100, pixels(0.77, 99.0), Mask(keep)))
     assert torch.equal(x[:, 0], torch.full((COUNT,), 0.77))
@@ -99,7 +99,7 @@ class Pulled(GaussianDenoiser):
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_guidance_moves_what_ddnm_fills_and_never_what_was_observed(eta: float) -> None:
+def test_guidance_moves_only_unknown_pixels_of_ddnm(eta: float) -> None:
     plain = independent(50, pixels(0.77, 99.0), Mask(pixels(1.0, 0.0)))
     denoise = Pulled(plain.process, MEAN, torch.diag(STD**2))
     x, free = run(DDNM(eta), replace(plain, denoise=denoise, noise=noise(0))), run(DDNM(eta), plain)
@@ -108,7 +108,7 @@ def test_guidance_moves_what_ddnm_fills_and_never_what_was_observed(eta: float) 
 
 
 @pytest.mark.parametrize(("shift", "noisy_as"), [(0, 3), (1, 4), (4, 7), (99, 9)])
-def test_a_jump_adds_the_noise_of_the_shifted_step(shift: int, noisy_as: int) -> None:
+def test_repaint_jump_adds_the_noise_of_the_shifted_step(shift: int, noisy_as: int) -> None:
     """x sqrt(1 - beta) + sqrt(beta) noise with the beta of step 3 + shift, at most that of the last step."""
     problem = independent(10, torch.zeros(1, 1, 1, 2), NoObservation())
     x = torch.full((COUNT, 1, 1, 2), 2.0)
@@ -134,7 +134,7 @@ def conditional(repeats: int, merge: bool = False) -> tuple[float, float]:
     return float(error.square().mean()), float(np.corrcoef(x[:, 1], observed[:, 0, 0, 0])[0, 1])
 
 
-def test_resampling_brings_repaint_closer_to_the_true_conditional() -> None:
+def test_resampling_brings_repaint_closer_to_the_conditional() -> None:
     once, often = conditional(1), conditional(10)
     best = 0.25 * (1 - 0.95**2)
     assert best * 0.9 < often[0] < once[0]
@@ -142,7 +142,7 @@ def test_resampling_brings_repaint_closer_to_the_true_conditional() -> None:
     assert often[0] - best < 0.5 * (once[0] - best)
 
 
-def test_merged_jumps_lead_to_the_same_distribution_by_fewer_draws() -> None:
+def test_merged_jumps_keep_the_distribution() -> None:
     assert conditional(10, merge=True) == pytest.approx(conditional(10), rel=0.08)
     problem = independent(10, torch.zeros(1, 1, 1, 2), NoObservation())
     x = torch.full((COUNT, 1, 1, 2), 2.0)
@@ -152,7 +152,7 @@ def test_merged_jumps_lead_to_the_same_distribution_by_fewer_draws() -> None:
     assert torch.allclose(step.x, kept**0.5 * x + (1 - kept) ** 0.5 * noise(0)(), atol=1e-6)
 
 
-def test_shifted_noise_cannot_be_merged() -> None:
+def test_merged_jumps_refuse_shifted_noise() -> None:
     merged = JumpSchedule(jump_length=2, jump_n_sample=2, merge_jumps=True)
     with pytest.raises(ValueError, match="inpa_inj_time_shift 2 adds noise step by step; set it to 1"):
         RePaint(merged, inpa_inj_time_shift=2).times(process(10))
@@ -183,14 +183,14 @@ def row(sampler: RePaint, count: int = 2000) -> tuple[float, float]:
     return float(missed.square().mean() / true), float((error - missed).var(0).mean() / true)
 
 
-def test_ding_finds_the_conditional_in_a_fourth_of_the_evaluations() -> None:
+def test_ding_finds_the_conditional_in_a_fourth_of_the_nfe() -> None:
     schedule = JumpSchedule(jump_length=10, jump_n_sample=5, merge_jumps=True)  # 105 evaluations
     (missed, variance), (often, wide) = row(DING), row(RePaint(schedule))
     assert missed < 0.03 and 0.7 < variance < 1.1
     assert often > 5 * missed and wide > 1.3
 
 
-def test_ding_gives_the_known_part_the_noise_that_was_predicted() -> None:
+def test_ding_adds_the_predicted_noise_to_known_pixels() -> None:
     problem = independent(10, pixels(0.77, 99.0), Mask(pixels(1.0, 0.0)))
     x = noise(3)()
     step = DING.down(problem, Step(6, x), 5)
@@ -203,7 +203,7 @@ def test_ding_gives_the_known_part_the_noise_that_was_predicted() -> None:
     assert torch.equal(run(DING, problem)[:, 0], torch.full((COUNT,), 0.77))
 
 
-def test_ding_is_ddim_where_nothing_is_known() -> None:
+def test_ding_without_known_pixels_is_ddim() -> None:
     one, other = (independent(10, torch.zeros(1, 1, 1, 2), NoObservation()) for _ in range(2))
     assert torch.equal(run(DING, one), run(RePaint(rule="ddim", eta=1.0), other))
 
@@ -233,7 +233,7 @@ def test_guidance_shifts_both_rules_to_the_same_posterior() -> None:
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
-def test_noise_of_a_picture_ignores_its_batch(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_of_an_image_ignores_its_batch(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where several steps are drawn together, as on a GPU: each image's are those of its stream."""
 
     def generators() -> list[torch.Generator]:
@@ -252,14 +252,14 @@ def test_noise_of_a_picture_ignores_its_batch(at_once: int, monkeypatch: pytest.
     assert all(torch.equal(step[1], e) for step, e in zip(drawn, expected[:3], strict=True))
 
 
-def test_only_a_gpu_draws_ahead_and_less_far_the_larger_the_picture() -> None:
+def test_draws_at_once_is_one_on_a_cpu_and_for_large_images() -> None:
     gpu = torch.device("cuda:0")
     assert base.draws_at_once(torch.device("cpu"), (3, 8, 8)) == 1
     ahead = [base.draws_at_once(gpu, (3, side, side)) for side in (64, 128, 256, 1024)]
     assert ahead == [21, 5, 1, 1]
 
 
-def test_one_picture_draws_as_the_global_generator_would() -> None:
+def test_noise_of_a_single_image_equals_the_global_generator_s() -> None:
     torch.manual_seed(0)
     expected = [torch.randn(1, 3, 8, 8) for _ in range(3)]
     draw = Noise([torch.Generator().manual_seed(0)], (3, 8, 8))
