@@ -120,14 +120,14 @@ def test_memory_interface_restores_settings_too(conf: Path) -> None:
 
 def advance(streams: list[Any]) -> list[dict[str, bytes]]:
     """Take one event of each stream in turn; the inpainted bytes of each, by name."""
-    made: list[dict[str, bytes]] = [{} for _ in streams]
+    by_stream: list[dict[str, bytes]] = [{} for _ in streams]
     for events in zip_longest(*streams):
-        for images, event in zip(made, events, strict=True):
+        for images, event in zip(by_stream, events, strict=True):
             if isinstance(event, Result):
                 array = inpainted(event)
                 assert array is not None, event.error
                 images[event.name] = array.tobytes()
-    return made
+    return by_stream
 
 
 def test_engines_of_two_precisions_in_turn_give_what_each_gives_alone(conf: Path) -> None:

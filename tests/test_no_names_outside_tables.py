@@ -42,7 +42,7 @@ def comparisons(source: str) -> Iterator[tuple[int, str]]:
 
 
 @pytest.mark.parametrize(
-    ("source", "found"),
+    ("source", "expected"),
     [
         ("if method == 'repaint': pass", ["repaint"]),
         ("if 'inpaint' != task: pass", ["inpaint"]),
@@ -53,8 +53,8 @@ def comparisons(source: str) -> Iterator[tuple[int, str]]:
         ("x = table['repaint']; y = {'ddpm': 1}; z = task == 'prior'", []),
     ],
 )
-def test_scan_finds_comparisons_alone(source: str, found: list[str]) -> None:
-    assert [name for _, name in comparisons(source)] == found
+def test_scan_finds_comparisons_alone(source: str, expected: list[str]) -> None:
+    assert [name for _, name in comparisons(source)] == expected
 
 
 def test_no_task_method_or_output_is_compared_by_name() -> None:

@@ -86,34 +86,36 @@ class Inpainter:
 
     def sample_batch(self, batch: Sequence[ViewRef]) -> Iterator[Result | Progress]:
         """Sample equally shaped views together."""
-        begin, x = time.monotonic(), torch.zeros(0)
-        for i, step in enumerate(sample(self.sampler, self.problem([_view(ref) for ref in batch])), start=1):
-            x = step.x
-            yield _progress(batch, i, self.nfe)
-        decoded = [
-            self._decode(latent) for latent in x
-        ]  # waits for the device, so the clock is read after it
+        begin = time.monotonic()
+        x = yield from self._sample(self.problem([_view(ref) for ref in batch]), batch, 0, self.nfe)
+        decoded = [self._decode(view) for view in x]  # waits for the device, so the clock is read after it
         seconds = (time.monotonic() - begin) / len(batch)
         for ref, pixels in zip(batch, decoded, strict=True):
             yield from self._finish(ref, pixels, self.nfe, seconds)
 
     def sample_full_resolution(self, ref: ViewRef, batch_size: int) -> Iterator[Result | Progress]:
         """Sample a view in overlapping windows, `batch_size` of them together, after its coarse view."""
-        view, begin = _view(ref), time.monotonic()
+        view, begin, done = _view(ref), time.monotonic(), 0
         problem = self.problem([view])
-        tiled = self._tiled(problem, view, batch_size)
-        stages = [replace(problem, denoise=tiled)]
+        tiled, nfe = self._tiled(problem, view, batch_size), self.nfe
+        denoise: Denoise = tiled
         if view.coarse_view is not None:
-            stages.insert(0, self.problem([view.coarse_view]))
-        x, done, steps = problem.y, 0, len(stages) * self.nfe
-        for stage in stages:
-            if done and view.coarse_view is not None:
-                stage = replace(stage, denoise=self._guided_by(tiled, view, view.coarse_view, x))
-            for step in sample(self.sampler, stage):
-                x, done = step.x, done + 1
-                yield _progress([ref], done, steps)
+            nfe, done = 2 * self.nfe, self.nfe
+            x = yield from self._sample(self.problem([view.coarse_view]), [ref], 0, nfe)
+            denoise = self._guided_by(tiled, view, view.coarse_view, x)
+        x = yield from self._sample(replace(problem, denoise=denoise), [ref], done, nfe)
         pixels = self._decode(x[0])
-        yield from self._finish(ref, pixels, steps, time.monotonic() - begin)
+        yield from self._finish(ref, pixels, nfe, time.monotonic() - begin)
+
+    def _sample(
+        self, problem: Problem, batch: Sequence[ViewRef], done: int, steps: int
+    ) -> Generator[Progress, None, Tensor]:
+        """Run the sampler; reports steps after `done` of `steps`, and returns the last x (B, C, h, w)."""
+        x = problem.y
+        for step in sample(self.sampler, problem):
+            x, done = step.x, done + 1
+            yield _progress(batch, done, steps)
+        return x
 
     def _tiled(self, problem: Problem, view: ModelView, batch_size: int) -> TiledDenoiser:
         """The denoiser that works through windows where the view is inpainted."""

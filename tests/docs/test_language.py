@@ -83,5 +83,5 @@ def test_scan_tells_faults(source: str, number: int) -> None:
 
 
 def test_code_speaks_plainly() -> None:
-    found = {path.relative_to(ROOT).as_posix(): faults(path.read_text(encoding="utf-8")) for path in FILES}
-    assert {file: lines for file, lines in found.items() if lines} == {}
+    lines = {path.relative_to(ROOT).as_posix(): faults(path.read_text(encoding="utf-8")) for path in FILES}
+    assert {file: texts for file, texts in lines.items() if texts} == {}

@@ -109,7 +109,12 @@ def test_engine_sizes_are_in_image_pixels(conf: Path) -> None:
 
 
 def test_networks_take_the_codec_s_channels(conf: Path) -> None:
-    engine = Engine(load_config(conf, ["classifier_path=c.pt", "classifier_scale=1"]), codec=ToyCodec())
+    engine = Engine(
+        load_config(
+            conf, ["classifier_path=c.pt", "classifier_scale=1", "classifier_width=64", "classifier_depth=1"]
+        ),
+        codec=ToyCodec(),
+    )
     network, classifier = engine.models.build_on_meta()
     assert classifier is not None
     assert [net.input_blocks[0][0].in_channels for net in (network, classifier)] == [12, 12]
