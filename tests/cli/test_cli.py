@@ -326,7 +326,7 @@ def test_ctrl_c_exits_130_and_leaves_complete_images(project: Project, tiny_weig
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=90)
     assert process.returncode == 130, err
-    assert err == "error: stopped; finished images are kept, the same command goes on with the rest\n"
+    assert err == "error: stopped; finished images are kept; run the same command again to continue\n"
     written = list(Path("log/run/inpainted").iterdir())
     assert 1 <= len(written) < 60
     assert all(read_text(path) for path in written)
