@@ -39,6 +39,7 @@ from guided_diffusion.runtime.device import split_cores_among_ranks
 from guided_diffusion.runtime.memory import tune_malloc
 
 log = logging.getLogger("penumbra")
+CONTINUE = "finished images are kept; run the same command again to continue"
 
 
 def execute(options: argparse.Namespace, command: str, logs: ExitStack) -> int:
@@ -108,13 +109,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log.error(one_line(str(error)))
             return 2
         except ClusterError as error:
-            log.error(f"{one_line(str(error))}; finished images are kept; run the same command again to continue")
+            log.error(f"{one_line(str(error))}; {CONTINUE}")
             return 1
         except (OSError, ImageError) as error:
             log.error(f"the log folder is not complete: {write_error(error)}; finished images are kept")
             return 1
         except KeyboardInterrupt:
-            log.error("stopped; finished images are kept; run the same command again to continue")
+            log.error(f"stopped; {CONTINUE}")
             return 130
 
 

@@ -78,12 +78,14 @@ def _block_material(
     grain = NoiseField.draw(rng, "grain", rng.uniform(150, 400))
     bend = NoiseField.draw(rng, "cloud", 40 / cell)
     dirt_gain, grain_gain = np.float32(rng.uniform(0.02, 0.1)), np.float32(rng.uniform(0.03, 0.13))
-    odd, bevel = rng.uniform(0.0, 0.12), np.float32(rng.uniform(0, 0.25))
-    tint = np.float32(rng.uniform(0.2, 1.0))
+    odd, bevel, tint = (
+        rng.uniform(0.0, 0.12),
+        np.float32(rng.uniform(0, 0.25)),
+        np.float32(rng.uniform(0.2, 1.0)),
+    )
 
     def shade(p: Points) -> np.ndarray:
-        stain = dirt(p)
-        q = p
+        stain, q = dirt(p), p
         if warp:
             shift = bend(p) * np.float32(warp * cell)
             q = Points(p.u + shift, p.v - shift, p.f)
@@ -95,8 +97,7 @@ def _block_material(
         light -= bevel * np.clip(1 - gap / np.float32(max(3 * width, 0.06 * cell)), 0, 1)
         brick = blend_tones(_soft_exp(light), base, hue * tint * fade + (1 - fade) * 0.5 * tint, other)
         cover = line_cover(gap, width, p.f) * fade + joints * (1 - fade)
-        mortar = tint_light(_soft_exp(stain * dirt_gain), joint)
-        brick += cover[:, None] * (mortar - brick)
+        brick += cover[:, None] * (tint_light(_soft_exp(stain * dirt_gain), joint) - brick)
         return brick
 
     return shade
