@@ -64,8 +64,7 @@ def _block_material(
         rng: source of the parameters.
         pattern: which block a point lies in.
         extent: width and height of a block, surface units.
-        base: linear albedo of the blocks, (3,).
-        joint: linear albedo of the joints, (3,).
+        base, joint: linear albedo of the blocks and of the joints, (3,).
         width: of the joints, surface units.
         spread: of the blocks' tones, in log albedo.
         other: linear albedo towards which blocks are tinted, (3,).
@@ -78,11 +77,8 @@ def _block_material(
     grain = NoiseField.draw(rng, "grain", rng.uniform(150, 400))
     bend = NoiseField.draw(rng, "cloud", 40 / cell)
     dirt_gain, grain_gain = np.float32(rng.uniform(0.02, 0.1)), np.float32(rng.uniform(0.03, 0.13))
-    odd, bevel, tint = (
-        rng.uniform(0.0, 0.12),
-        np.float32(rng.uniform(0, 0.25)),
-        np.float32(rng.uniform(0.2, 1.0)),
-    )
+    odd, bevel = rng.uniform(0.0, 0.12), np.float32(rng.uniform(0, 0.25))
+    tint = np.float32(rng.uniform(0.2, 1.0))
 
     def shade(p: Points) -> np.ndarray:
         stain, q = dirt(p), p
