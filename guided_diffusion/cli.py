@@ -42,6 +42,13 @@ log = logging.getLogger("penumbra")
 
 
 def execute(options: argparse.Namespace, command: str, logs: ExitStack) -> int:
+    """Run the images of a config, or print the plan; returns the exit status.
+
+    Args:
+        options: from `arguments.expand`.
+        command: the command line, for run.json.
+        logs: closes the handlers of the log when it is left.
+    """
     overrides = [*options.set, *([f"device={options.device}"] if options.device else [])]
     config = load_config(options.conf_path, overrides)
     if config.ray and distributed.is_launched():
@@ -80,11 +87,13 @@ def execute(options: argparse.Namespace, command: str, logs: ExitStack) -> int:
 
 
 def warn(engine: Engine) -> None:
+    """Log what is doubtful about the settings."""
     for warning in engine.warnings:
         log.warning(warning)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
     options = parse(arguments)
     command = shlex.join([*program(), *(sys.argv[1:] if arguments is None else arguments)])
     log.setLevel(logging.DEBUG)
@@ -99,13 +108,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log.error(one_line(str(error)))
             return 2
         except ClusterError as error:
-            log.error(f"{one_line(str(error))}; finished images are kept, the same command goes on")
+            log.error(f"{one_line(str(error))}; finished images are kept; run the same command again to continue")
             return 1
         except (OSError, ImageError) as error:
             log.error(f"the log folder is not complete: {write_error(error)}; finished images are kept")
             return 1
         except KeyboardInterrupt:
-            log.error("stopped; finished images are kept, the same command goes on with the rest")
+            log.error("stopped; finished images are kept; run the same command again to continue")
             return 130
 
 

@@ -246,7 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (TrainingError, ImageError, OSError) as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
-        return _fail("stopped at once; the state saved last is kept, the same command goes on from it", 130)
+        return _fail("stopped at once; the state saved last is kept; run the same command again to continue", 130)
     finally:
         distributed.close()
     if distributed.is_leader():

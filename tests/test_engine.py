@@ -82,10 +82,10 @@ def test_broken_image_fails_alone(project: Project) -> None:
     conf = project(count=3)
     Path("gts/p1.png").write_bytes(Path("gts/p1.png").read_bytes()[:60])
     Image.fromarray(keep_mask(20, 16)).save("masks/p2.png")
-    found = results(conf, "data.batch_size=2")
-    assert "p1.png" in found["p1"].error
-    assert "16x16" in found["p2"].error and "16x20" in found["p2"].error
-    assert inpainted(found["p0"]) is not None
+    by_name = results(conf, "data.batch_size=2")
+    assert "p1.png" in by_name["p1"].error
+    assert "16x16" in by_name["p2"].error and "16x20" in by_name["p2"].error
+    assert inpainted(by_name["p0"]) is not None
 
 
 def test_rotated_jpeg_and_other_kinds_of_images(project: Project) -> None:
@@ -100,10 +100,10 @@ def test_rotated_jpeg_and_other_kinds_of_images(project: Project) -> None:
     for path in Path("gts").iterdir():
         size = (24, 16) if path.stem == "turned" else (16, 16)
         Image.fromarray(keep_mask(*size)).save(f"masks/{path.stem}.png")
-    found = results(conf)
-    shapes = {name: inpainted_image(result).shape[:2] for name, result in found.items()}
+    by_name = results(conf)
+    shapes = {name: inpainted_image(result).shape[:2] for name, result in by_name.items()}
     assert shapes == {"turned": (24, 16)} | dict.fromkeys(("deep", "grey", "palette", "alpha"), (16, 16))
-    deep = found["deep"].gt
+    deep = by_name["deep"].gt
     assert deep is not None and np.array_equal(deep, np.repeat(image(1)[..., :1], 3, axis=2))
 
 
@@ -111,9 +111,9 @@ def test_hole_too_long_for_memory_fails_its_image(project: Project) -> None:
     conf = project(count=1)
     Image.fromarray(image(0, 2, 600)).save("gts/thin.png")
     Image.fromarray(np.zeros((2, 600), bool)).save("masks/thin.png")
-    found = results(conf)
-    assert "600x2 image is so long and thin" in found["thin"].error
-    assert inpainted(found["p0"]) is not None
+    by_name = results(conf)
+    assert "600x2 image is so long and thin" in by_name["thin"].error
+    assert inpainted(by_name["p0"]) is not None
 
 
 def test_progress_counts_every_evaluation(project: Project) -> None:
@@ -126,10 +126,10 @@ def test_progress_counts_every_evaluation(project: Project) -> None:
 @pytest.mark.parametrize("method", ["ddpm", "ddim"])
 def test_generate_needs_no_image(project: Project, method: str) -> None:
     conf = project(count=0, method=method, data={}, generate=2)
-    found = results(conf)
-    assert sorted(found) == ["000000", "000001"]
-    assert inpainted_image(found["000000"]).shape == (16, 16, 3)
-    assert not np.array_equal(inpainted_image(found["000000"]), inpainted_image(found["000001"]))
+    by_name = results(conf)
+    assert sorted(by_name) == ["000000", "000001"]
+    assert inpainted_image(by_name["000000"]).shape == (16, 16, 3)
+    assert not np.array_equal(inpainted_image(by_name["000000"]), inpainted_image(by_name["000001"]))
 
 
 @pytest.mark.parametrize("method", ["ddpm", "ddim", "ddnm"])
@@ -194,10 +194,10 @@ def test_generate_beside_images_gives_a_warning(project: Project) -> None:
 
 def test_hidden_known_pixels_give_a_warning(project: Project) -> None:
     conf = project()
-    told, silent = (
+    warned, silent = (
         Engine(load_config(conf, [f"inpa_inj_sched_prev={x}"])).warnings for x in ("false", "true")
     )
-    assert silent == [] and "hides the known pixels" in told[0] and len(told) == 1
+    assert silent == [] and "hides the known pixels" in warned[0] and len(warned) == 1
 
 
 def test_short_schedule_gives_a_warning_with_the_signal_level(project: Project) -> None:
@@ -208,7 +208,7 @@ def test_short_schedule_gives_a_warning_with_the_signal_level(project: Project) 
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("schedule_jump_params.t_T=7", "t_T 7 is beyond the 6 steps"),
         ("schedule_jump_params.jump_length=6", "jump_length 6 leaves no room"),
@@ -220,8 +220,8 @@ def test_short_schedule_gives_a_warning_with_the_signal_level(project: Project) 
         ("device=cuda:77", "cuda:77"),
     ],
 )
-def test_wrong_settings_are_named_before_loading(project: Project, override: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_wrong_settings_are_named_before_loading(project: Project, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         Engine(load_config(project(model_path="absent.pt"), [override]))
 
 
@@ -275,8 +275,8 @@ def test_seeds_keep_their_ground_truths(project: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "told"), [("fp16", True), ("tf32", True), ("fp32", False), ("auto", False)]
+    ("wanted", "warns"), [("fp16", True), ("tf32", True), ("fp32", False), ("auto", False)]
 )
-def test_precision_that_the_device_lacks_gives_a_warning(project: Project, wanted: str, told: bool) -> None:
+def test_precision_that_the_device_lacks_gives_a_warning(project: Project, wanted: str, warns: bool) -> None:
     warnings = Engine(load_config(project(), [f"precision={wanted}", "device=cpu"])).warnings
-    assert warnings == ([f"precision {wanted} is for GPUs; on cpu it is fp32"] if told else [])
+    assert warnings == ([f"precision {wanted} is for GPUs; on cpu it is fp32"] if warns else [])

@@ -110,7 +110,7 @@ def test_windows_of_an_image_have_its_label() -> None:
     """Windows come one after the other, each of all images."""
     x, more = image(), image().flip(-1)
     both = guided(Linear()).score(torch.cat([x, more]), 1)
-    apart = torch.cat([guided(Linear()).score(each, 1) for each in (x, more)])
+    apart = torch.cat([guided(Linear()).score(half_batch, 1) for half_batch in (x, more)])
     assert torch.allclose(both, apart, atol=1e-6)
 
 

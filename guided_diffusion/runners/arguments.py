@@ -25,7 +25,7 @@ examples:
                                           say what a YAML would do, how long it takes and what is missing
   penumbra --conf_path mine.yml --set seed=1 data.max_len=2
 
-Finished images are kept: the same command goes on where it was stopped.
+Finished images are kept: after an interruption, run the same command again to continue.
 
 exit status:
   0  all images are done

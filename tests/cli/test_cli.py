@@ -53,8 +53,8 @@ def test_exit_status_is_0_when_all_images_are_done(project: Project, cli: Cli) -
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out.splitlines()[-1].startswith("3 of 3 images in ")
     folders = {"inpainted", "gt", "gt_masked", "gt_keep_mask"}
-    made = {str(p.relative_to("log/run")) for p in Path("log/run").rglob("*.png")}
-    assert made == {f"{folder}/p{i}.png" for folder in folders for i in range(3)} | {"overview.png"}
+    written = {str(p.relative_to("log/run")) for p in Path("log/run").rglob("*.png")}
+    assert written == {f"{folder}/p{i}.png" for folder in folders for i in range(3)} | {"overview.png"}
     assert np.array_equal(pixels("log/run/gt/p1.png"), image(1))
     masked = pixels("log/run/gt_masked/p1.png")
     assert not masked[~keep_mask()].any() and np.array_equal(masked[keep_mask()], image(1)[keep_mask()])
@@ -187,8 +187,8 @@ def test_dry_run_prints_plan_and_writes_nothing(project: Project, cli: Cli) -> N
     assert (outcome.code, outcome.err) == (0, "")
     assert f"{NFE} network evaluations an image, about 0." in outcome.out
     assert re.search(r"3 images take about [0-9.]+ s\n", outcome.out)
-    each = f"holes that no single 16x16 window serves take {NFE} evaluations each (windows: holes)"
-    assert each in outcome.out
+    windows = f"holes that no single 16x16 window serves take {NFE} evaluations each (windows: holes)"
+    assert windows in outcome.out
     assert "(windows:" not in cli("--conf_path", project(windows="whole"), "--dry_run").out
     assert [line.strip() for line in outcome.out.splitlines() if line.startswith("  ")] == ["p0", "p1", "p2"]
     assert not Path("log").exists()
@@ -301,8 +301,10 @@ def test_unusual_file_names_are_kept(project: Project, cli: Cli) -> None:
     except OSError:  # a file system that takes UTF-8 only
         strange = ""
     assert cli("--conf_path", conf).code == 0
-    made = sorted(str(p.relative_to("log/run/inpainted")) for p in Path("log/run/inpainted").rglob("*.png"))
-    assert made == sorted([*(f"{name}.png" for name in NAMES), *([strange[4:]] if strange else [])])
+    written = sorted(
+        str(p.relative_to("log/run/inpainted")) for p in Path("log/run/inpainted").rglob("*.png")
+    )
+    assert written == sorted([*(f"{name}.png" for name in NAMES), *([strange[4:]] if strange else [])])
     for i, name in enumerate(NAMES):
         filled = pixels(f"log/run/inpainted/{name}.png")
         assert np.array_equal(filled[keep_mask()], image(i)[keep_mask()])
@@ -324,7 +326,7 @@ def test_ctrl_c_exits_130_and_leaves_complete_images(project: Project, tiny_weig
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=90)
     assert process.returncode == 130, err
-    assert err == "error: stopped; finished images are kept, the same command goes on with the rest\n"
-    made = list(Path("log/run/inpainted").iterdir())
-    assert 1 <= len(made) < 60
-    assert all(read_text(path) for path in made)
+    assert err == "error: stopped; finished images are kept; run the same command again to continue\n"
+    written = list(Path("log/run/inpainted").iterdir())
+    assert 1 <= len(written) < 60
+    assert all(read_text(path) for path in written)

@@ -62,14 +62,14 @@ def test_inpaint_arrays_takes_many_shapes(project: Project) -> None:
     names = [f"p{i}" for i in range(len(sizes))]
     images = [image(i, *size) for i, size in enumerate(sizes)]
     keeps = [np.zeros(size, bool) for size in sizes]
-    found = {
+    by_name = {
         e.name: inpainted_image(e)
         for e in engine.inpaint_arrays(names, images, keeps)
         if isinstance(e, Result)
     }
-    assert [found[name].shape[:2] for name in names] == sizes
+    assert [by_name[name].shape[:2] for name in names] == sizes
     alone = [e for e in engine.inpaint_arrays(names[1:2], images[1:2], keeps[1:2]) if isinstance(e, Result)]
-    assert np.abs(inpainted_image(alone[0]).astype(int) - found["p1"]).max() <= 1
+    assert np.abs(inpainted_image(alone[0]).astype(int) - by_name["p1"]).max() <= 1
 
 
 def test_queue_limits_pending_shapes(project: Project) -> None:

@@ -34,11 +34,11 @@ def test_find_holes_agrees_with_a_flood_fill(seed: int, share: float) -> None:
     unknown = rng.random(rng.integers(1, 20, 2)) < share
     holes, labels = find_holes(unknown), flooded(unknown)
     assert len(holes.boxes) == labels.max(initial=-1) + 1
-    found = np.full(unknown.shape, -1)
+    actual = np.full(unknown.shape, -1)
     for (row, start, stop), hole in zip(holes.runs, holes.of_run, strict=True):
-        assert (found[row, start:stop] == -1).all()
-        found[row, start:stop] = hole
-    np.testing.assert_array_equal(found, labels)
+        assert (actual[row, start:stop] == -1).all()
+        actual[row, start:stop] = hole
+    np.testing.assert_array_equal(actual, labels)
     for number, (top, bottom, left, right) in enumerate(holes.boxes):
         rows, columns = np.nonzero(labels == number)
         assert (top, bottom - 1) == (rows.min(), rows.max())
@@ -66,9 +66,9 @@ def test_masks_of_groups_hold_their_pixels_within_their_frames(seed: int) -> Non
         return
     frames = np.array([[0, 17, 0, 23], [3, 9, 5, 21], [16, 17, 0, 1]])
     of_pixel = np.append(group, -1)[labels]  # label -1 takes the last
-    for number, (own, box) in enumerate(zip(holes.masks(group, frames), frames, strict=True)):
+    for number, (mask, box) in enumerate(zip(holes.masks(group, frames), frames, strict=True)):
         top, bottom, left, right = box
-        np.testing.assert_array_equal(own, (of_pixel == number)[top:bottom, left:right])
+        np.testing.assert_array_equal(mask, (of_pixel == number)[top:bottom, left:right])
     joint = joint_boxes(holes.boxes, group)
     for number in range(3):
         rows, columns = np.nonzero(of_pixel == number)

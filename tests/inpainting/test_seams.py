@@ -29,7 +29,7 @@ def scores(engine: Engine) -> tuple[float, float]:
     events = engine.inpaint_arrays(names, images, [keep] * len(SCENES))
     fills = [inpainted(event) for event in events if isinstance(event, Result)]
     at = np.arange(SIDE)
-    found = []
+    scores_by_shift = []
     for shift in (0, STRIDE // 2):
         lines = np.broadcast_to(((at - shift) // STRIDE % 2 == 0)[:, None], keep.shape)
         ratios = [
@@ -38,8 +38,8 @@ def scores(engine: Engine) -> tuple[float, float]:
             if fill is not None
             for stripes in (lines, lines.T)
         ]
-        found.append(float(np.mean(ratios)))
-    return found[0], found[1]
+        scores_by_shift.append(float(np.mean(ratios)))
+    return scores_by_shift[0], scores_by_shift[1]
 
 
 @pytest.fixture(scope="module")

@@ -42,9 +42,9 @@ def run(conf: Path, images: dict[str, np.ndarray], keeps: dict[str, np.ndarray],
 
 
 def by_name(events: list) -> dict[str, Result]:
-    found = [event for event in events if isinstance(event, Result)]
-    assert len({result.name for result in found}) == len(found)
-    return {result.name: result for result in found}
+    finished = [event for event in events if isinstance(event, Result)]
+    assert len({result.name for result in finished}) == len(finished)
+    return {result.name: result for result in finished}
 
 
 def inpaint_one(conf: Path, keep: np.ndarray, *overrides: str, seed: int = 0) -> Result:
@@ -106,19 +106,19 @@ def test_image_with_a_failed_window_fails_once(conf: Path, monkeypatch: pytest.M
     keeps = {"p": keep_but("a", "b", "c"), "q": keep_but("a")}
     shown = {name: image(0, *SHAPE) for name in keeps}
     Memory(0, torch.OutOfMemoryError("CUDA out of memory")).install(monkeypatch)
-    found = by_name(run(conf, shown, keeps))
-    for result in found.values():
+    finished = by_name(run(conf, shown, keeps))
+    for result in finished.values():
         assert inpainted(result) is None and "out of memory on cpu: the model sees 16x16" in result.error
-    assert sorted(found) == ["p", "q"]
+    assert sorted(finished) == ["p", "q"]
 
 
 def test_paste_known_false_writes_whole_windows(conf: Path) -> None:
     keep = keep_but("a", "b")
     shown = image(0, *SHAPE)
     whole = inpainted_image(by_name(run(conf, {"p": shown}, {"p": keep}, "paste_known=false"))["p"])
-    kept = inpainted_image(by_name(run(conf, {"p": shown}, {"p": keep}))["p"])
+    pasted = inpainted_image(by_name(run(conf, {"p": shown}, {"p": keep}))["p"])
     changed = (whole != shown).any(axis=2)
-    assert np.array_equal(whole[~keep], kept[~keep])
+    assert np.array_equal(whole[~keep], pasted[~keep])
     assert changed[:16, :16].any() and changed[:16, 54:].any() and not changed[20:].any()
 
 
@@ -204,6 +204,6 @@ def test_command_reports_the_window(project: Project, cli: Cli, monkeypatch: pyt
     Image.fromarray(keep_but("a", "b", "c")).save("masks/p.png")
     outcome = cli("--conf_path", conf)
     assert outcome.code == 0 and f"p: window 3 of 3, step 2 of {NFE}" in outcome.out
-    told = json.loads(Path("log/run/run.json").read_text())
-    assert told["images"]["p"]["nfe"] == 3 * NFE
+    run_json = json.loads(Path("log/run/run.json").read_text())
+    assert run_json["images"]["p"]["nfe"] == 3 * NFE
     assert "finished before" in cli("--conf_path", conf).out

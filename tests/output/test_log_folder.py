@@ -220,8 +220,8 @@ def test_overview_of_generated_images_has_one_column(project: Project, cli: Cli)
     sheet = overview()
     assert columns(sheet) == 1
     assert spot(sheet, pixels(INPAINTED / "000000.png")) and spot(sheet, pixels(INPAINTED / "000001.png"))
-    made = sorted(path.name for path in Path("log/run").iterdir())
-    assert made == ["inpainted", "overview.png", "run.json", "run.log"]
+    files = sorted(path.name for path in Path("log/run").iterdir())
+    assert files == ["inpainted", "overview.png", "run.json", "run.log"]
 
 
 def test_overview_omits_columns_of_an_earlier_method(project: Project, cli: Cli) -> None:
@@ -247,14 +247,14 @@ def test_paths_move_folders(project: Project, cli: Cli, tmp_path: Path, monkeypa
     paths = {"srs": "gs://bucket/filled", "lrs": "gs://bucket/masked", "gts": str(tmp_path / "absolute")}
     conf = project(count=1, paths=paths)
     assert cli("--conf_path", conf).code == 0
-    made = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("p0.png")}
+    files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("p0.png")}
     outputs = {
         "bucket/filled/p0.png",
         "bucket/masked/p0.png",
         "absolute/p0.png",
         "log/run/gt_keep_mask/p0.png",
     }
-    assert made == outputs | {"gts/p0.png", "masks/p0.png"}
+    assert files == outputs | {"gts/p0.png", "masks/p0.png"}
     assert spot(overview(), image(0))
     assert "are kept" in cli("--conf_path", conf).out
     moved = {**paths, "gts": "moved"}  # folders are no part of the fingerprint, but images are written there

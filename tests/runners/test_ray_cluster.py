@@ -128,7 +128,7 @@ def test_run_reports_the_type_of_an_error_without_text(
 
     monkeypatch.setitem(sys.modules, "ray", Silent("ray"))
     outcome = cli("--conf_path", project(), "--set", "ray=auto")
-    message = "error: ray auto: ConnectionError; finished images are kept, the same command goes on\n"
+    message = "error: ray auto: ConnectionError; finished images are kept; run the same command again to continue\n"
     assert outcome.code == 1 and outcome.err == message
 
 

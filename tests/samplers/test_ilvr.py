@@ -23,7 +23,7 @@ from guided_diffusion.samplers import Problem, Sampler, Step, sample
 from guided_diffusion.samplers.ilvr import ILVR
 from tests.helpers.gaussian import GaussianDenoiser, pixels
 from tests.helpers.project import ROOT, Cli, Project, image
-from tests.helpers.results import inpainted
+from tests.helpers.results import inpainted, inpainted_image, results
 
 COUNT = 4000
 # Four pixels in two blocks, whose means and differences are independent under the prior.
@@ -86,10 +86,10 @@ def test_step_takes_the_reference_at_the_next_noise_level(t: int) -> None:
     plain = case.process.ddpm_step(x, t, p.x0, p.log_variance, draws())
     a = case.process.alpha_bar(t - 1)
     y = a**0.5 * case.y + (1 - a) ** 0.5 * draws()
-    low = [F.avg_pool2d(each, (1, 2)) for each in (out.x, y, plain)]
+    low = [F.avg_pool2d(plane, (1, 2)) for plane in (out.x, y, plain)]
     assert out.t == t - 1
     assert torch.allclose(low[0], low[1], atol=1e-6)
-    rest = [each - low.repeat_interleave(2, -1) for each, low in ((out.x, low[0]), (plain, low[2]))]
+    rest = [plane - low.repeat_interleave(2, -1) for plane, low in ((out.x, low[0]), (plain, low[2]))]
     assert torch.allclose(rest[0], rest[1], atol=1e-6)
 
 
@@ -116,7 +116,7 @@ def test_saved_image_has_the_block_means_of_its_reference(
     [result] = Engine(load_config("confs/shadow_ilvr.yml", few))()
     assert inpainted(result) is not None and result.gt is not None
     assert result.outputs["inpainted"].nfe == 10
-    blocks, wanted = (each.astype(float).reshape(8, 8, 8, 8, 3) for each in (inpainted(result), result.gt))
+    blocks, wanted = (plane.astype(float).reshape(8, 8, 8, 8, 3) for plane in (inpainted(result), result.gt))
     whole = ((blocks > 0) & (blocks < 255)).all(axis=(1, 3))  # no pixel was clipped: only rounding is left
     assert whole.mean() > 0.5
     assert np.abs((blocks - wanted).mean(axis=(1, 3)))[whole].max() <= 0.5
@@ -131,25 +131,22 @@ def conf(project: Project) -> Path:
 
 def test_ilvr_takes_any_size(conf: Path) -> None:
     Image.fromarray(image(5, 23, 45)).save("gts/odd.png")
-    result = {result.name: result for result in Engine(load_config(conf, ["down_n=5"]))()}
-    shapes = {
-        name: None if inpainted(each) is None else inpainted(each).shape for name, each in result.items()
-    }
+    shapes = {name: inpainted_image(result).shape for name, result in results(conf, "down_n=5").items()}
     assert shapes == {"p0": (16, 16, 3), "odd": (23, 45, 3)}
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (["down_n=0"], "down_n: 0 is not an integer of at least 1"),
         (["range_t=6"], "range_t 6 leaves none of the 6 steps to the reference; choose 0 to 5"),
         (["down_N=4"], "unknown key 'down_N' (in --set down_N=4); the nearest known key is 'down_n'"),
     ],
 )
-def test_impossible_settings_are_named(conf: Path, changes: list[str], told: str) -> None:
+def test_impossible_settings_are_named(conf: Path, changes: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Engine(load_config(conf, changes))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_missing_down_n_is_named(project: Project, cli: Cli) -> None:

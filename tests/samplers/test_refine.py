@@ -62,16 +62,16 @@ def posterior(mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
         if s == 0:
             out[..., i] = y[..., i] / t
         elif s < math.inf:
-            told, known = t * y[..., i] / s**2, 1 / variance[..., i]
-            out[..., i] = (out[..., i] * known + told) / (known + t**2 / s**2)
+            observed, known = t * y[..., i] / s**2, 1 / variance[..., i]
+            out[..., i] = (out[..., i] * known + observed) / (known + t**2 / s**2)
     return out
 
 
 @pytest.mark.parametrize("variance", [1e-4, 0.01, 1.0, 100.0])
 def test_shadow_operator_has_the_exact_posterior_mean(variance: float) -> None:
     x0, y = pixels(0.1, -0.2, 0.5, 0.9), THROUGH * TRUTH
-    found = linear(THROUGH, NOISE**2).posterior_mean(x0, y, variance)
-    assert torch.allclose(found, posterior(x0, torch.full_like(y, variance), y), atol=1e-6)
+    actual = linear(THROUGH, NOISE**2).posterior_mean(x0, y, variance)
+    assert torch.allclose(actual, posterior(x0, torch.full_like(y, variance), y), atol=1e-6)
 
 
 def test_posterior_mean_is_exact_at_its_extremes() -> None:
@@ -103,10 +103,10 @@ def test_step_predicts_the_mean_given_x_t_and_the_observation(t: int) -> None:
     """A wide prior tells nothing: of x given x_t the mean is x_t / a^1/2, the variance (1 - a) / a."""
     case = problem(deviation=300.0)
     x, a = case.noise(), case.process.alpha_bar(t)
-    found = Refine(doubt=1.0).down(case, Step(t, x), t - 1)
-    assert found.t == t - 1 and found.x0 is not None
+    actual = Refine(doubt=1.0).down(case, Step(t, x), t - 1)
+    assert actual.t == t - 1 and actual.x0 is not None
     wanted = posterior(x / a**0.5, torch.full_like(x, (1 - a) / a), case.y)
-    assert torch.allclose(found.x0, wanted, atol=2e-3)
+    assert torch.allclose(actual.x0, wanted, atol=2e-3)
 
 
 def test_refine_ends_in_the_posterior() -> None:
@@ -127,8 +127,9 @@ def test_unobserved_pixels_follow_the_prior() -> None:
     assert float(x[:, 3].mean()) == pytest.approx(0, abs=0.03)
     late = [step.x for step in sample(Refine(t_start=0.1), problem(0.5))][-1][:, 0, 0]
     a = process(100).alpha_bar(9)
-    kept = a * 0.5**2 / (a * 0.5**2 + 1 - a)  # of the relit 0.7: the posterior mean given x_t, averaged
-    assert float(late[:, 3].mean()) == pytest.approx(0.7 * kept, abs=0.02)
+    # Of the relit 0.7: the posterior mean given x_t, averaged.
+    prior_share = a * 0.5**2 / (a * 0.5**2 + 1 - a)
+    assert float(late[:, 3].mean()) == pytest.approx(0.7 * prior_share, abs=0.02)
 
 
 def test_doubt_keeps_closer_to_the_observation() -> None:

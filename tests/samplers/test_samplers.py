@@ -147,9 +147,9 @@ def test_merged_jumps_keep_the_distribution() -> None:
     problem = independent(10, torch.zeros(1, 1, 1, 2), NoObservation())
     x = torch.full((COUNT, 1, 1, 2), 2.0)
     step = RePaint().up(problem, Step(3, x), 7)
-    kept = np.prod(1 - problem.process.betas[4:8])
+    signal = np.prod(1 - problem.process.betas[4:8])
     assert step.t == 7
-    assert torch.allclose(step.x, kept**0.5 * x + (1 - kept) ** 0.5 * noise(0)(), atol=1e-6)
+    assert torch.allclose(step.x, signal**0.5 * x + (1 - signal) ** 0.5 * noise(0)(), atol=1e-6)
 
 
 def test_merged_jumps_refuse_shifted_noise() -> None:

@@ -92,9 +92,9 @@ def test_td_paint_follows_the_exact_conditional(steps: int, loose: float) -> Non
     assert abs(mean[0] - MEAN[1]) > 0.3  # what is known matters
     assert torch.equal(x[:, 0], torch.full((COUNT,), SEEN))
     assert torch.allclose(x[:, 1:].mean(0), mean, atol=0.01)
-    found = x[:, 1:].T.cov()
-    assert torch.allclose(found.diagonal(), covariance.diagonal(), rtol=0.06)
-    assert found[0, 1] == pytest.approx(float(covariance[0, 1]), rel=loose)
+    actual = x[:, 1:].T.cov()
+    assert torch.allclose(actual.diagonal(), covariance.diagonal(), rtol=0.06)
+    assert actual[0, 1] == pytest.approx(float(covariance[0, 1]), rel=loose)
 
 
 def test_ddim_steps_are_too_narrow() -> None:
@@ -167,8 +167,8 @@ def test_td_paint_needs_a_mask(project: Project) -> None:
 
 def test_network_without_per_pixel_time_gives_a_warning(project: Project) -> None:
     conf = project(count=1, method="td_paint")
-    [told] = [line for line in Engine(load_config(conf)).warnings if "per_pixel_time" in line]
-    assert "docs/guide/training.md" in told and "use method repaint" in told and "\n" not in told
+    [warning] = [line for line in Engine(load_config(conf)).warnings if "per_pixel_time" in line]
+    assert "docs/guide/training.md" in warning and "use method repaint" in warning and "\n" not in warning
     for fine in ("per_pixel_time=true", "method=repaint"):
         assert not [w for w in Engine(load_config(conf, [fine])).warnings if "per_pixel_time" in w]
 

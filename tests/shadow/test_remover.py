@@ -22,9 +22,9 @@ def test_outputs_equal_the_input_beyond_the_shadow_s_reach(shaded: Project, cli:
     assert (outcome.code, outcome.err) == (0, "")
     for i in range(3):
         for folder in (SHADOW_FREE, INPAINTED):
-            made = pixels(folder / f"p{i}.png")
-            assert np.array_equal(made[KEEP], image(i)[KEEP])
-            assert (made[~KEEP] != image(i)[~KEEP]).mean() > 0.8
+            written = pixels(folder / f"p{i}.png")
+            assert np.array_equal(written[KEEP], image(i)[KEEP])
+            assert (written[~KEEP] != image(i)[~KEEP]).mean() > 0.8
 
 
 def test_log_folder_holds_every_output_and_companion(shaded: Project, cli: Cli) -> None:

@@ -58,10 +58,10 @@ def test_auto_finds_the_shadow(shaded: Project, cli: Cli, monkeypatch: pytest.Mo
     set_found(monkeypatch, ~keep_mask())
     conf = shaded(1, data={"gt_path": "gts", "mask_path": "auto"})
     assert "missing" not in cli("--conf_path", conf, "--dry_run").out
-    found = results(conf)["p0"]
+    by_auto = results(conf)["p0"]
     assert (
-        np.array_equal(found.keep, KEEP)
-        and found.outputs["shadow_free"].key == by_mask.outputs["shadow_free"].key
+        np.array_equal(by_auto.keep, KEEP)
+        and by_auto.outputs["shadow_free"].key == by_mask.outputs["shadow_free"].key
     )
 
 
@@ -214,10 +214,10 @@ def test_inpaint_black_that_fails_keeps_the_relit_image(shaded: Project, negativ
     Image.fromarray(given).save("gts/p0.png")
     Image.fromarray(np.repeat(((np.arange(900) < 20) * np.uint8(255))[None], 20, 0)).save("masks/p0.png")
     plain = results(conf, "outputs=shadow_free")["p0"]
-    kept = results(conf, "outputs=shadow_free", "relight.inpaint_black=true")["p0"]
-    note = kept.outputs["shadow_free"].note
+    unfilled = results(conf, "outputs=shadow_free", "relight.inpaint_black=true")["p0"]
+    note = unfilled.outputs["shadow_free"].note
     assert note.startswith("black pixels were not inpainted: ") and "\n" not in note
-    assert np.array_equal(shadow_free_image(kept), shadow_free_image(plain))
+    assert np.array_equal(shadow_free_image(unfilled), shadow_free_image(plain))
 
 
 def test_inpaint_black_keeps_grey_images_grey(shaded: Project, negative: Negative) -> None:
