@@ -50,12 +50,12 @@ SMALL = {
     r"^batch_size: \d+": "batch_size: 2",
     r"^workers: \d+": "workers: 0",
     r"^(loss_factors: .*)": r"\1\ndiffusion_steps: 4",  # priors only: fewer steps for the sample grid
-    r"^data:$": "data:\n  max_len: 1",
+    r"^data:$(?![\s\S]*max_len:)": "data:\n  max_len: 1",
 }
 
 # Placeholders in the documentation -> what stands there in the copy.
 PLACEHOLDERS = {
-    "--free DIR": "--free data/samples/shadow_free",
+    "--shadow_free DIR": "--shadow_free data/samples/shadow_free",
     "--mask DIR": "--mask data/samples/shadow_mask",
     "--shadow DIR": "--shadow data/samples/shadow",
     "--images DIR": "--images data/samples/shadow_free",
