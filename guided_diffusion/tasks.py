@@ -77,7 +77,7 @@ class Task(Protocol):
 
     @property
     def nfe(self) -> Mapping[str, int]:
-        """Each output asked for -> network evaluations for one window."""
+        """Each output asked for -> network function evaluations (NFE) for one window."""
         ...
 
     @property

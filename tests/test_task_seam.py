@@ -90,7 +90,7 @@ def test_second_run_keeps_finished_images(conf: Path, cli: Command) -> None:
 def test_dry_run_plans_the_task(conf: Path, cli: Command) -> None:
     outcome = cli("--conf_path", conf, "--dry_run")
     assert outcome.code == 0 and outcome.err == ""
-    assert "0 network evaluations an image" in outcome.out and "2 images" in outcome.out
+    assert "0 NFE per image" in outcome.out and "2 images" in outcome.out
     assert "windows" not in outcome.out and not Path("log").exists()
     missing = cli("--conf_path", conf, "--dry_run", "--set", "model_path=nowhere.pt")
     assert "missing" not in missing.out  # the task needs no weights

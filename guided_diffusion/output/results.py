@@ -36,7 +36,7 @@ class OutputSpec:
     companions: Mapping[str, Folder] = field(default_factory=dict)
     """Name in `Output.extras` -> folder of what is written beside the image: arrays in [0, 1]."""
     windowed: bool = False
-    """Its network evaluations are those of one crop window; an image may need several."""
+    """Its NFE are those of one crop window; an image may need several."""
 
 
 GT = Folder("gt", "gts", "input")

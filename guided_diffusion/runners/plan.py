@@ -1,4 +1,4 @@
-"""The plan of a run, for --dry_run: images, network evaluations, estimated time, missing files."""
+"""The plan of a run, for --dry_run: images, NFE, estimated time, missing files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _cost_line(engine: Engine, images: int) -> str:
     total = f"{images} images take about {format_duration(seconds * images)}" if images else "no images yet"
     shares = " + ".join(f"{nfe} for {output}" for output, nfe in engine.task.nfe.items())
     shares = f" ({shares})" if len(engine.task.OUTPUTS) > 1 else ""
-    cost = f"{engine.nfe} network evaluations an image{shares}, about {format_duration(seconds)}"
+    cost = f"{engine.nfe} NFE per image{shares}, about {format_duration(seconds)}"
     return f"{cost} on {engine.device}; {total}"
 
 
@@ -57,9 +57,9 @@ def _windows_line(engine: Engine) -> str:
     """Describe the windows that a plan without reading the masks cannot count."""
     size, windows = engine.size, engine.config.windows
     nfe = next(engine.task.nfe[spec.name] for spec in engine.task.OUTPUTS if spec.windowed)
-    line = f"holes that no single {size}x{size} window serves take {nfe} evaluations each"
+    line = f"holes that no single {size}x{size} window serves take {nfe} NFE each"
     if windows == "overlap":
-        line += f", larger ones {2 * nfe}, half of them of many windows"
+        line += f", larger ones {2 * nfe}, half of them in many windows"
     return f"{line} (windows: {windows})"
 
 

@@ -39,7 +39,8 @@ def write_scene(scene: Scene, root: Path, split: str, name: str) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: write `--n` scenes of `--size` pixels below `--out`."""
     parser = argparse.ArgumentParser(
-        description="Write procedural shadow triplets in the ISTD folder layout."
+        prog="python -m guided_diffusion.scenes",
+        description="Write procedural shadow triplets in the ISTD folder layout.",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--n", type=int, default=16, help="number of scenes (default 16)")

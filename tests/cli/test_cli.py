@@ -185,9 +185,9 @@ def test_device_flag_overrides_yaml(project: Project, cli: Cli) -> None:
 def test_dry_run_prints_plan_and_writes_nothing(project: Project, cli: Cli) -> None:
     outcome = cli("--conf_path", project(), "--dry_run")
     assert (outcome.code, outcome.err) == (0, "")
-    assert f"{NFE} network evaluations an image, about 0." in outcome.out
+    assert f"{NFE} NFE per image, about 0." in outcome.out
     assert re.search(r"3 images take about [0-9.]+ s\n", outcome.out)
-    windows = f"holes that no single 16x16 window serves take {NFE} evaluations each (windows: holes)"
+    windows = f"holes that no single 16x16 window serves take {NFE} NFE each (windows: holes)"
     assert windows in outcome.out
     assert "(windows:" not in cli("--conf_path", project(windows="whole"), "--dry_run").out
     assert [line.strip() for line in outcome.out.splitlines() if line.startswith("  ")] == ["p0", "p1", "p2"]

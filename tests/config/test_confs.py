@@ -226,7 +226,7 @@ def test_repaint_yaml_dry_run(project: Project, cli: Cli) -> None:
     outcome = cli("--conf_path", legacy(project, model_path="/cluster/x.pt"), "--dry_run")
     assert outcome.code == 0
     assert "missing: /cluster/x.pt" in outcome.out
-    assert f"{NFE} network evaluations an image" in outcome.out
+    assert f"{NFE} NFE per image" in outcome.out
 
 
 def test_repaint_yaml_inpaints_as_the_new_one(project: Project, cli: Cli) -> None:

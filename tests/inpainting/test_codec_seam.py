@@ -187,7 +187,7 @@ def test_dry_run_counts_the_cost_of_other_channels(conf: Path, caplog: pytest.Lo
     engine = Engine(load_config(conf, ["data.gt_path=gts", "data.mask_path=masks"]), codec=ToyCodec())
     with caplog.at_level(logging.INFO, "penumbra"):
         show_plan(engine)
-    assert f"{NFE} network evaluations an image" in caplog.text
+    assert f"{NFE} NFE per image" in caplog.text
 
 
 def test_default_codec_is_pixels(project: Project) -> None:

@@ -130,7 +130,7 @@ def test_yaml_runs_the_method(copy: Path, outcomes: dict[str, Printed]) -> None:
 
 def test_dry_run_plans_the_method(outcomes: dict[str, Printed]) -> None:
     code, text = outcomes["--conf_path toy.yml --dry_run"]
-    assert code == 0 and "4 network evaluations an image" in text
+    assert code == 0 and "4 NFE per image" in text
 
 
 def test_unknown_key_names_the_nearest(outcomes: dict[str, Printed]) -> None:

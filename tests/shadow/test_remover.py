@@ -85,7 +85,7 @@ def test_checkpoint_is_needed_only_to_inpaint_or_with_a_prior(shaded: Project, c
     conf = shaded(1, outputs=["shadow_free"], model_path="absent.pt")
     plan = cli("--conf_path", conf, "--dry_run")
     assert plan.code == 0 and "missing" not in plan.out
-    assert "0 network evaluations an image (0 for shadow_free)" in plan.out
+    assert "0 NFE per image (0 for shadow_free)" in plan.out
     assert cli("--conf_path", conf).code == 0
     assert "missing: absent.pt" in cli("--conf_path", conf, "--set", "outputs=inpainted", "--dry_run").out
     for key, cost in (("relight.prior=diffusion", 40), ("relight.refine=true", 1)):
