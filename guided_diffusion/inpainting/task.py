@@ -48,7 +48,7 @@ class InpaintTask:
 
     @property
     def nfe(self) -> Mapping[str, int]:
-        """Network evaluations for one window."""
+        """NFE for one window."""
         return {OUTPUT: self.inpainter.nfe}
 
     @property

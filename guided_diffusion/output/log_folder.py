@@ -38,7 +38,7 @@ GROUND_TRUTH = Folder("", title="truth")  # not a folder of the run: images that
 OVERVIEW_ROWS = 24
 OVERVIEW_CELL = 256
 EARLIER = {"note": "finished in an earlier run"}
-_OLD_KEYS = {"pictures": "images", "evaluations": "nfe"}  # of run.json before version 0.2
+_OLD_KEYS = {"pictures": "images", "evaluations": "nfe"}  # of run.json before keys were renamed
 
 
 class LogFolder:

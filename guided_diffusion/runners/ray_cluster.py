@@ -7,6 +7,7 @@ reach the images, the weights and the log folder under the same paths.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -122,7 +123,7 @@ def run_on_cluster(
         raise ConfigError(f"ray: {config.ray} needs the extra `ray`: pip install -e '.[ray]'") from None
     try:
         environment = {"env_vars": {"PYTHONPATH": import_path()}}
-        ray.init(config.ray, runtime_env=environment, logging_level="ERROR", log_to_driver=False)
+        ray.init(config.ray, runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         count, resources = plan_workers(nodes, len(pairs), config.device)
         kind = torch.device("cuda" if "num_gpus" in resources else "cpu")

@@ -82,7 +82,7 @@ class RemoveShadowTask:
 
     @property
     def nfe(self) -> Mapping[str, int]:
-        """Each output asked for -> network evaluations for one window."""
+        """Each output asked for -> NFE for one window."""
         nfe = {INPAINTED.name: self.inpainter.nfe, SHADOW_FREE.name: self.remover.nfe}
         return {name: cost for name, cost in nfe.items() if name in self.outputs}
 
