@@ -30,6 +30,7 @@ def test_result_is_independent_of_batch_and_other_images(project: Project) -> No
     assert np.array_equal(inpainted_image(alone["p2"]), inpainted_image(one["p2"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("labels", [False, True])
 def test_result_is_equal_in_each_batch_after_many_evaluations(

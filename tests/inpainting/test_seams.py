@@ -49,11 +49,13 @@ def engine() -> Engine:
     return Engine(load_config(ROOT / "confs/shadow.yml", keys))
 
 
+@pytest.mark.slow
 def test_overlapping_windows_leave_no_seam(engine: Engine) -> None:
     borders, inside = scores(engine)
     assert borders < 1.05 * inside
 
 
+@pytest.mark.slow
 def test_seam_ratio_finds_the_seams_of_adjacent_windows(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

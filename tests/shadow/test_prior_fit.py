@@ -34,7 +34,7 @@ class Gaussian:
     def __init__(self, mean: Tensor, deviation: float) -> None:
         self.mean, self.deviation, self.times = mean, deviation, list[int]()
 
-    def __call__(self, x_t: Tensor, t: int) -> Prediction:
+    def __call__(self, x_t: Tensor, t: int, clean: Tensor | None = None) -> Prediction:
         self.times += [t] * len(x_t)
         a = PROCESS.alpha_bar(t)
         gain = a**0.5 * self.deviation**2 / (a * self.deviation**2 + 1 - a)
@@ -143,7 +143,7 @@ def test_fit_under_prior_spreads_its_evaluations_over_time() -> None:
 
 def test_fit_under_prior_draws_from_the_generator() -> None:
     class Rough(Gaussian):
-        def __call__(self, x_t: Tensor, t: int) -> Prediction:
+        def __call__(self, x_t: Tensor, t: int, clean: Tensor | None = None) -> Prediction:
             return Prediction(x_t.clamp(-0.5, 0.5), x_t, x_t)  # not linear: noises do not cancel
 
     start = ShadowField(true_field().offset - 0.1, true_field().slope, true_field().pivot)

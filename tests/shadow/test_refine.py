@@ -22,7 +22,7 @@ class Ground:
     def __init__(self, mean: float, deviation: float) -> None:
         self.mean, self.variance, self.windows = mean, deviation**2, 0
 
-    def __call__(self, x: Tensor, t: int) -> Prediction:
+    def __call__(self, x: Tensor, t: int, clean: Tensor | None = None) -> Prediction:
         self.windows += len(x)
         a = PROCESS.alpha_bar(t)
         share = a**0.5 * self.variance / (a * self.variance + 1 - a)

@@ -102,6 +102,7 @@ def test_find_black_ignores_thin_lines() -> None:
     assert not black(large, np.ones((1024, 1024), bool)).any()  # little of the shadow
 
 
+@pytest.mark.slow
 def test_relight_removes_a_second_shadow_from_the_first_result() -> None:
     """The fields multiply; what is refined is the input, once."""
     rest, asked = LITTLE.mask & (np.arange(LITTLE.mask.shape[1]) < 24), []

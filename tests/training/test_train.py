@@ -122,6 +122,7 @@ def start(conf: Path, *launcher: str) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_train_resumes_after_kill_9(uninterrupted: Path, tmp_path: Path) -> None:
     conf = write_yaml(tmp_path, iterations=100_000, workers=1, log_interval=3)
     process = start(conf)
@@ -349,6 +350,7 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess:
     return done
 
 
+@pytest.mark.slow
 def test_train_runs_under_torchrun(tmp_path: Path) -> None:
     conf = write_yaml(tmp_path, iterations=4, log_interval=1, microbatch=1, schedule_sampler="loss-aware")
     done = torchrun("-m", "guided_diffusion.train", "--conf_path", str(conf), "--device", "cpu")
@@ -358,6 +360,7 @@ def test_train_runs_under_torchrun(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_ranks_stop_together_with_equal_weights(tmp_path: Path) -> None:
     assert run_train(tmp_path, iterations=4) == 0
     conf = write_yaml(tmp_path, iterations=100, microbatch=1, schedule_sampler="loss-aware")
