@@ -234,8 +234,7 @@ class ShippedNetwork(Generic[Network]):
         """Raise CheckpointError, with the remedy, if the weights file is missing."""
         if not self.path.exists():
             raise CheckpointError(
-                f"{self.purpose} needs {self.path}, which is not there; reinstall penumbra, "
-                f"{self.remedy}"
+                f"{self.purpose} needs {self.path}, which is not there; reinstall penumbra, {self.remedy}"
             )
 
     def digest(self) -> str:

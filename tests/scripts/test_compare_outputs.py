@@ -61,7 +61,8 @@ def test_head_makes_the_same_images_as_this_checkout(tmp_path: Path) -> None:
     log = compare_outputs.ROOT / "log"
     before = sorted(log.iterdir()) if log.exists() else None
     few = ["data.max_len=1", "timestep_respacing=7", "relight.prior=none", "relight.refine=false"]
-    command = [sys.executable, str(SCRIPT), "HEAD", "--only", "demo", "api", "--log", str(tmp_path), "--set", *few]
+    options = ["--only", "demo", "api", "--log", str(tmp_path), "--set", *few]
+    command = [sys.executable, str(SCRIPT), "HEAD", *options]
     done = subprocess.run(command, cwd=SCRIPT.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all equal; overview equal; resumes" in done.stdout and "2 images: all equal" in done.stdout
