@@ -101,6 +101,6 @@ def negative(monkeypatch: pytest.MonkeyPatch) -> Negative:
 
 
 @pytest.fixture
-def shaded(project: Project, negative: Negative) -> Project:
+def shadow_project(project: Project, negative: Negative) -> Project:
     """Lay out a project with task remove_shadow and the stand-in for `relight`."""
     return lambda *counts, **settings: project(*counts, **{"task": "remove_shadow", **settings})

@@ -40,9 +40,9 @@ def test_flops_per_evaluation(model: ModelConfig, flops: float) -> None:
 
 def test_flops_grow_with_the_batch() -> None:
     model = ModelConfig(image_size=64, num_channels=32, num_head_channels=16, class_cond=True)
-    one = flops_per_evaluation(model, (1, 3, 64, 64))
-    assert one > 1e8
-    assert flops_per_evaluation(model, (3, 3, 64, 64)) == pytest.approx(3 * one, rel=1e-3)
+    single = flops_per_evaluation(model, (1, 3, 64, 64))
+    assert single > 1e8
+    assert flops_per_evaluation(model, (3, 3, 64, 64)) == pytest.approx(3 * single, rel=1e-3)
 
 
 def test_build_network_reads_flags() -> None:

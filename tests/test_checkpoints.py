@@ -50,12 +50,12 @@ def test_read_state_reads_every_format(tmp_path: Path, form: str, half: bool) ->
     state = weights()
     path = save(tmp_path, form, {k: v.half() for k, v in state.items()} if half else state)
     network = load(on_meta(SMALL), path, 16)
-    own = network.state_dict()
+    loaded = network.state_dict()
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
     for key, value in state.items():
         expected = value.half().float() if half else value
-        assert own[key].dtype == torch.float32 and torch.equal(own[key], expected)
+        assert loaded[key].dtype == torch.float32 and torch.equal(loaded[key], expected)
 
 
 def test_load_returns_a_working_network(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a network says, read as published: moments, losses, times and precision."""
+"""The output of a network, read as published: moments, losses, times and precision."""
 
 from __future__ import annotations
 

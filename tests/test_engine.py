@@ -30,10 +30,10 @@ def test_known_bytes_are_kept_and_the_hole_is_inpainted(project: Project) -> Non
 def test_noise_depends_on_seed_and_name(project: Project) -> None:
     conf = project(count=2)
     Image.fromarray(image(0)).save("gts/p1.png")  # the same image under two names
-    one, other = results(conf), results(conf, "seed=1")
-    assert not np.array_equal(inpainted_image(one["p0"]), inpainted_image(one["p1"]))
-    assert not np.array_equal(inpainted_image(one["p0"]), inpainted_image(other["p0"]))
-    assert np.array_equal(inpainted_image(results(conf)["p0"]), inpainted_image(one["p0"]))
+    first, other = results(conf), results(conf, "seed=1")
+    assert not np.array_equal(inpainted_image(first["p0"]), inpainted_image(first["p1"]))
+    assert not np.array_equal(inpainted_image(first["p0"]), inpainted_image(other["p0"]))
+    assert np.array_equal(inpainted_image(results(conf)["p0"]), inpainted_image(first["p0"]))
 
 
 def test_all_known_mask_copies_the_image(project: Project) -> None:
@@ -177,9 +177,9 @@ def test_inpaint_without_a_mask_names_the_method(project: Project) -> None:
 
 def test_generate_reads_offset_and_max_len(project: Project) -> None:
     conf = project(count=0, method="ddpm", data={}, generate=4)
-    some = results(conf, "data.offset=1", "data.max_len=2")
-    assert sorted(some) == ["000001", "000002"]
-    assert np.array_equal(inpainted_image(some["000002"]), inpainted_image(results(conf)["000002"]))
+    chosen = results(conf, "data.offset=1", "data.max_len=2")
+    assert sorted(chosen) == ["000001", "000002"]
+    assert np.array_equal(inpainted_image(chosen["000002"]), inpainted_image(results(conf)["000002"]))
     with pytest.raises(DatasetError, match="offset 4 leaves none of 4"):
         results(conf, "data.offset=4")
 

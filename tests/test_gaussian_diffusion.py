@@ -70,8 +70,8 @@ def test_the_large_fixed_variance_is_beta() -> None:
 
 def linear(t: int, t_next: int) -> tuple[float, float]:
     """q_step is signal * x + spread * noise; both factors."""
-    one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
-    return PROCESS.q_step(one, t, t_next, zero).item(), PROCESS.q_step(zero, t, t_next, one).item()
+    unit, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+    return PROCESS.q_step(unit, t, t_next, zero).item(), PROCESS.q_step(zero, t, t_next, unit).item()
 
 
 @settings(deadline=None)
@@ -87,7 +87,7 @@ def test_a_jump_towards_noise_equals_its_single_steps(t: int, length: int) -> No
 
 @settings(deadline=None)
 @given(STEP)
-def test_from_a_clean_picture_the_jump_is_q_sample(t: int) -> None:
+def test_from_a_clean_image_the_jump_is_q_sample(t: int) -> None:
     x0, noise = draw(0), draw(1)
     assert close(PROCESS.q_step(x0, -1, t, noise), PROCESS.q_sample(x0, t, noise))
     expected = PROCESS.alphas_cumprod[t] ** 0.5 * x0 + (1 - PROCESS.alphas_cumprod[t]) ** 0.5 * noise
@@ -133,12 +133,12 @@ def test_a_tensor_of_times_equals_the_number(t: int, shape: tuple[int, ...]) -> 
         assert torch.equal(number, tensor)
 
 
-def test_each_picture_and_pixel_may_have_its_own_time() -> None:
-    by_picture = every_form(torch.tensor([3, 40]))
+def test_each_image_and_pixel_may_have_its_own_time() -> None:
+    by_image = every_form(torch.tensor([3, 40]))
     per_pixel = torch.full((2, 1, 4, 4), 40)
     per_pixel[0], per_pixel[1, 0, 2, 1] = 3, 7
     for a, b, early, late, other in zip(
-        by_picture, every_form(per_pixel), every_form(3), every_form(40), every_form(7), strict=True
+        by_image, every_form(per_pixel), every_form(3), every_form(40), every_form(7), strict=True
     ):
         assert torch.equal(a[0], early[0]) and torch.equal(a[1], late[1])
         assert torch.equal(b[0], early[0]) and torch.equal(b[1, :, 0], late[1, :, 0])
@@ -170,15 +170,15 @@ def test_ddim_with_eta_one_is_the_ddpm_posterior(t: int) -> None:
 def test_a_ddim_step_keeps_the_marginal(t: int, length: int, eta: float) -> None:
     """q_sample(x0) must land on q(x_s | x0): mean sqrt(a_s) x0, both noises adding up to 1 - a_s."""
     s = max(t - length, -1)
-    one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+    unit, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
 
     def step(x0: Tensor, eps: Tensor, fresh: Tensor) -> float:
         return PROCESS.ddim_step(PROCESS.q_sample(x0, t, eps), t, s, x0, eta, fresh).item()
 
     a = PROCESS.alpha_bar(s)
     rounding = 5e-6 * max(1.0, 1 / PROCESS.sqrt_recipm1_alphas_cumprod[t])
-    assert step(one, zero, zero) == pytest.approx(a**0.5, abs=rounding)
-    assert step(zero, one, zero) ** 2 + step(zero, zero, one) ** 2 == pytest.approx(1 - a, abs=2 * rounding)
+    assert step(unit, zero, zero) == pytest.approx(a**0.5, abs=rounding)
+    assert step(zero, unit, zero) ** 2 + step(zero, zero, unit) ** 2 == pytest.approx(1 - a, abs=2 * rounding)
 
 
 def test_ddim_with_eta_zero_and_the_true_x0_arrives_at_it() -> None:

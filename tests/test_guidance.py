@@ -111,9 +111,9 @@ def test_guidance_keeps_the_prediction_and_no_graph() -> None:
 def test_windows_of_an_image_have_its_label() -> None:
     """Windows come one after the other, each of all images."""
     x, more = image(), image().flip(-1)
-    both = guided(Linear()).score(torch.cat([x, more]), 1)
+    together = guided(Linear()).score(torch.cat([x, more]), 1)
     apart = torch.cat([guided(Linear()).score(half_batch, 1) for half_batch in (x, more)])
-    assert torch.allclose(both, apart, atol=1e-6)
+    assert torch.allclose(together, apart, atol=1e-6)
 
 
 def off(score: Tensor, truth: Tensor) -> float:
@@ -121,7 +121,7 @@ def off(score: Tensor, truth: Tensor) -> float:
 
 
 def test_score_in_bfloat16_is_a_few_percent_off() -> None:
-    """Of a network such as the published one, smaller and with random weights."""
+    """Checked with a classifier such as the published one, smaller and with random weights."""
     config = ClassifierConfig(classifier_width=64, classifier_depth=1, classifier_pool="attention")
     classifier = build_classifier(config, 32, "1,2").eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)

@@ -144,10 +144,10 @@ def test_network_accepts_multiples_of_size_multiple() -> None:
 
 def test_network_keeps_images_of_a_batch_independent() -> None:
     network, x = variant("plain"), stored.formula_image(2, 16)
-    both = evaluate(network, x)
+    together = evaluate(network, x)
     with torch.no_grad():
         alone = network(x[1:], TIMES[1:])
-    assert torch.allclose(both[1:], alone, atol=1e-5)
+    assert torch.allclose(together[1:], alone, atol=1e-5)
 
 
 def test_class_conditional_network_needs_and_uses_the_label() -> None:
@@ -171,7 +171,7 @@ def test_norm_num_groups_that_does_not_divide_is_named() -> None:
 
 
 def test_network_with_one_channel_per_group_ignores_the_mean_of_its_input() -> None:
-    """What norm_num_groups is for: each channel of the last layer loses its mean over the image."""
+    """The purpose of norm_num_groups: each channel of the last layer loses its mean over the image."""
 
     def telling(groups: int) -> float:
         torch.manual_seed(0)

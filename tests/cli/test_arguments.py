@@ -52,7 +52,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def tiny(folder: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """As `folder`; the shipped YAMLs are replaced by tiny ones of the same names."""
+    """Replace the shipped YAMLs by tiny ones of the same names; return `folder`."""
     common = {"model_path": str(tiny_weights), **MODEL, **SCHEDULE}
     samples = {"gt_path": "./data/samples/shadow", "mask_path": "./data/samples/shadow_mask"}
     confs = folder / "shipped"
@@ -201,8 +201,8 @@ def test_list_shows_every_shipped_yaml_with_a_line(capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("name", ["shadow.yml", "shadow", "confs/shadow.yml", "models/scenes64.yml"])
 def test_shipped_yaml_is_found_by_name(folder: Path, name: str) -> None:
-    found = shipped.find_yaml(name)
-    assert found.is_file() and found.is_relative_to(ROOT / "confs")
+    yaml_path = shipped.find_yaml(name)
+    assert yaml_path.is_file() and yaml_path.is_relative_to(ROOT / "confs")
 
 
 def test_own_yaml_comes_before_a_shipped_one_of_its_name(folder: Path) -> None:

@@ -239,7 +239,7 @@ def test_time_estimate_times_the_work_of_one_evaluation(
     assert actual > 1e6 and estimate == pytest.approx(actual, rel=0.01)
 
 
-def test_time_estimate_ignores_slow_evaluations(
+def test_time_estimate_ignores_slow_calls(
     command: Any, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, durations = Clock(), iter([90.0, 2.0, 3.0, 2.5, 40.0, 2.0])

@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers.project import ROOT
 
-FOLDERS = ("guided_diffusion", "scripts", "examples", "tests/helpers")
+FOLDERS = ("guided_diffusion", "scripts", "examples", "tests")
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 BANNED_NAMES = {"told", "some", "each", "most", "least", "own", "one", "both", "made", "found", "kept"}

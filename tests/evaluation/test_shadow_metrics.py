@@ -211,7 +211,7 @@ def test_region_ssim_matches_ssim_of_blackened_frames() -> None:
 # texture
 
 
-def lit_and_shaded(seed: int) -> tuple[np.ndarray, np.ndarray]:
+def lit_and_shadowed(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A textured grey ground, uint8, and the same under a smoothly varying shadow within DISC."""
     linear = 0.25 + 0.2 * noise(seed, SIDE, SIDE)
     rows, columns = np.indices((SIDE, SIDE))
@@ -221,15 +221,15 @@ def lit_and_shaded(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_score_texture_survives_relighting_but_not_repainting() -> None:
-    shadow_free, shadow = lit_and_shaded(7)
-    other, _ = lit_and_shaded(8)
+    shadow_free, shadow = lit_and_shadowed(7)
+    other, _ = lit_and_shadowed(8)
     assert score(shadow_free, shadow_free, DISC, shadow)["texture"] > 0.99
     assert score(shadow, shadow_free, DISC, shadow)["texture"] == pytest.approx(1)
     assert abs(score(other, shadow_free, DISC, shadow)["texture"]) < 0.05
 
 
 def test_score_texture_uses_the_umbra_alone() -> None:
-    shadow_free, shadow = lit_and_shaded(9)
+    shadow_free, shadow = lit_and_shadowed(9)
     deep = DISC & (edge_distance(DISC, BAND) >= BAND)
     spoilt = np.where(deep[..., None], shadow_free, noise(10, SIDE, SIDE, 1) * 255).astype(np.uint8)
     sharp = np.where(DISC[..., None], shadow_free, 0)
@@ -254,7 +254,7 @@ def test_texture_correlation_of_a_thin_shadow_uses_its_deepest_pixels() -> None:
 
 
 def test_score_is_nan_where_undefined() -> None:
-    shadow_free, shadow = lit_and_shaded(14)
+    shadow_free, shadow = lit_and_shadowed(14)
     flat = np.full_like(shadow_free, 90)
     assert math.isnan(score(flat, shadow_free, DISC, shadow)["texture"])
     measures = score(shadow, shadow_free, np.zeros_like(DISC), shadow)

@@ -25,15 +25,15 @@ from tests.helpers.results import inpainted, inpainted_image, results
 
 def test_result_is_independent_of_batch_and_other_images(project: Project) -> None:
     conf = project(count=4)
-    one = results(conf, "data.batch_size=1")
+    singly = results(conf, "data.batch_size=1")
     alone = results(conf, "data.offset=2", "data.max_len=1")
-    assert np.array_equal(inpainted_image(alone["p2"]), inpainted_image(one["p2"]))
+    assert np.array_equal(inpainted_image(alone["p2"]), inpainted_image(singly["p2"]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("labels", [False, True])
-def test_result_is_equal_in_each_batch_after_many_evaluations(
+def test_result_is_equal_in_each_batch_after_many_steps(
     project: Project, tiny_weights: Path, precision: str, labels: bool
 ) -> None:
     """Two hundred and more, in which a single bit more or less would have shown."""
@@ -48,12 +48,12 @@ def test_result_is_equal_in_each_batch_after_many_evaluations(
     conf = project(4, **settings)
     engine = Engine(load_config(conf, [f"precision={precision}", "data.batch_size=1"]))
     assert engine.nfe >= 200
-    one = {result.name: result for result in engine()}
+    singly = {result.name: result for result in engine()}
     for batch in ("3", "auto"):
         others = results(conf, f"precision={precision}", f"data.batch_size={batch}")
         assert all(
             np.array_equal(inpainted_image(result), inpainted_image(others[name]))
-            for name, result in one.items()
+            for name, result in singly.items()
         )
 
 

@@ -56,10 +56,10 @@ def test_block_means_follow_coarse_and_details_stay() -> None:
 
 def test_only_the_region_follows_coarse() -> None:
     x, where = noise(2), box()
-    one, other = (guided(torch.where(where > 0, noise(3), level), where)(x, 7) for level in (-1.0, 1.0))
-    assert torch.equal(one.x0, other.x0)
-    assert torch.equal(one.x0 * (1 - where), x / 2 * (1 - where))
-    assert not torch.allclose(one.x0, x / 2, atol=0.05)
+    dark, bright = (guided(torch.where(where > 0, noise(3), level), where)(x, 7) for level in (-1.0, 1.0))
+    assert torch.equal(dark.x0, bright.x0)
+    assert torch.equal(dark.x0 * (1 - where), x / 2 * (1 - where))
+    assert not torch.allclose(dark.x0, x / 2, atol=0.05)
 
 
 def test_coarse_reaches_the_edge_of_the_region() -> None:

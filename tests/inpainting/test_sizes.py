@@ -90,8 +90,8 @@ def test_equal_holes_get_different_noise(conf: Path) -> None:
     keep = np.ones((16, 80), dtype=bool)
     keep[6:10, 6:10] = keep[6:10, 70:74] = False
     events = run(conf, {"p": np.full((16, 80, 3), 90, np.uint8)}, {"p": keep})
-    one, other = (inpainted_image(by_name(events)["p"])[6:10, left : left + 4] for left in (6, 70))
-    assert not np.array_equal(one, other)
+    first, second = (inpainted_image(by_name(events)["p"])[6:10, left : left + 4] for left in (6, 70))
+    assert not np.array_equal(first, second)
 
 
 def test_progress_counts_windows(conf: Path) -> None:

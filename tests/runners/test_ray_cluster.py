@@ -128,8 +128,8 @@ def test_run_reports_the_type_of_an_error_without_text(
 
     monkeypatch.setitem(sys.modules, "ray", Silent("ray"))
     outcome = cli("--conf_path", project(), "--set", "ray=auto")
-    kept = "finished images are kept; run the same command again to continue"
-    assert outcome.code == 1 and outcome.err == f"error: ray auto: ConnectionError; {kept}\n"
+    advice = "finished images are kept; run the same command again to continue"
+    assert outcome.code == 1 and outcome.err == f"error: ray auto: ConnectionError; {advice}\n"
 
 
 def images(folder: str) -> dict[str, bytes]:

@@ -84,9 +84,9 @@ def test_tune_malloc_saves_page_faults_and_changes_no_number() -> None:
         faults, total = done.stdout.split()
         return int(faults), total
 
-    plain, kept = run("leave"), run("keep")
-    assert plain[1] == kept[1]
-    assert kept[0] < 100 < plain[0], "page faults"
+    plain, tuned = run("leave"), run("keep")
+    assert plain[1] == tuned[1]
+    assert tuned[0] < 100 < plain[0], "page faults"
 
 
 def test_tune_malloc_is_off_where_the_environment_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

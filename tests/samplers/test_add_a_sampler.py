@@ -96,9 +96,9 @@ def run_in(root: Path, *command: str | Path) -> subprocess.CompletedProcess[str]
 @pytest.fixture(scope="module")
 def outcomes(copy: Path, tiny_weights: Path) -> dict[str, Printed]:
     """Command -> what it printed, and its exit code; all of them in one process."""
-    for folder, picture in (("gts", image(0)), ("masks", keep_mask())):
+    for folder, pixels in (("gts", image(0)), ("masks", keep_mask())):
         (copy / folder).mkdir()
-        Image.fromarray(picture).save(copy / folder / "p0.png")
+        Image.fromarray(pixels).save(copy / folder / "p0.png")
     keys = {
         "name": "toy",
         "method": "toy_step",

@@ -64,7 +64,7 @@ def test_ilvr_takes_means_from_the_reference_and_differences_from_the_prior() ->
 
 
 def test_range_t_ends_in_the_posterior_of_the_noised_means() -> None:
-    """Of a block's mean m at noise level a, known as N(a^1/2 m, (1 - a) / 2): Gaussian algebra."""
+    """Gaussian algebra gives it: a block's mean m at noise level a is known as N(a^1/2 m, (1 - a) / 2)."""
     free = 30
     means, differences = run(ILVR(down_n=2, range_t=free), 100)
     a = process(100).alpha_bar(free - 1)

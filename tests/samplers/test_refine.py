@@ -56,7 +56,7 @@ def problem(deviation: float, steps: int = 100, seed: int = 0) -> Problem:
 
 
 def posterior(mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
-    """Of x ~ N(mean, variance) and y = T x + noise by the information form, pixel for pixel."""
+    """Posterior mean of x ~ N(mean, variance) from y = T x + noise, in information form, for each pixel."""
     out = mean.expand_as(y).clone()
     for i, (t, s) in enumerate(zip(THROUGH.flatten().tolist(), NOISE.flatten().tolist(), strict=True)):
         if s == 0:

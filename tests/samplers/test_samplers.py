@@ -162,7 +162,7 @@ DING = RePaint(rule="ding")
 
 
 def row(sampler: RePaint, count: int = 2000) -> tuple[float, float]:
-    """Of a row of 8 pixels, correlated .9 with the next, the middle 4 are filled in 25 steps.
+    """Inpaint the middle 4 of a row of 8 pixels, each correlated .9 with the next, in 25 steps.
 
     Returns the mean square by which their conditional mean is missed, and their variance, both over the
     conditional variance: exact draws have 0 and 1.
@@ -204,8 +204,8 @@ def test_ding_adds_the_predicted_noise_to_known_pixels() -> None:
 
 
 def test_ding_without_known_pixels_is_ddim() -> None:
-    one, other = (independent(10, torch.zeros(1, 1, 1, 2), NoObservation()) for _ in range(2))
-    assert torch.equal(run(DING, one), run(RePaint(rule="ddim", eta=1.0), other))
+    first, second = (independent(10, torch.zeros(1, 1, 1, 2), NoObservation()) for _ in range(2))
+    assert torch.equal(run(DING, first), run(RePaint(rule="ddim", eta=1.0), second))
 
 
 def test_guidance_shifts_both_rules_to_the_same_posterior() -> None:

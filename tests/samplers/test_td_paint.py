@@ -41,7 +41,7 @@ def conditional() -> tuple[Tensor, Tensor]:
 
 
 class IdealNetwork(nn.Module):
-    """What a perfectly trained network answers: eps and v of the Gaussian that the clean pixels leave.
+    """Answers of a perfectly trained network: eps and v of the Gaussian that the clean pixels leave.
 
     It knows what is clean from the times alone: (B, 1, 1, 3), 0 = clean. A time for all pixels means that
     none is clean.
@@ -117,8 +117,8 @@ def test_td_paint_keeps_known_pixels_at_every_step() -> None:
 
 
 def test_td_paint_without_a_mask_is_ddpm() -> None:
-    one, other = (replace(problem(25), operator=NoObservation()) for _ in range(2))
-    assert torch.equal(run(TDPaint(), one), run(DDPM(), other))
+    first, second = (replace(problem(25), operator=NoObservation()) for _ in range(2))
+    assert torch.equal(run(TDPaint(), first), run(DDPM(), second))
 
 
 class Flat(IdealNetwork):

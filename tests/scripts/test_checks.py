@@ -34,9 +34,9 @@ def test_script_is_bash_that_parses_and_stops_at_errors(script: Path) -> None:
 
 
 def test_dev_installs_every_extra() -> None:
-    found = extras()
-    [own] = [name for name in found["dev"] if name.startswith("penumbra[")]
-    assert set(own.removeprefix("penumbra[").removesuffix("]").split(",")) == set(found) - {"dev"}
+    declared = extras()
+    [bundle] = [name for name in declared["dev"] if name.startswith("penumbra[")]
+    assert set(bundle.removeprefix("penumbra[").removesuffix("]").split(",")) == set(declared) - {"dev"}
 
 
 def test_pinned_requirements_are_the_dependencies() -> None:
@@ -91,7 +91,7 @@ def test_other_pythons_are_reported_by_one_line_each(tmp_path: Path, summary: st
     python = tmp_path / "pyenv/versions/3.98.1/bin/python"
     python.parent.mkdir(parents=True)
     changes = {"SUMMARY": summary, "STATUS": str(status), "LOG": str(log)}
-    python.write_text(re.sub("|".join(changes), lambda found: changes[found[0]], PRETENDER))
+    python.write_text(re.sub("|".join(changes), lambda match: changes[match[0]], PRETENDER))
     python.chmod(0o755)
     environment = {**os.environ, "PYENV_ROOT": str(tmp_path / "pyenv"), "PATH": "/usr/bin:/bin"}
     command = ["bash", "scripts/test_pythons", "3.98", "3.99"]

@@ -25,8 +25,8 @@ def test_differences_names_changed_and_missing_files(tmp_path: Path) -> None:
         write(tmp_path / "old" / name, old)
         write(tmp_path / "new" / name, new)
     write(tmp_path / "new/z.png", 3)
-    found = list(compare_outputs.differences(tmp_path / "old", tmp_path / "new"))
-    assert found == ["a/y.png: differs", "z.png: only in one of them"]
+    lines = list(compare_outputs.differences(tmp_path / "old", tmp_path / "new"))
+    assert lines == ["a/y.png: differs", "z.png: only in one of them"]
 
 
 def test_command_uses_old_words_for_old_revisions(tmp_path: Path) -> None:

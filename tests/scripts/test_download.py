@@ -46,7 +46,7 @@ def digest(content: bytes) -> str:
 
 
 CHECKPOINT = archive({"archive/data.pkl": random.Random(0).randbytes(SIZE)})
-PICTURES = {
+IMAGES = {
     "gts/face/000000.png": b"face",
     "gt_keep_masks/face/000000.png": b"mask",
     "gt_keep_masks/thin/a b.png": b"t",
@@ -55,7 +55,7 @@ PICTURES = {
 
 @dataclass
 class Asset:
-    """What lies under one path; `script`: the fate of the first requests (an int: cut after it)."""
+    """Content of one path; `script`: the fate of the first requests (an int: cut after it)."""
 
     body: bytes
     ranges: bool = True
@@ -124,9 +124,9 @@ class Project:
         self.root.mkdir()
         shutil.copy(SCRIPT, self.root)
         for name in [*NEEDED, *({tool} - {"gdown"})]:
-            found = shutil.which(name)
-            assert found, f"{name} is not installed"
-            (self.bin / name).symlink_to(found)
+            program = shutil.which(name)
+            assert program, f"{name} is not installed"
+            (self.bin / name).symlink_to(program)
         self.command("python3", f'exec "{sys.executable}" "$@"')
         if tool == "gdown":
             self.command("gdown", f'exec "{sys.executable}" -m gdown "$@"')
@@ -173,8 +173,8 @@ def project(request: pytest.FixtureRequest, tmp_path: Path, server: Server) -> P
 
 
 @pytest.fixture
-def one(tmp_path: Path, server: Server) -> Project:
-    """For what does not depend on the tool: the first there is."""
+def folder(tmp_path: Path, server: Server) -> Project:
+    """A project with the first tool there is, for tests that do not depend on the tool."""
     return Project(tmp_path, server, TOOLS[0])
 
 
@@ -246,105 +246,105 @@ def test_failure_of_one_file_leaves_the_other(http: Project) -> None:
         (CHECKPOINT[:CUT], "cut short"),
     ],
 )
-def test_incomplete_or_foreign_file_is_refused(one: Project, body: bytes, reason: str) -> None:
-    one.server.assets[FACES] = Asset(body, length=False)
-    one.fails("faces", reason)
-    assert one.files() == set()
+def test_incomplete_or_foreign_file_is_refused(folder: Project, body: bytes, reason: str) -> None:
+    folder.server.assets[FACES] = Asset(body, length=False)
+    folder.fails("faces", reason)
+    assert folder.files() == set()
 
 
-def test_killed_between_transfer_and_check(one: Project) -> None:
-    one.put(FACES_FILE + ".unchecked", CHECKPOINT)
-    one.succeeds("faces")
-    assert one.server.requests == []
-    assert one.files() == {FACES_FILE, "checksums.txt"}
+def test_killed_between_transfer_and_check(folder: Project) -> None:
+    folder.put(FACES_FILE + ".unchecked", CHECKPOINT)
+    folder.succeeds("faces")
+    assert folder.server.requests == []
+    assert folder.files() == {FACES_FILE, "checksums.txt"}
 
 
-def test_changed_file_is_named_with_both_checksums(one: Project) -> None:
-    one.server.assets[FACES] = Asset(CHECKPOINT)
-    one.succeeds("faces")
+def test_changed_file_is_named_with_both_checksums(folder: Project) -> None:
+    folder.server.assets[FACES] = Asset(CHECKPOINT)
+    folder.succeeds("faces")
     tampered = CHECKPOINT[:1000] + bytes([CHECKPOINT[1000] ^ 1]) + CHECKPOINT[1001:]
-    one.put(FACES_FILE, tampered)
-    one.fails("faces", digest(tampered), digest(CHECKPOINT), "delete the file and run again")
-    assert one.path(FACES_FILE).read_bytes() == tampered  # the user's file is the user's to delete
+    folder.put(FACES_FILE, tampered)
+    folder.fails("faces", digest(tampered), digest(CHECKPOINT), "delete the file and run again")
+    assert folder.path(FACES_FILE).read_bytes() == tampered  # the user's file is the user's to delete
 
 
-def test_download_unlike_recorded_checksum_is_refused(one: Project) -> None:
-    one.put("checksums.txt", f"{'0' * 64}  {FACES_FILE}\n".encode())
-    one.server.assets[FACES] = Asset(CHECKPOINT)
-    one.fails("faces", digest(CHECKPOINT), "0" * 64)
-    assert one.files() == {"checksums.txt"}
+def test_download_unlike_recorded_checksum_is_refused(folder: Project) -> None:
+    folder.put("checksums.txt", f"{'0' * 64}  {FACES_FILE}\n".encode())
+    folder.server.assets[FACES] = Asset(CHECKPOINT)
+    folder.fails("faces", digest(CHECKPOINT), "0" * 64)
+    assert folder.files() == {"checksums.txt"}
 
 
-def test_file_saved_by_hand_is_checked_and_recorded(one: Project) -> None:
-    one.put(FACES_FILE, CHECKPOINT)
-    one.succeeds("faces")
-    assert digest(CHECKPOINT) in one.path("checksums.txt").read_text()
-    one.put(FACES_FILE, HTML)
-    one.fails("faces", "web page", "delete it and run again")
-    del one.env["PENUMBRA_MIN_BYTES"]
-    one.put(FACES_FILE, CHECKPOINT)
-    one.fails("faces", "at least 1000000000")
+def test_file_saved_by_hand_is_checked_and_recorded(folder: Project) -> None:
+    folder.put(FACES_FILE, CHECKPOINT)
+    folder.succeeds("faces")
+    assert digest(CHECKPOINT) in folder.path("checksums.txt").read_text()
+    folder.put(FACES_FILE, HTML)
+    folder.fails("faces", "web page", "delete it and run again")
+    del folder.env["PENUMBRA_MIN_BYTES"]
+    folder.put(FACES_FILE, CHECKPOINT)
+    folder.fails("faces", "at least 1000000000")
 
 
 @pytest.mark.parametrize("inside", ["", "data/datasets/"])
-def test_archive_is_unpacked_without_overwriting(one: Project, inside: str) -> None:
-    members = {inside + name: content for name, content in PICTURES.items()}
-    one.server.assets[DATA] = Asset(archive(members | {"__MACOSX/gts/._face": b"junk"}))
-    mine = one.put("datasets/gts/face/000000.png", b"mine")
-    one.succeeds("data")
-    assert one.files() == {f"datasets/{name}" for name in PICTURES} | {"datasets/data.zip", "checksums.txt"}
+def test_archive_is_unpacked_without_overwriting(folder: Project, inside: str) -> None:
+    members = {inside + name: content for name, content in IMAGES.items()}
+    folder.server.assets[DATA] = Asset(archive(members | {"__MACOSX/gts/._face": b"junk"}))
+    mine = folder.put("datasets/gts/face/000000.png", b"mine")
+    folder.succeeds("data")
+    assert folder.files() == {f"datasets/{name}" for name in IMAGES} | {"datasets/data.zip", "checksums.txt"}
     assert mine.read_bytes() == b"mine"
-    (lost := one.path("datasets/gt_keep_masks/thin/a b.png")).unlink()
-    one.succeeds("data")
-    assert lost.read_bytes() == b"t" and len(one.server.requests) == 1
+    (lost := folder.path("datasets/gt_keep_masks/thin/a b.png")).unlink()
+    folder.succeeds("data")
+    assert lost.read_bytes() == b"t" and len(folder.server.requests) == 1
 
 
-def test_damaged_and_foreign_archives_are_refused(one: Project) -> None:
-    one.server.assets[DATA] = Asset(archive(PICTURES).replace(b".pngface", b".pngfake"))
-    one.fails("data", "not an intact zip")
-    assert one.files() == set()
-    one.server.assets[DATA] = Asset(archive({"__MACOSX/gts/._face": b"x" * 200}))
-    one.fails("data", "has no folder gts", "failed: data/datasets")
+def test_damaged_and_foreign_archives_are_refused(folder: Project) -> None:
+    folder.server.assets[DATA] = Asset(archive(IMAGES).replace(b".pngface", b".pngfake"))
+    folder.fails("data", "not an intact zip")
+    assert folder.files() == set()
+    folder.server.assets[DATA] = Asset(archive({"__MACOSX/gts/._face": b"x" * 200}))
+    folder.fails("data", "has no folder gts", "failed: data/datasets")
 
 
-def test_no_argument_fetches_all_four(one: Project) -> None:
+def test_no_argument_fetches_all_four(folder: Project) -> None:
     names = [FACES, PLACES, "256x256_diffusion.pt", "256x256_classifier.pt"]
-    one.server.assets = {name: Asset(b"\x80\x02" + bytes(1000)) for name in names}  # pickles of old
-    one.server.assets[DATA] = Asset(archive(PICTURES))
-    one.succeeds()
-    assert [name for name, _ in one.server.requests] == [*names, DATA]
+    folder.server.assets = {name: Asset(b"\x80\x02" + bytes(1000)) for name in names}  # pickles of old
+    folder.server.assets[DATA] = Asset(archive(IMAGES))
+    folder.succeeds()
+    assert [name for name, _ in folder.server.requests] == [*names, DATA]
 
 
-def test_help_and_unknown_arguments(one: Project) -> None:
-    wrong = one.run("faces", "facse")
+def test_help_and_unknown_arguments(folder: Project) -> None:
+    wrong = folder.run("faces", "facse")
     assert wrong.returncode == 2 and "unknown argument 'facse'" in wrong.stderr
-    assert "bash download.sh [faces] [places2] [imagenet] [data]" in one.succeeds("-h")
-    assert one.server.requests == [] and one.files() == set()
+    assert "bash download.sh [faces] [places2] [imagenet] [data]" in folder.succeeds("-h")
+    assert folder.server.requests == [] and folder.files() == set()
 
 
-def test_google_drive_goes_through_gdown(one: Project) -> None:
-    del one.env["PENUMBRA_DRIVE_URL"]
-    one.put("../source", CHECKPOINT)
-    log = one.root / "arguments"  # this stub is an old gdown, which does not know --retries
-    one.command(
-        "gdown", f'[ $1 != --help ] || exit 0; echo $* >"{log}"; cat "{one.root}/source" >"${{@: -2:1}}"'
+def test_google_drive_goes_through_gdown(folder: Project) -> None:
+    del folder.env["PENUMBRA_DRIVE_URL"]
+    folder.put("../source", CHECKPOINT)
+    log = folder.root / "arguments"  # this stub is an old gdown, which does not know --retries
+    folder.command(
+        "gdown", f'[ $1 != --help ] || exit 0; echo $* >"{log}"; cat "{folder.root}/source" >"${{@: -2:1}}"'
     )
-    one.succeeds("faces")
-    assert log.read_text() == f"--continue --quiet -O {one.path(FACES_FILE)}.unchecked {FACES}\n"
-    assert one.path(FACES_FILE).read_bytes() == CHECKPOINT
+    folder.succeeds("faces")
+    assert log.read_text() == f"--continue --quiet -O {folder.path(FACES_FILE)}.unchecked {FACES}\n"
+    assert folder.path(FACES_FILE).read_bytes() == CHECKPOINT
 
 
-def test_gdown_missing_says_what_to_do(one: Project) -> None:
-    del one.env["PENUMBRA_DRIVE_URL"]
-    (one.bin / "gdown").unlink(missing_ok=True)
-    one.command("python3", f'exec "{sys.executable}" -I -S "$@"')  # without site-packages
-    one.fails("faces", "pip install gdown")
+def test_gdown_missing_says_what_to_do(folder: Project) -> None:
+    del folder.env["PENUMBRA_DRIVE_URL"]
+    (folder.bin / "gdown").unlink(missing_ok=True)
+    folder.command("python3", f'exec "{sys.executable}" -I -S "$@"')  # without site-packages
+    folder.fails("faces", "pip install gdown")
 
 
-def test_shasum_stands_in_for_sha256sum(one: Project) -> None:
-    (one.bin / "sha256sum").unlink()
+def test_shasum_stands_in_for_sha256sum(folder: Project) -> None:
+    (folder.bin / "sha256sum").unlink()
     code = "import sys, hashlib; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest(), ' -')"
-    one.command("shasum", f'[ "$*" = "-a 256" ] && exec "{sys.executable}" -c "{code}"')
-    one.server.assets[FACES] = Asset(CHECKPOINT)
-    one.succeeds("faces")
-    assert digest(CHECKPOINT) in one.path("checksums.txt").read_text()
+    folder.command("shasum", f'[ "$*" = "-a 256" ] && exec "{sys.executable}" -c "{code}"')
+    folder.server.assets[FACES] = Asset(CHECKPOINT)
+    folder.succeeds("faces")
+    assert digest(CHECKPOINT) in folder.path("checksums.txt").read_text()

@@ -132,7 +132,7 @@ def test_residual_equals_the_gaussian_prior_s() -> None:
         assert torch.allclose(pull, wanted, atol=1e-5)
 
 
-def test_fit_under_prior_spreads_its_evaluations_over_time() -> None:
+def test_fit_under_prior_spreads_its_nfe_over_time() -> None:
     denoise = knowing()
     corrected(true_field(), denoise)
     assert len(denoise.times) == NFE

@@ -71,7 +71,7 @@ def test_relight_divides_by_the_transmission() -> None:
     assert np.abs(255 * encoded - relit.image).max() < 0.51
 
 
-def test_relight_counts_the_evaluations_that_change_the_result() -> None:
+def test_relight_counts_the_nfe_that_change_the_result() -> None:
     costs, images = [], []
     for prior, refine in (("none", False), ("diffusion", False), ("none", True), ("diffusion", True)):
         relit = relight_checked(LITTLE.shadow, LITTLE.mask, restless(), prior=prior, refine=refine)

@@ -29,18 +29,20 @@ def set_found(monkeypatch: pytest.MonkeyPatch, shadow: np.ndarray) -> None:
     monkeypatch.setattr(remover, "find", lambda image: shadow)
 
 
-def test_shadow_masks_may_be_bright(shaded: Project, negative: Negative) -> None:
-    dark = results(shaded(1))["p0"]
+def test_shadow_masks_may_be_bright(shadow_project: Project, negative: Negative) -> None:
+    dark = results(shadow_project(1))["p0"]
     Image.fromarray(~keep_mask()).save("masks/p0.png")
-    bright = results(shaded(0), "data.mask_is=shadow")["p0"]
+    bright = results(shadow_project(0), "data.mask_is=shadow")["p0"]
     assert inpainted(dark) is not None and np.array_equal(inpainted(bright), inpainted(dark))
     assert bright.outputs["shadow_free"].key == dark.outputs["shadow_free"].key
-    repaint = results(shaded(0), "data.mask_is=shadow", "task=inpaint")["p0"]
+    repaint = results(shadow_project(0), "data.mask_is=shadow", "task=inpaint")["p0"]
     assert np.array_equal(repaint.keep, keep_mask())
 
 
-def test_mask_without_a_shadow_copies_the_image(shaded: Project, cli: Cli, negative: Negative) -> None:
-    conf = shaded(1)
+def test_mask_without_a_shadow_copies_the_image(
+    shadow_project: Project, cli: Cli, negative: Negative
+) -> None:
+    conf = shadow_project(1)
     Image.fromarray(np.full((16, 16), 255, np.uint8)).save("masks/p0.png")
     outcome = cli("--conf_path", conf)
     assert outcome.code == 0
@@ -53,10 +55,10 @@ def test_mask_without_a_shadow_copies_the_image(shaded: Project, cli: Cli, negat
     assert "are kept" in cli("--conf_path", conf).out
 
 
-def test_auto_finds_the_shadow(shaded: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    by_mask = results(shaded(1))["p0"]
+def test_auto_finds_the_shadow(shadow_project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_mask = results(shadow_project(1))["p0"]
     set_found(monkeypatch, ~keep_mask())
-    conf = shaded(1, data={"gt_path": "gts", "mask_path": "auto"})
+    conf = shadow_project(1, data={"gt_path": "gts", "mask_path": "auto"})
     assert "missing" not in cli("--conf_path", conf, "--dry_run").out
     by_auto = results(conf)["p0"]
     assert (
@@ -66,17 +68,17 @@ def test_auto_finds_the_shadow(shaded: Project, cli: Cli, monkeypatch: pytest.Mo
 
 
 def test_auto_leaves_an_image_without_a_shadow(
-    shaded: Project, cli: Cli, negative: Negative, monkeypatch: pytest.MonkeyPatch
+    shadow_project: Project, cli: Cli, negative: Negative, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_found(monkeypatch, np.zeros((16, 16), bool))
-    outcome = cli("--conf_path", shaded(1, data={"gt_path": "gts", "mask_path": "auto"}))
+    outcome = cli("--conf_path", shadow_project(1, data={"gt_path": "gts", "mask_path": "auto"}))
     assert "p0: no shadow found: the image was left as it was\n" in outcome.out
     assert np.array_equal(pixels(SHADOW_FREE / "p0.png"), image(0))
     assert run_json()["images"]["p0"]["nfe"] == 0 and negative.calls == []
 
 
-def test_auto_is_for_remove_shadow_alone(shaded: Project, cli: Cli) -> None:
-    outcome = cli("--conf_path", shaded(1), "--set", "data.mask_path=auto", "task=inpaint")
+def test_auto_is_for_remove_shadow_alone(shadow_project: Project, cli: Cli) -> None:
+    outcome = cli("--conf_path", shadow_project(1), "--set", "data.mask_path=auto", "task=inpaint")
     assert outcome.code == 2
     assert (
         outcome.err
@@ -84,16 +86,16 @@ def test_auto_is_for_remove_shadow_alone(shaded: Project, cli: Cli) -> None:
     )
 
 
-def test_remove_shadow_needs_a_mask_or_auto(shaded: Project, cli: Cli) -> None:
-    outcome = cli("--conf_path", shaded(1, data={"gt_path": "gts"}))
+def test_remove_shadow_needs_a_mask_or_auto(shadow_project: Project, cli: Cli) -> None:
+    outcome = cli("--conf_path", shadow_project(1, data={"gt_path": "gts"}))
     assert outcome.code == 2 and "task remove_shadow needs data.mask_path" in outcome.err
 
 
 # depth, failures, images in hand
 
 
-def test_16_bit_images_keep_their_depth(shaded: Project, cli: Cli) -> None:
-    conf = shaded(0)
+def test_16_bit_images_keep_their_depth(shadow_project: Project, cli: Cli) -> None:
+    conf = shadow_project(0)
     deep = image(0).astype(np.uint16) * 257 + np.arange(16, dtype=np.uint16)[:, None]
     write_image("gts/deep.png", deep)
     Image.fromarray(deep[..., 0]).save("gts/grey.tif")
@@ -112,8 +114,8 @@ def test_16_bit_images_keep_their_depth(shaded: Project, cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("size", [(40, 24), (9, 61)])
-def test_image_keeps_its_size(shaded: Project, negative: Negative, size: tuple[int, int]) -> None:
-    conf = shaded(0)
+def test_image_keeps_its_size(shadow_project: Project, negative: Negative, size: tuple[int, int]) -> None:
+    conf = shadow_project(0)
     Image.fromarray(image(0, *size)).save("gts/p0.png")
     Image.fromarray(keep_mask(*size)).save("masks/p0.png")
     assert shadow_free_image(results(conf)["p0"]).shape == (*size, 3)
@@ -146,18 +148,18 @@ def failures(monkeypatch: pytest.MonkeyPatch, negative: Negative) -> Iterator[li
     ],
 )
 def test_image_that_cannot_be_relit_fails_alone(
-    shaded: Project, cli: Cli, failures: list[Exception], error: Exception, reason: str
+    shadow_project: Project, cli: Cli, failures: list[Exception], error: Exception, reason: str
 ) -> None:
     failures.append(error)
-    outcome = cli("--conf_path", shaded(), "--set", "data.batch_size=2")
+    outcome = cli("--conf_path", shadow_project(), "--set", "data.batch_size=2")
     assert outcome.code == 1
     assert outcome.err.startswith(f"error: p1 failed: {reason}") and outcome.err.count("\n") == 1
     assert sorted(stamps(SHADOW_FREE)) == sorted(stamps(INPAINTED)) == ["p0.png", "p2.png"]
     assert "error" in run_json()["images"]["p1"]
 
 
-def test_pil_in_pil_out(shaded: Project, negative: Negative, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(load_config(shaded(0, data={}, model_path="absent.pt")))
+def test_pil_in_pil_out(shadow_project: Project, negative: Negative, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(load_config(shadow_project(0, data={}, model_path="absent.pt")))
     mask = Image.fromarray(keep_mask())
     free = np.array(engine.remove_shadow(Image.fromarray(image(3)), mask))
     assert np.array_equal(free[KEEP], image(3)[KEEP]) and not np.array_equal(free, image(3))
@@ -169,19 +171,21 @@ def test_pil_in_pil_out(shaded: Project, negative: Negative, monkeypatch: pytest
         engine.remove_shadow(Image.fromarray(image(3)), Image.new("L", (16, 17)))
 
 
-def test_inpaint_warns_of_keys_of_remove_shadow(shaded: Project) -> None:
-    conf = shaded(0, task="inpaint", outputs="inpainted", relight={"dilate": 0.5})
+def test_inpaint_warns_of_keys_of_remove_shadow(shadow_project: Project) -> None:
+    conf = shadow_project(0, task="inpaint", outputs="inpainted", relight={"dilate": 0.5})
     assert Engine(load_config(conf)).warnings == [
         "keys that only task remove_shadow reads: outputs and relight"
     ]
 
 
 @pytest.mark.parametrize("top", [255, 65535])
-def test_inpaint_black_inpaints_black_pixels_alone(shaded: Project, negative: Negative, top: int) -> None:
+def test_inpaint_black_inpaints_black_pixels_alone(
+    shadow_project: Project, negative: Negative, top: int
+) -> None:
     given = image(0).astype(np.uint16 if top > 255 else np.uint8) * (top // 255)
     black = ~keep_mask() & (np.arange(16) < 8)
     given[black] = 0
-    conf = shaded(1, relight={"inpaint_black": True})
+    conf = shadow_project(1, relight={"inpaint_black": True})
     write_image("gts/p0.png", given)
     (plain,) = [shadow_free(r) for r in results(conf, "relight.inpaint_black=false").values()]
     (filled,) = [shadow_free(r) for r in results(conf).values()]
@@ -200,15 +204,17 @@ def test_inpaint_black_inpaints_black_pixels_alone(shaded: Project, negative: Ne
     assert np.array_equal(np.array(alone)[black], eight_bits(filled.image)[black])
 
 
-def test_inpaint_black_without_black_pixels_costs_nothing(shaded: Project, negative: Negative) -> None:
+def test_inpaint_black_without_black_pixels_costs_nothing(
+    shadow_project: Project, negative: Negative
+) -> None:
     for name in ("p0", "p1"):
-        output = shadow_free(results(shaded(2, relight={"inpaint_black": True}))[name])
+        output = shadow_free(results(shadow_project(2, relight={"inpaint_black": True}))[name])
         assert output is not None and output.nfe == 0 and output.note == ""
 
 
-def test_inpaint_black_that_fails_keeps_the_relit_image(shaded: Project, negative: Negative) -> None:
+def test_inpaint_black_that_fails_keeps_the_relit_image(shadow_project: Project, negative: Negative) -> None:
     """A hole too long and thin for the model to see; the rest of the image is not lost with it."""
-    conf = shaded(1)
+    conf = shadow_project(1)
     given = np.full((20, 900, 3), 90, np.uint8)
     given[:, 20:880] = 0
     Image.fromarray(given).save("gts/p0.png")
@@ -220,10 +226,10 @@ def test_inpaint_black_that_fails_keeps_the_relit_image(shaded: Project, negativ
     assert np.array_equal(shadow_free_image(unfilled), shadow_free_image(plain))
 
 
-def test_inpaint_black_keeps_grey_images_grey(shaded: Project, negative: Negative) -> None:
+def test_inpaint_black_keeps_grey_images_grey(shadow_project: Project, negative: Negative) -> None:
     given = image(0)[..., :1].repeat(3, axis=2)
     given[~keep_mask()] = 0
-    conf = shaded(1, relight={"inpaint_black": True})
+    conf = shadow_project(1, relight={"inpaint_black": True})
     write_image("gts/p0.png", given)
     result = results(conf)["p0"]
     assert "inpainted" in result.outputs["shadow_free"].note
@@ -231,9 +237,9 @@ def test_inpaint_black_keeps_grey_images_grey(shaded: Project, negative: Negativ
 
 
 def test_second_pass_is_set_by_its_key_and_needs_the_detector(
-    shaded: Project, cli: Cli, negative: Negative, monkeypatch: pytest.MonkeyPatch
+    shadow_project: Project, cli: Cli, negative: Negative, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    conf = shaded(1, outputs="shadow_free")
+    conf = shadow_project(1, outputs="shadow_free")
     twice, once = results(conf)["p0"], results(conf, "relight.second_pass=false")["p0"]
     assert [call[4] for call in negative.calls] == [remover.find, None]
     assert (
@@ -252,6 +258,6 @@ def test_second_pass_is_set_by_its_key_and_needs_the_detector(
     assert cli("--conf_path", conf, "--set", "relight.second_pass=false").code == 0
 
 
-def test_inpaint_black_needs_the_network_from_the_start(shaded: Project, cli: Cli) -> None:
-    conf = shaded(1, outputs="shadow_free", model_path="absent.pt", relight={"inpaint_black": True})
+def test_inpaint_black_needs_the_network_from_the_start(shadow_project: Project, cli: Cli) -> None:
+    conf = shadow_project(1, outputs="shadow_free", model_path="absent.pt", relight={"inpaint_black": True})
     assert "missing: absent.pt" in cli("--conf_path", conf, "--dry_run").out
