@@ -119,10 +119,10 @@ class Inpainter:
 
     def _tiled(self, problem: Problem, view: ModelView, batch_size: int) -> TiledDenoiser:
         """The denoiser that works through windows where the view is inpainted."""
-        hole = np.zeros(view.pixels.shape[:2], dtype=bool)
+        keep = np.ones(view.pixels.shape[:2], dtype=bool)
         height, width = view.fill_mask.shape
-        hole[view.window.inner][:height, :width] = view.fill_mask
-        region = self.codec.encode_mask(~hole[None])[0, 0] == 0
+        keep[view.window.inner][:height, :width] = ~view.fill_mask
+        region = self.codec.encode_mask(keep[None])[0, 0] == 0
         size = self.size // self.codec.factor
         return TiledDenoiser(problem.denoise, size, size // 2, region, batch_size)
 
