@@ -68,8 +68,9 @@ class Models:
                 network = build.build_network(model, self.channels)
                 if self.classifier_path is None:
                     return network, None
-                sizes = model.image_size, model.channel_mult, self.channels
-                return network, build.build_classifier(guide, *sizes)
+                return network, build.build_classifier(
+                    guide, model.image_size, channel_mult=model.channel_mult, channels=self.channels
+                )
         except (ValueError, RuntimeError) as error:
             raise ConfigError(f"these settings describe no network: {error}") from error
 

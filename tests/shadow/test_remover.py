@@ -89,7 +89,7 @@ def test_checkpoint_is_needed_only_to_inpaint_or_with_a_prior(shaded: Project, c
     assert cli("--conf_path", conf).code == 0
     assert "missing: absent.pt" in cli("--conf_path", conf, "--set", "outputs=inpainted", "--dry_run").out
     for key, cost in (("relight.prior=diffusion", 40), ("relight.refine=true", 1)):
-        assert f"{cost} network evaluations" in cli("--conf_path", conf, "--set", key, "--dry_run").out
+        assert f"{cost} NFE per image" in cli("--conf_path", conf, "--set", key, "--dry_run").out
         assert "absent.pt" in cli("--conf_path", conf, "--set", key).err
 
 
