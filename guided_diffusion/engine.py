@@ -125,7 +125,7 @@ class Engine:
     def stream(
         self, pairs: Iterable[Pair] | None = None, done: IsDone | None = None, max_batch: int | None = None
     ) -> Events:
-        """Yield Results as they are finished, and a Progress after every evaluation of the network.
+        """Yield Results as they are finished, and a Progress after every network function evaluation.
 
         An image that cannot be worked on gives a Result with an `error`; the others go on.
 

@@ -70,10 +70,9 @@ class Models:
                 network = build.build_network(model, self.channels)
                 if self.classifier_path is None:
                     return network, None
-                classifier = build.build_classifier(
+                return network, build.build_classifier(
                     guide, model.image_size, channel_mult=model.channel_mult, channels=self.channels
                 )
-                return network, classifier
         except (ValueError, RuntimeError) as error:
             raise ConfigError(f"these settings describe no network: {error}") from error
 

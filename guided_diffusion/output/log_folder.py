@@ -42,7 +42,9 @@ _OLD_KEYS = {"evaluations": "nfe"}  # of an image in run.json before keys were r
 
 
 class LogFolder:
-    """Where a run writes. Several threads may save. Methods raise OSError when a place cannot be written.
+    """The folder that a run writes to. Several threads may save.
+
+    Methods raise OSError for a file that cannot be written.
 
     Args:
         root: folder of run.json and overview.png.

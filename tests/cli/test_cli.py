@@ -225,7 +225,7 @@ def test_time_estimate_is_within_a_factor_of_four(command: Any, project: Project
         denoise(noise, 3)
         took.append(time.perf_counter() - begin)
     truth = sorted(took)[2]
-    assert 1 / 4 < plan.seconds_per_evaluation(engine) / truth < 4  # 2 on a machine that does nothing else
+    assert 1 / 4 < plan.seconds_per_nfe(engine) / truth < 4  # 2 on a machine that does nothing else
 
 
 def test_time_estimate_of_large_network_builds_none(
@@ -235,7 +235,7 @@ def test_time_estimate_of_large_network_builds_none(
     monkeypatch.setattr(plan, "build_network", lambda *_: pytest.fail("built"))
     paper = {"image_size": 256, "num_channels": 256, "num_res_blocks": 2, "num_head_channels": 64}
     conf = project(**paper, channel_mult="", attention_resolutions="32,16,8")
-    seconds = plan.seconds_per_evaluation(Engine(load_config(conf)))
+    seconds = plan.seconds_per_nfe(Engine(load_config(conf)))
     assert seconds * plan.NETWORK_SHARE == pytest.approx(2.24, rel=0.01)  # 2240 GFLOP, counted elsewhere
 
 
