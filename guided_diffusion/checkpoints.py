@@ -25,6 +25,7 @@ from guided_diffusion.images.files import file_stat, is_remote, path_kind, read_
 State = Mapping[str, Tensor]
 Network = TypeVar("Network", bound=nn.Module)
 WEIGHTS = Path(__file__).with_name("weights")  # files that come with this package
+DOWNLOAD = Path(__file__).parents[1] / "download.sh"  # in a checkout; an installed package has none
 
 
 def shipped(name: str) -> Path:
@@ -66,13 +67,22 @@ PUBLISHED = {
     "256x256_diffusion.pt": "imagenet",
     "256x256_classifier.pt": "imagenet",
 }
+"""Name of a published file -> argument of download.sh that fetches it."""
+PUBLISHERS = {
+    "faces": "https://github.com/andreas128/RePaint",
+    "places2": "https://github.com/andreas128/RePaint",
+    "imagenet": "https://github.com/openai/guided-diffusion",
+}
+"""Argument of download.sh -> page that links the files; for installed packages, which lack the script."""
 
 
 def remedy(path: str) -> str:
     """Return what to do when there is no checkpoint at `path`."""
     word = PUBLISHED.get(PurePath(path).name)
-    fetch = f"fetch it with `bash download.sh {word}`, or " if word else ""
-    return f"{fetch}mend model_path or classifier_path in the YAML"
+    if not word:
+        return "mend model_path or classifier_path in the YAML"
+    fetch = f"with `bash download.sh {word}`" if DOWNLOAD.is_file() else f"from {PUBLISHERS[word]}"
+    return f"fetch it {fetch}, or mend model_path or classifier_path in the YAML"
 
 
 def _require(path: str) -> None:
@@ -120,7 +130,7 @@ def _read_safetensors(path: str) -> State:
     try:
         from safetensors import torch as safetensors
     except ImportError:
-        raise CheckpointError(f"{path} needs the extra: pip install -e '.[safetensors]'") from None
+        raise CheckpointError(f"{path} needs the extra: pip install 'penumbra[safetensors]'") from None
     if is_remote(path):
         return safetensors.load(read_bytes(path))
     return safetensors.load_file(path)
@@ -224,8 +234,7 @@ class ShippedNetwork(Generic[Network]):
         """Raise CheckpointError, with the remedy, if the weights file is missing."""
         if not self.path.exists():
             raise CheckpointError(
-                f"{self.purpose} needs {self.path}, which is not there; restore it from the repository, "
-                f"{self.remedy}"
+                f"{self.purpose} needs {self.path}, which is not there; reinstall penumbra, {self.remedy}"
             )
 
     def digest(self) -> str:

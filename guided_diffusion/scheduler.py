@@ -195,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         plot_schedule(times, args.out)
     except ImportError:
-        print("The plot needs matplotlib: pip install -e '.[plot]'", file=sys.stderr)
+        print("The plot needs matplotlib: pip install 'penumbra[plot]'", file=sys.stderr)
         return 1
     except (OSError, ValueError) as error:
         print(f"Cannot write the plot {args.out!r}: {error}", file=sys.stderr)

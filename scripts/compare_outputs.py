@@ -6,7 +6,8 @@
 
 The other revision is checked out in a temporary git worktree. Both run the same cases: the demo, further
 shipped YAMLs, and the Python example. Every PNG in the log folders is compared. In addition, this checkout
-must accept the other revision's finished images and run.json, so that nothing is computed again.
+must accept the other revision's finished images and run.json, so that nothing is computed again. All results
+are deleted at the end; --log keeps them.
 Exit status: 0 all equal, 1 something differs, 2 wrong arguments.
 """
 
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,11 +31,12 @@ API = """\
 import sys
 from PIL import Image
 from guided_diffusion import Engine, load_config
-engine = Engine(load_config("confs/shadow.yml", ["timestep_respacing=20", *sys.argv[1:]]))
+folder, *settings = sys.argv[1:]
+engine = Engine(load_config("confs/shadow.yml", ["timestep_respacing=20", *settings]))
 image = Image.open("data/samples/shadow/scene_road.png")
 mask = Image.open("data/samples/shadow_mask/scene_road.png")
-engine.inpaint(image, mask).save("log/api/inpainted.png")
-engine.remove_shadow(image, mask).save("log/api/shadow_free.png")
+engine.inpaint(image, mask).save(f"{folder}/inpainted.png")
+engine.remove_shadow(image, mask).save(f"{folder}/shadow_free.png")
 """
 OVERVIEW = "overview.png"  # compared apart: titles of its columns may be reworded
 
@@ -82,6 +85,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("revision", help="commit, branch or tag to compare with")
     parser.add_argument("--only", nargs="+", choices=[*CASES, "api"], help="cases to run (default: all)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings for all cases")
+    parser.add_argument(
+        "--log", type=Path, metavar="FOLDER", help="keep the results in FOLDER/revision and FOLDER/checkout"
+    )
     return parser.parse_args(arguments)
 
 
@@ -105,11 +111,10 @@ def differences(old: Path, new: Path) -> Iterator[str]:
             yield f"{name}: differs"
 
 
-def compare_case(name: str, other: Path, settings: Sequence[str]) -> bool:
-    """Run one case in both checkouts and report; returns True if nothing differs."""
-    case, folder = CASES[name], f"compare/{name}"
+def compare_case(name: str, other: Path, parent: str, settings: Sequence[str]) -> bool:
+    """Run one case in both checkouts, into log/PARENT/NAME, and report; returns True if nothing differs."""
+    case, folder = CASES[name], f"{parent}/{name}"
     for root in (other, ROOT):
-        shutil.rmtree(root / "log" / folder, ignore_errors=True)
         run(root, case.command(folder, root, settings))
     lines = list(differences(other / "log" / folder, ROOT / "log" / folder))
     images = [line for line in lines if not line.startswith(OVERVIEW)]
@@ -124,27 +129,48 @@ def compare_case(name: str, other: Path, settings: Sequence[str]) -> bool:
 def resumes(case: Case, folder: str, other: Path, settings: Sequence[str]) -> bool:
     """Return True if this checkout takes over all that the other revision finished."""
     copy = ROOT / "log" / f"{folder}_resumed"
-    shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(other / "log" / folder, copy)
     out = run(ROOT, case.command(f"{folder}_resumed", ROOT, settings))
     return re.search(r"(\d+) of \1 images were finished before", out) is not None
 
 
-def compare_api(other: Path, settings: Sequence[str]) -> bool:
-    """Run the Python example in both checkouts; returns True if nothing differs."""
+def compare_api(other: Path, parent: str, settings: Sequence[str]) -> bool:
+    """Run the Python example in both checkouts, into log/PARENT/api; returns True if nothing differs."""
+    folder = f"log/{parent}/api"
     for root in (other, ROOT):
-        (root / "log/api").mkdir(parents=True, exist_ok=True)
-        run(root, [sys.executable, "-c", API, *settings])
-    lines = list(differences(other / "log/api", ROOT / "log/api"))
+        (root / folder).mkdir(parents=True)
+        run(root, [sys.executable, "-c", API, folder, *settings])
+    lines = list(differences(other / folder, ROOT / folder))
     print(f"{'api':13}   2 images: {'all equal' if not lines else '; '.join(lines)}")
     return not lines
+
+
+@contextmanager
+def temporary_log() -> Iterator[Path]:
+    """Make a folder in log/ for the time of the comparison; log/ goes too where it was not there before."""
+    log = ROOT / "log"
+    existed = log.exists()
+    log.mkdir(exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="compare_", dir=log) as folder:
+            yield Path(folder)
+    finally:
+        if not existed and not any(log.iterdir()):
+            log.rmdir()
+
+
+def keep_results(target: Path, old: Path, new: Path) -> None:
+    """Copy the results of both to target/revision and target/checkout."""
+    for name, folder in (("revision", old), ("checkout", new)):
+        if folder.exists():
+            shutil.copytree(folder, target / name, dirs_exist_ok=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare; returns the exit status."""
     options = parse(arguments)
     git = ["git", "-C", str(ROOT), "worktree"]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, temporary_log() as results:
         other = Path(folder) / "other"
         added = subprocess.run([*git, "add", "--detach", str(other), options.revision], capture_output=True)
         if added.returncode:
@@ -152,13 +178,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         try:
             names = [name for name in CASES if not options.only or name in options.only]
-            equal = [compare_case(name, other, options.set) for name in names]
+            equal = [compare_case(name, other, results.name, options.set) for name in names]
             if not options.only or "api" in options.only:
-                equal.append(compare_api(other, options.set))
+                equal.append(compare_api(other, results.name, options.set))
         except subprocess.CalledProcessError as error:
             print(f"this command failed: {' '.join(error.cmd)}", file=sys.stderr)
             return 2
         finally:
+            if options.log:
+                keep_results(options.log, other / "log" / results.name, results)
             subprocess.run([*git, "remove", "--force", str(other)], capture_output=True)
     return 0 if all(equal) else 1
 

@@ -83,6 +83,17 @@ def test_load_of_a_missing_file_names_file_and_remedy(tmp_path: Path) -> None:
         digest(str(tmp_path / "none.pt"))
 
 
+@pytest.mark.parametrize("name", checkpoints.PUBLISHED)
+def test_missing_published_file_of_an_installed_package_names_its_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    assert f"bash download.sh {checkpoints.PUBLISHED[name]}" in complaint(tmp_path / name)
+    monkeypatch.setattr(checkpoints, "DOWNLOAD", tmp_path / "download.sh")
+    message = complaint(tmp_path / name)
+    assert "download.sh" not in message and "fetch it from https://github.com/" in message
+    assert message.endswith(", or mend model_path or classifier_path in the YAML")
+
+
 def test_load_without_permission_names_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "weights.pt"
     path.write_bytes(b"anything")
@@ -105,7 +116,7 @@ def test_safetensors_without_the_extra_names_the_extra(
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"anything")
     monkeypatch.setitem(sys.modules, "safetensors", None)  # as if it were not installed
-    assert "needs the extra: pip install -e '.[safetensors]'" in complaint(path)
+    assert "needs the extra: pip install 'penumbra[safetensors]'" in complaint(path)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -276,6 +287,6 @@ def test_shipped_network_is_loaded_once_and_says_what_is_missing(tmp_path: Path)
     for use in (missing.require, missing.digest, missing.network):
         with pytest.raises(
             CheckpointError,
-            match="^the test needs none.pt, which is not there; restore it from the repository, or write it$",
+            match="^the test needs none.pt, which is not there; reinstall penumbra, or write it$",
         ):
             use()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -156,6 +158,18 @@ def test_score_in_float16_keeps_small_gradients() -> None:
     assert 0 < exact.abs().max() < 3e-7 and off(half, exact) < 0.03
 
 
+class ReadyModels(Models):
+    """Models whose networks need no files."""
+
+    @cached_property
+    def network(self) -> nn.Module:
+        return nn.Identity()
+
+    @cached_property
+    def classifier(self) -> nn.Module:
+        return Linear()
+
+
 @pytest.mark.parametrize(
     ("precision", "dtype"),
     [("fp32", None), ("tf32", None), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
@@ -163,7 +177,6 @@ def test_score_in_float16_keeps_small_gradients() -> None:
 def test_classifier_has_the_precision_of_the_network(precision: str, dtype: torch.dtype | None) -> None:
     process, times = build_process(ProcessConfig(timestep_respacing="6"))
     config = Config("run", "model.pt", classifier=ClassifierConfig("classifier.pt", 1.0), cond_y=3)
-    models = Models(config, process, times, torch.device("cpu"), precision)
-    vars(models).update(network=nn.Identity(), classifier=Linear())
+    models = ReadyModels(config, process, times, torch.device("cpu"), precision)
     wrapped = models.denoiser([ImageSeed(0, "a")])
     assert isinstance(wrapped, GuidedDenoiser) and wrapped.autocast is dtype

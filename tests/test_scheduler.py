@@ -183,7 +183,7 @@ def test_main_without_matplotlib_prints_numbers_and_names_the_extra(capsys, monk
     assert scheduler.main(["--out", str(tmp_path / "schedule.png")]) == 1
     out, err = capsys.readouterr()
     assert out.startswith("2410 network function evaluations")
-    assert "pip install -e '.[plot]'" in err
+    assert "pip install 'penumbra[plot]'" in err
     assert not list(tmp_path.iterdir())
 
 

@@ -205,7 +205,7 @@ def linear(bench: Bench) -> Iterator[str]:
         try:
             draw_curves(measured, bench.plot)
         except ImportError:
-            bench.warn("The plot needs matplotlib: pip install -e '.[plot]'")
+            bench.warn("The plot needs matplotlib: pip install 'penumbra[plot]'")
 
 
 def trajectory_seconds(engine: EngineProcess, request: Mapping[str, Any]) -> float:

@@ -120,7 +120,7 @@ def run_on_cluster(
     try:
         import ray
     except ImportError:
-        raise ConfigError(f"ray: {config.ray} needs the extra `ray`: pip install -e '.[ray]'") from None
+        raise ConfigError(f"ray: {config.ray} needs the extra `ray`: pip install 'penumbra[ray]'") from None
     try:
         environment = {"env_vars": {"PYTHONPATH": import_path()}}
         ray.init(config.ray, runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)

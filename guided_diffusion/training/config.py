@@ -68,7 +68,7 @@ class TrainConfig:
     data_dir: str = "scenes"
     """`scenes` = endless procedural images; otherwise a folder of images, searched with its subfolders."""
     image_size: Count = 256
-    """Side of the training images in pixels."""
+    """Side of the training images in pixels; with a codec, of the encoded images."""
     scales: CommaList = "1"
     """Procedural images only: each image is a window of a frame this many times its size. A list such as
     `'1,2,4'`: each factor is used equally often; repeat a factor to use it more often."""

@@ -80,9 +80,10 @@ class SkipUnreadable(Dataset[Item]):
 def open_source(config: TrainConfig, codec: Codec) -> Dataset[Tensor]:
     """The training images of a prior that `data_dir` names. Raises DatasetError if there are none.
 
-    codec: encodes the images into the space that the network works in.
+    codec: encodes the images into the space that the network works in; they have `image_size` times its
+        factor pixels along each side.
     """
-    size = config.image_size
+    size = config.image_size * codec.factor
     if config.data_dir == "scenes":
         return SceneWindows(size, config.seed, config.frame_scales, codec)
     if path_kind(config.data_dir) != "folder":

@@ -34,7 +34,7 @@ _GRID_STEPS = 50  # sampling steps of a grid
 
 
 class PriorTrainer(Trainer):
-    """Training run of a diffusion prior. A batch is encoded images (B, 3, S, S); pixels are in [-1, 1]."""
+    """Training run of a diffusion prior. A batch is encoded images, (B, C, S, S) in model space."""
 
     loss_names: ClassVar[tuple[str, str]] = ("simple", "bound")
 
@@ -56,7 +56,7 @@ class PriorTrainer(Trainer):
 
     def build(self) -> nn.Module:
         try:
-            return build_network(self.config.model)
+            return build_network(self.config.model, self.codec.channels)
         except ValueError as error:
             raise ConfigError(f"these settings describe no network: {error}") from None
 
@@ -64,7 +64,7 @@ class PriorTrainer(Trainer):
         size, side = self.config.batch_size, self.config.model.image_size
         per_pixel = self.config.model.per_pixel_time
         times = torch.zeros(size, 1, side, side) if per_pixel else torch.zeros(size)
-        return torch.empty(size, 3, side, side), times
+        return torch.empty(size, self.codec.channels, side, side), times
 
     def sampler_state(self) -> dict[str, Tensor]:
         return self.t_sampler.state()
@@ -91,10 +91,10 @@ class PriorTrainer(Trainer):
         self.t_sampler.update(t, self.accumulate(model, batch, t, weights, noise, clean_mask))
 
     def draw(self, x0: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Random numbers of this step for images x0 (B, 3, S, S); they depend on (seed, step, rank) alone.
+        """Random numbers of this step for images x0 (B, C, S, S); they depend on (seed, step, rank) alone.
 
         Returns:
-            Timesteps (B,), their weights (B,), noise (B, 3, S, S) and, with per_pixel_time, the mask of clean
+            Timesteps (B,), their weights (B,), noise (B, C, S, S) and, with per_pixel_time, the mask of clean
             pixels (B, 1, S, S), else None. Also seeds torch's generators, which dropout draws from.
         """
         rng = np.random.default_rng([self.config.seed, self.step, distributed.rank()])
@@ -148,9 +148,9 @@ class PriorTrainer(Trainer):
         """rows x rows DDPM samples of the averaged network, always from the same noise: uint8 (H, W, 3)."""
         side = self.config.model.image_size
         generators = [torch.Generator(self.device).manual_seed(i) for i in range(rows * rows)]
-        images = list(self._sample(Noise(generators, (3, side, side))))
+        images = list(self._sample(Noise(generators, (self.codec.channels, side, side))))
         cells = [images[i * rows : (i + 1) * rows] for i in range(rows)]
-        return contact_sheet(cells, [], None, max(self.config.image_size, 128))
+        return contact_sheet(cells, [], None, max(side * self.codec.factor, 128))
 
     def _sample(self, noise: Noise) -> np.ndarray:
         """Plain generation with the averaged network: uint8 (B, H, W, 3)."""

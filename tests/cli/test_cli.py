@@ -13,12 +13,14 @@ import time
 import zlib
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
 from guided_diffusion import build, checkpoints
 from guided_diffusion.engine import Engine, load_config
@@ -212,20 +214,44 @@ def test_dry_run_warns_of_images_without_mask(project: Project, cli: Cli) -> Non
     assert "1 of 3 images have no mask (p1)" in outcome.err
 
 
-def test_time_estimate_is_within_a_factor_of_four(command: Any, project: Project) -> None:
-    engine = Engine(load_config(project(), ["image_size=64"]))
-    network = build.build_network(engine.config.model).eval()
-    engine.models.__dict__["network"] = network
-    noise = torch.randn(1, 3, 64, 64)
+class Clock:
+    """A clock that a test sets; in place of time.perf_counter."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+def test_time_estimate_times_the_work_of_one_evaluation(
+    command: Any, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that goes by floating-point operations the estimate is what the run then takes."""
+    engine = Engine(load_config(project(), ["image_size=64", "attention_resolutions=32"]))
+    with FlopCounterMode(display=False) as counter:
+        monkeypatch.setattr(plan, "time", SimpleNamespace(perf_counter=counter.get_total_flops))
+        estimate = plan.seconds_per_nfe(engine)
     denoise = engine.models.denoiser([ImageSeed(0, "p")])
-    denoise(noise, 3)
-    took = []
-    for _ in range(5):
-        begin = time.perf_counter()
-        denoise(noise, 3)
-        took.append(time.perf_counter() - begin)
-    truth = sorted(took)[2]
-    assert 1 / 4 < plan.seconds_per_nfe(engine) / truth < 4  # 2 on a machine that does nothing else
+    with FlopCounterMode(display=False) as counter:
+        denoise(torch.randn(1, 3, 64, 64), 3)
+    actual = counter.get_total_flops()
+    assert actual > 1e6 and estimate == pytest.approx(actual, rel=0.01)
+
+
+def test_time_estimate_ignores_slow_evaluations(
+    command: Any, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, durations = Clock(), iter([90.0, 2.0, 3.0, 2.5, 40.0, 2.0])
+
+    def network(x: torch.Tensor, _t: torch.Tensor) -> torch.Tensor:
+        clock.now += next(durations)
+        return x
+
+    monkeypatch.setattr(plan, "time", clock)
+    monkeypatch.setattr(plan, "prepare_for_inference", lambda *_: network)
+    assert plan.seconds_per_nfe(Engine(load_config(project()))) == 2.5
+    assert next(durations, None) is None
 
 
 def test_time_estimate_of_large_network_builds_none(

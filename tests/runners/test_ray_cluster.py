@@ -110,7 +110,7 @@ def test_run_without_ray_names_the_extra(project: Project, cli: Cli, monkeypatch
     outcome = cli("--conf_path", project(), "--set", "ray=auto")
     assert (
         outcome.code == 2
-        and outcome.err == "error: ray: auto needs the extra `ray`: pip install -e '.[ray]'\n"
+        and outcome.err == "error: ray: auto needs the extra `ray`: pip install 'penumbra[ray]'\n"
     )
 
 

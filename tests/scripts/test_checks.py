@@ -112,6 +112,11 @@ def test_other_pythons_are_reported_by_one_line_each(tmp_path: Path, summary: st
         (1, "7 passed in 1.00s", 0, "7 passed, 1 failed"),
         (0, "2 failed, 5 passed, 1 error in 1.00s", 1, "5 passed, 3 failed"),
         (0, "ruff found an error", 1, "0 passed, 1 failed"),
+        (0, "7 passed in 1.00s\nwarning: a resource leaked at exit", 0, "7 passed, 0 failed"),
+        (0, "1 failed, 6 passed in 1.00s\nwarning: a resource leaked at exit", 1, "6 passed, 1 failed"),
+        (0, "9 passed, of an example\n7 passed in 1.00s", 0, "7 passed, 0 failed"),
+        (0, "1 error in 1.00s", 1, "0 passed, 1 failed"),
+        (0, "no tests ran in 0.01s", 0, "0 passed, 1 failed"),
     ],
 )
 def test_ci_ends_with_the_counts_of_all_jobs(

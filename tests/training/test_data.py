@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guided_diffusion.codec import PixelCodec
 from guided_diffusion.errors import DatasetError, ImageError
 from guided_diffusion.images.formats import write_image
 from guided_diffusion.runtime import distributed
@@ -18,6 +19,7 @@ from guided_diffusion.training.datasets import ImageFolder
 from guided_diffusion.training.prior_trainer import PriorTrainer
 from guided_diffusion.training.scene_windows import SceneWindows
 from tests.helpers.project import image
+from tests.helpers.toy_codec import ToyCodec
 from tests.helpers.training import CODEC, CPU, encoded_scene, tiny_config
 
 
@@ -147,14 +149,14 @@ def test_open_batches_uses_scales_and_resumes(tmp_path: Path) -> None:
     assert torch.equal(torch.cat(whole), torch.stack([windows[i] for i in range(6)]))
 
 
-class InvertedCodec:
+class InvertedCodec(PixelCodec):
     """PixelCodec with the sign of its space reversed."""
 
     def encode(self, images: Sequence[np.ndarray]) -> torch.Tensor:
-        return -CODEC.encode(images)
+        return -super().encode(images)
 
     def decode(self, x: torch.Tensor) -> np.ndarray:
-        return CODEC.decode(-x)
+        return super().decode(-x)
 
 
 @pytest.mark.parametrize("data_dir", ["scenes", "folder"])
@@ -171,6 +173,31 @@ def test_prior_grid_decodes_with_given_codec(tmp_path: Path) -> None:
     plain, inverted = (PriorTrainer(config, CPU, codec).grid(rows=1) for codec in (CODEC, InvertedCodec()))
     cell = (slice(9, 9 + 128), slice(9, 9 + 128))
     assert np.abs(plain[cell].astype(int) + inverted[cell] - 255).max() <= 1
+
+
+@pytest.mark.parametrize("data_dir", ["scenes", "folder"])
+def test_prior_trains_on_images_of_a_codec_with_other_channels_and_size(
+    tmp_path: Path, data_dir: str
+) -> None:
+    """`image_size` is the side in model space, as for the Engine: the images have twice as many pixels."""
+    if data_dir == "folder":
+        data_dir = str(folder(tmp_path / "p", 2))
+    config = tiny_config(tmp_path, data_dir=data_dir, per_pixel_time=True)
+    codec = ToyCodec()
+    run = PriorTrainer(config, CPU, codec)
+    batch, faults = next(open_batches(run.open_source(config, codec), config, 0))
+    assert batch.shape == (2, 12, 16, 16) and not faults
+    if data_dir == "scenes":
+        pixels = encoded_scene(0, 32, config.seed)
+        assert torch.equal(batch[0], torch.nn.functional.pixel_unshuffle(pixels, 2))
+    before = torch.cat([p.detach().flatten() for p in run.network.parameters()])
+    run.train_step(run.network, batch)
+    after = torch.cat([p.detach().flatten() for p in run.network.parameters()])
+    assert not torch.equal(before, after) and run.totals.isfinite().all()
+    images, times = run.example_inputs()
+    assert run.network(images.zero_(), times).shape == (2, 24, 16, 16) and run.step_flops() > 0
+    sheet = run.grid(rows=1)
+    assert sheet.shape == (128 + 18, 128 + 18, 3) and sheet.dtype == np.uint8
 
 
 @pytest.mark.parametrize("kind", ["missing", "file", "empty"])
