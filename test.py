@@ -2,7 +2,10 @@
 
 import sys
 
-from guided_diffusion.cli import main
+from guided_diffusion.runners.arguments import parse
 
 if __name__ == "__main__":
+    parse(None)  # --help, --list, --version and mistakes are answered before torch is loaded
+    from guided_diffusion.cli import main
+
     sys.exit(main())

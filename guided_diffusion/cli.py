@@ -63,8 +63,14 @@ def execute(options: argparse.Namespace, command: str, logs: ExitStack) -> int:
         show_plan(engine)
         return 0
     pairs, begin = engine.pairs(), time.monotonic()
-    where = engine.device, engine.precision
-    head = describe_run(engine.run_fingerprint, to_mapping(config), *where, command, __version__)
+    head = describe_run(
+        fingerprint=engine.run_fingerprint,
+        config=to_mapping(config),
+        device=engine.device,
+        precision=engine.precision,
+        command=command,
+        version=__version__,
+    )
     engine.models.build_on_meta()  # the last thing that can be wrong with the settings, before any write
     leads = distributed.is_leader()
     ground_truths = inputs.find_ground_truths(config)

@@ -103,7 +103,7 @@ class Denoiser:
         x0: Tensor,
         t: Tensor,
         noise: Tensor,
-        known: Tensor | None = None,
+        clean_mask: Tensor | None = None,
         coarse: Sequence[int] = (),
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Per-image training losses, each (B,): mean squared error of eps (or x0), the bound in bits/dim,
@@ -111,12 +111,13 @@ class Denoiser:
 
         x0 (B, C, H, W) in [-1, 1], t (B,) indices, noise like x0. The bound's gradient reaches only the
         variance (Nichol & Dhariwal section 3.1); it is zero for networks with a fixed variance.
-        known (B, 1, H, W): where it is 1 the network sees x0 at time 0 and nothing counts; not 1 everywhere.
+        clean_mask (B, 1, H, W): where it is 1 the network sees x0 at time 0 and nothing counts; not 1
+        everywhere.
         """
         x_t, times, unknown = self.process.q_sample(x0, t, noise), self.timesteps[t], None
-        if known is not None:
-            unknown = 1 - known
-            x_t, times = torch.where(known > 0, x0, x_t), times[:, None, None, None] * unknown
+        if clean_mask is not None:
+            unknown = 1 - clean_mask
+            x_t, times = torch.where(clean_mask > 0, x0, x_t), times[:, None, None, None] * unknown
         out, v = self._network(x_t, times)
         error = (x0 if self.predict_xstart else noise) - out
         simple = mean_flat(error**2, unknown)

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,7 +27,7 @@ from guided_diffusion.runtime.background import prefetch
 from guided_diffusion.runtime.seeds import ImageSeed
 from guided_diffusion.samplers import SAMPLERS
 from guided_diffusion.shadow.task import RemoveShadowTask
-from guided_diffusion.tasks import Events, IsDone, Parts, Task, nbytes, result_or_error
+from guided_diffusion.tasks import Events, IsDone, Parts, Prepared, Task, nbytes, result_or_error
 
 TASKS: dict[str, type[Task]] = {"inpaint": InpaintTask, "remove_shadow": RemoveShadowTask}
 
@@ -66,10 +65,9 @@ class Engine:
             raise ConfigError(str(error)) from error
         self.warnings = [*config.warnings, *warnings, *tasks.check_task(config, TASKS)]
         self.size = config.model.image_size * self.codec.factor
-        self.batch_size = devices.batch_size(config.data.batch_size, self.device, self.size)
-        self.models = models or Models(
-            config, self.process, self.times, self.device, self.precision, self.codec.channels
-        )
+        self.batch_size = devices.batch_size(config.data.batch_size, self.device, config.model.image_size)
+        space = {"channels": self.codec.channels, "factor": self.codec.factor}
+        self.models = models or Models(config, self.process, self.times, self.device, self.precision, **space)
         self.task = self._build_task(config.task)
 
     def _build_task(self, name: str, outputs: Sequence[str] | None = None) -> Task:
@@ -87,7 +85,7 @@ class Engine:
             device=self.device,
             codec=self.codec,
             size=self.size,
-            multiple=2 ** (len(self.config.model.channel_mults) - 1) * self.codec.factor,
+            multiple=self.config.model.size_multiple * self.codec.factor,
             batch_size=self.batch_size,
             expected_batch=self.models.expected_batch,
             identity=lambda: self.models.identity,
@@ -127,7 +125,7 @@ class Engine:
     def stream(
         self, pairs: Iterable[Pair] | None = None, done: IsDone | None = None, max_batch: int | None = None
     ) -> Events:
-        """Yield Results as they are finished, and a Progress after every evaluation of the network.
+        """Yield Results as they are finished, and a Progress after every network function evaluation.
 
         An image that cannot be worked on gives a Result with an `error`; the others go on.
 
@@ -145,7 +143,7 @@ class Engine:
             prepared = (result_or_error(pair, get) for pair, get in loaded)
             yield from self._enter(self.task.run(prepared, batch))
 
-    def _prepare(self, done: IsDone, pair: Pair) -> Any:
+    def _prepare(self, done: IsDone, pair: Pair) -> Prepared | Result:
         return self.task.prepare(pair, pair.seed or self._seed(pair.name), done)
 
     def _seed(self, name: str) -> ImageSeed:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from guided_diffusion.denoiser import Denoise, Prediction
 
-RAISED = 256  # times the gradient on its way back through float16, for which a pixel's share is too small
+LOSS_SCALE = 256  # of float16's backward pass, in which a pixel's share of the gradient would underflow
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class GuidedDenoiser:
 
     def score(self, x: Tensor, t: int) -> Tensor:
         """scale * gradient of log p(labels | x_t) with respect to x_t, (B, C, H, W)."""
-        raised = RAISED if self.autocast is torch.float16 else 1
+        loss_scale = LOSS_SCALE if self.autocast is torch.float16 else 1
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             with nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast):
                 logits = self.classifier(x, self.timesteps[t : t + 1])
             labels = self.labels.repeat(len(x) // len(self.labels))
             chosen = logits.float().log_softmax(dim=-1).gather(1, labels[:, None])
-            (gradient,) = torch.autograd.grad(chosen.sum() * raised, x)
-        return gradient.float() * (self.scale / raised)
+            (gradient,) = torch.autograd.grad(chosen.sum() * loss_scale, x)
+        return gradient.float() * (self.scale / loss_scale)

@@ -35,6 +35,7 @@ from guided_diffusion.evaluation.prior_report import (
 from guided_diffusion.images.files import write_bytes
 from guided_diffusion.images.formats import write_image
 from guided_diffusion.images.masks import MASK_KINDS
+from guided_diffusion.inpainting.task import INPAINTED
 from guided_diffusion.output.results import Progress, Result
 from guided_diffusion.runtime.memory import tune_malloc
 
@@ -168,7 +169,7 @@ def run_method(method: str, cases: Sequence[EvalCase], engine: Engine | None) ->
 def _inpainted(result: Result) -> np.ndarray:
     if result.error:
         raise ImageError(f"{result.name}: {result.error}")
-    image = result.outputs["inpainted"].image
+    image = result.outputs[INPAINTED.name].image
     assert image is not None
     return image
 
@@ -195,9 +196,9 @@ def describe(options: argparse.Namespace, engines: Mapping[str, Engine | None], 
             f"{options.steps} steps, jump_length {JUMP_LENGTH}, {learned[0].device.type}, "
             f"{learned[0].precision}; repaint-N: jump_n_sample N."
         )
-    td_paint = engines.get("td_paint")
-    if td_paint is not None and not td_paint.config.model.per_pixel_time:
-        lines.append("td_paint: these weights were not trained for it (per_pixel_time).")
+    for method, engine in engines.items():
+        if engine and engine.sampler.needs_per_pixel_time and not engine.config.model.per_pixel_time:
+            lines.append(f"{method}: these weights were not trained for it (per_pixel_time).")
     return lines
 
 

@@ -39,6 +39,8 @@ class Models:
     """fp32, tf32, bf16 or fp16, as the device takes it."""
     channels: int = 3
     """Channels of model space."""
+    factor: int = 1
+    """Image pixels per model pixel along each side."""
 
     @property
     def classifier_path(self) -> str | None:
@@ -68,8 +70,9 @@ class Models:
                 network = build.build_network(model, self.channels)
                 if self.classifier_path is None:
                     return network, None
-                sizes = model.image_size, model.channel_mult, self.channels
-                return network, build.build_classifier(guide, *sizes)
+                return network, build.build_classifier(
+                    guide, model.image_size, channel_mult=model.channel_mult, channels=self.channels
+                )
         except (ValueError, RuntimeError) as error:
             raise ConfigError(f"these settings describe no network: {error}") from error
 
@@ -84,12 +87,12 @@ class Models:
         return max(1, memory.available_memory() // (2 * self.activation_bytes(shape)))
 
     def activation_bytes(self, shape: Sequence[int]) -> int:
-        """Bound the memory of one image (rows, cols, 3) in the network: the inputs of all its convolutions.
+        """Bound the memory of one image (rows, cols, 3) in the network by the inputs of all its convolutions.
 
         The measured peaks are half to three quarters of it (docs/reports/benchmarks.md).
         """
         rows, columns, _ = shape
-        share = rows * columns / self.config.model.image_size**2
+        share = rows * columns / (self.factor * self.config.model.image_size) ** 2
         return int(share * self._convolution_inputs * DTYPES[self.precision].itemsize)
 
     @cached_property

@@ -55,6 +55,15 @@ class Parts:
     """The model takes images of shape (size, size) only."""
 
 
+class Prepared(Protocol):
+    """An image that is ready to be run."""
+
+    @property
+    def result(self) -> Result:
+        """The result so far: the input, its mask, and what is finished."""
+        ...
+
+
 class Task(Protocol):
     """One thing to do with images."""
 
@@ -94,11 +103,13 @@ class Task(Protocol):
         """Hash everything that decides an output, except the images."""
         ...
 
-    def prepare(self, pair: Pair, seed: ImageSeed, done: IsDone) -> Any:
+    def prepare(self, pair: Pair, seed: ImageSeed, done: IsDone) -> Prepared | Result:
         """Prepare one image, in any thread; a Result if nothing is left to run. Raises ImageError."""
         ...
 
-    def prepare_image(self, name: str, image: ndarray, keep: KeepMask | None, seed: ImageSeed) -> Any:
+    def prepare_image(
+        self, name: str, image: ndarray, keep: KeepMask | None, seed: ImageSeed
+    ) -> Prepared | Result:
         """Prepare an image in memory, uint8 (H, W, 3), with its mask bool (H, W), True = known."""
         ...
 
@@ -107,7 +118,7 @@ class Task(Protocol):
         ...
 
 
-def result_or_error(pair: Pair, get: Callable[[], Any]) -> Any:
+def result_or_error(pair: Pair, get: Callable[[], Prepared | Result]) -> Prepared | Result:
     """Return what was prepared, or a Result with the reason why it could not be."""
     try:
         return get()
@@ -115,7 +126,7 @@ def result_or_error(pair: Pair, get: Callable[[], Any]) -> Any:
         return Result(pair.name, error=str(error))
 
 
-def nbytes(prepared: Any) -> int:
+def nbytes(prepared: Prepared | Result) -> int:
     """Memory of a prepared image, about: twice the input, for its mask and its views."""
     gt = (prepared if isinstance(prepared, Result) else prepared.result).gt
     return 0 if gt is None else 2 * gt.nbytes

@@ -242,11 +242,6 @@ class UNetModel(nn.Module):
         return nn.ModuleList(blocks)
 
     @property
-    def size_multiple(self) -> int:
-        """Number that height and width must be multiples of."""
-        return 2 ** (len(self.spec.channel_mult) - 1)
-
-    @property
     def dtype(self) -> torch.dtype:
         """Type of the body's weights and features."""
         return next(self.input_blocks.parameters()).dtype

@@ -90,7 +90,7 @@ class Variant:
         return {"conf_path": self.conf_path, "words": words, "minutes": self.minutes}
 
     def config(self, iterations: int = 1) -> TrainConfig:
-        """Its training config with this many steps, saved four times on the way."""
+        """Return the training config with this many steps, saved four times on the way."""
         run = [f"iterations={iterations}", f"lr_anneal_steps={iterations}", f"sample_interval={iterations}"]
         run += [f"save_interval={-(-iterations // 4)}", "name=weights", f"out={self.folder}"]
         return load_train(self.conf_path, [*self.common, *self.overrides.split(), *run])

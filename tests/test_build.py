@@ -47,7 +47,7 @@ def test_flops_grow_with_the_batch() -> None:
 
 def test_build_network_reads_flags() -> None:
     plain = build_network(stored.TINY)
-    assert (plain.out_channels, plain.num_classes, plain.size_multiple) == (6, None, 2)
+    assert (plain.out_channels, plain.num_classes, stored.TINY.size_multiple) == (6, None, 2)
     other = replace(
         stored.TINY,
         num_head_channels=16,

@@ -115,6 +115,22 @@ def test_task_names_are_checked_against_the_table(
     assert outcome.code == 2 and "'negative' is not one of 'inpaint', 'remove_shadow'" in outcome.err
 
 
+def test_argument_chooses_the_task(project: Project, cli: Command) -> None:
+    conf = project(count=1, data=DATA)  # its task is the default one
+    outcome = cli("--conf_path", conf, "--task", "negative")
+    assert outcome.code == 0 and Path("log/run/negative/p0.png").is_file()
+    assert run_json()["config"]["task"] == "negative"
+    outcome = cli("gts/p0.png", "--conf_path", conf, "--task", "negative", "-o", "out")
+    assert outcome.code == 0 and Path("out/negative/p0.png").is_file()
+
+
+def test_argument_with_a_misspelt_task_names_the_nearest(project: Project, cli: Command) -> None:
+    outcome = cli("--conf_path", project(count=1, data=DATA), "--task", "negativ")
+    assert outcome.code == 2 and "nearest is 'negative'" in outcome.err
+    outcome = cli("gts/p0.png", "--task", "negative")
+    assert outcome.code == 2 and "--task negative needs a YAML, named by --conf_path" in outcome.err
+
+
 def test_automatic_masks_are_refused_by_name(conf: Path, cli: Command) -> None:
     outcome = cli("--conf_path", conf, "--set", "data.mask_path=auto")
     assert outcome.code == 2 and "not negative" in outcome.err

@@ -36,12 +36,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def evaluation(engine: EngineProcess, batch: int, side: int, calls: int = CALLS) -> Callable[[], float]:
-    """Return a measure of the seconds of one evaluation, the fastest of `calls`."""
+    """Return a measure of the seconds of one NFE, the fastest of `calls`."""
     return lambda: min(engine.ask("evaluate", batch=batch, side=side, calls=calls)["seconds"])
 
 
 def network(bench: Bench) -> Iterator[str]:
-    """One evaluation of the network, compared with RePaint's code and the same weights."""
+    """One NFE, compared with RePaint's code and the same weights."""
     rows, side = [], bench.model.image_size
     with ExitStack() as stack:
         engines = start_engines(stack, bench.engines(REPAINT), bench.warn)

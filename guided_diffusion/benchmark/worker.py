@@ -246,7 +246,7 @@ class Server:
         self.engine = ENGINES[options.engine](options)
 
     def evaluate(self, batch: int, side: int, calls: int) -> dict[str, Any]:
-        """Time evaluations of the network; the answer has the seconds of each call."""
+        """Time single NFE; the answer has the seconds of each."""
         x, t = make_noise(batch, side, self.device), torch.full((batch,), 500, device=self.device)
         seconds = []
         for _ in range(calls):

@@ -129,7 +129,7 @@ def apply_flags(
     unread = []
     if flags.use_fp16:
         rest.setdefault("precision", "fp16")
-    if flags.use_ddim and rest.get("method", "repaint") in RULE_METHODS:
+    if flags.use_ddim and ("method" not in rest or rest["method"] in RULE_METHODS):
         options.setdefault("rule", "ddim")
     elif flags.use_ddim:
         unread.append(f"use_ddim (it belongs to method {' or '.join(RULE_METHODS)})")

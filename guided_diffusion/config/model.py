@@ -57,6 +57,11 @@ class ModelConfig:
         attention_downsamples(self.attention_resolutions, self.image_size)
 
     @property
+    def size_multiple(self) -> int:
+        """Number that height and width of an image must be multiples of."""
+        return 2 ** (len(self.channel_mults) - 1)
+
+    @property
     def channel_mults(self) -> tuple[float, ...]:
         """Channel multiplier of each resolution level, finest first."""
         return channel_mults(self.channel_mult, self.image_size)

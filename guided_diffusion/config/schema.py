@@ -113,7 +113,7 @@ class Config:
         if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", self.device):
             raise ConfigError(f"device {self.device!r} is none of auto, cpu, cuda and cuda:N")
         if not self.outputs:
-            raise ConfigError("outputs is empty; name inpainted, shadow_free or both")
+            raise ConfigError("outputs is empty; name at least one, or delete the key to get all")
 
     @property
     def log_dir(self) -> str:

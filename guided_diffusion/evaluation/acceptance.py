@@ -15,7 +15,7 @@ from guided_diffusion.evaluation.bootstrap import bootstrap_by_scene, median_by_
 from guided_diffusion.evaluation.cases import EvalCase
 
 BASELINES = ("nearest", "harmonic")  # non-learned methods
-# Targets set before the measurements of docs/reports/prior.md, "Internal targets".
+# From docs/reports/prior.md, "Targets set before training".
 TEXTURE_RANGE = (0.85, 1.15)  # texture energy in the hole relative to the ground truth's
 MAX_HARMONIC_RATIO = 0.75  # LAB error relative to harmonic inpainting's, where structure crosses the hole
 MAX_GRADIENT_DEVIATION = 0.15  # relative deviation of gradients beside the hole's edge

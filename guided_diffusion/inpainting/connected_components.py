@@ -72,7 +72,7 @@ def _runs(unknown: np.ndarray) -> np.ndarray:
 
 
 def _touching(runs: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of runs in neighbouring rows that share a column or lie corner to corner."""
+    """Find pairs of runs in neighbouring rows that share a column or lie corner to corner."""
     row, start, stop = runs.T
     pitch = width + 2
     first = np.searchsorted(row * pitch + stop, (row - 1) * pitch + start)  # those before end too far left
@@ -84,7 +84,7 @@ def _touching(runs: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _roots(number: int, above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """For each run the first one that it is connected with."""
+    """Find, for each run, the first run that it is connected with."""
     root = np.arange(number)
     while True:
         a, b = root[above], root[below]

@@ -28,8 +28,16 @@ from guided_diffusion.runtime.seeds import ImageSeed
 from guided_diffusion.samplers import Noise, Problem, Sampler, sample
 from guided_diffusion.scheduler import count_nfe
 
-MAX_PENDING_BATCHES = 4  # batches' worth of views held back until others of their shape come
-MAX_PENDING_BYTES = 1 << 31  # of images, beyond which no view waits for others
+MAX_PENDING_BATCHES = 4
+"""Batches' worth of views held back until others of their shape come.
+
+A round figure: enough for views of a few shapes to fill their batches, few enough that results come early.
+"""
+MAX_PENDING_BYTES = 1 << 31
+"""Bytes of images, beyond which no view waits for others.
+
+A round figure: what the weights of RePaint's 256 x 256 networks take in float32.
+"""
 COARSE_FREE_FRACTION = (
     0.3  # clean end of the process, where coarse results do not count (docs/reports/sizes.md)
 )
@@ -119,10 +127,10 @@ class Inpainter:
 
     def _tiled(self, problem: Problem, view: ModelView, batch_size: int) -> TiledDenoiser:
         """The denoiser that works through windows where the view is inpainted."""
-        hole = np.zeros(view.pixels.shape[:2], dtype=bool)
+        keep = np.ones(view.pixels.shape[:2], dtype=bool)
         height, width = view.fill_mask.shape
-        hole[view.window.inner][:height, :width] = view.fill_mask
-        region = self.codec.encode_mask(~hole[None])[0, 0] == 0
+        keep[view.window.inner][:height, :width] = ~view.fill_mask
+        region = self.codec.encode_mask(keep[None])[0, 0] == 0
         size = self.size // self.codec.factor
         return TiledDenoiser(problem.denoise, size, size // 2, region, batch_size)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -63,6 +64,10 @@ class InpaintTask:
 
     def fingerprint(self, output: str) -> str:
         """Hash settings and weights."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         return fingerprints.fingerprint(self.config, self.parts.identity())
 
     def prepare(self, pair: Pair, seed: ImageSeed, done: IsDone) -> InpaintJob | Result:

@@ -38,6 +38,13 @@ class ModelView:
     coarse_view: ModelView | None = None
     """The same holes at a reduced size, inpainted first; only of a full-resolution view."""
 
+    def network_shape(self, size: int) -> tuple[int, int]:
+        """Return the (rows, cols) that the network sees at once, but for windows of `size` x `size`."""
+        if self.full_resolution and self.coarse_view is None:
+            return size, size
+        rows, cols = (self.coarse_view or self).pixels.shape[:2]
+        return rows, cols
+
 
 @dataclass(frozen=True)
 class InpaintJob:
@@ -107,8 +114,7 @@ class ViewPlanner:
 
     def _check_shapes(self, views: tuple[ModelView, ...]) -> None:
         """Raise ImageError for a shape that a classifier of fixed size cannot take."""
-        for view in (view.coarse_view if view.full_resolution else view for view in views):
-            rows, cols = (self.size, self.size) if view is None else view.pixels.shape[:2]
+        for rows, cols in (view.network_shape(self.size) for view in views):
             if self.single_shape and rows != cols:
                 raise ImageError(
                     f"the hole is longer than the image's short side, so the model would see {cols}x{rows} "

@@ -112,7 +112,9 @@ def _group(boxes: np.ndarray, longest: np.ndarray, shape: tuple[int, int], size:
     together = np.zeros(len(boxes), dtype=np.int64)
     if max(sides(joint_boxes(boxes, together)[0], longest.max(), shape, size)) == size:
         return together
-    cells = _in_cells(boxes, max(1, 3 * size // 8))  # small enough for one window to serve a cell's holes
+    # A window serves boxes of up to 3/4 of its side at full resolution (`sides`). A cell is half of that: one
+    # window serves all holes within it, and may still be joined with those of its neighbours.
+    cells = _in_cells(boxes, max(1, 3 * size // 8))
     boxes, longest = joint_boxes(boxes, cells), _maximum_by_group(longest, cells)
     groups = _Groups(boxes, longest, *sides(boxes, longest, shape, size))
     group, count = np.zeros(len(boxes), dtype=np.int64), 0

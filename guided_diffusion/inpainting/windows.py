@@ -87,7 +87,8 @@ def sides(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute the short and long side of the windows around boxes int (..., 4) with longest holes int (...).
 
-    Twice the longest hole and four thirds of the box, at least `size`; at most what the image has. The
+    Twice the longest hole, for as much context as hole (docs/reports/sizes.md), and four thirds of the box,
+    for an eighth of the window beyond the outermost holes; at least `size`, at most what the image has. The
     short side is seen as `size` pixels, so it gives the scale.
     """
     short, long = min(shape[:2]), max(shape[:2])

@@ -38,11 +38,13 @@ GROUND_TRUTH = Folder("", title="truth")  # not a folder of the run: images that
 OVERVIEW_ROWS = 24
 OVERVIEW_CELL = 256
 EARLIER = {"note": "finished in an earlier run"}
-_OLD_KEYS = {"pictures": "images", "evaluations": "nfe"}  # of run.json before keys were renamed
+_OLD_KEYS = {"evaluations": "nfe"}  # of an image in run.json before keys were renamed
 
 
 class LogFolder:
-    """Where a run writes. Several threads may save. Methods raise OSError when a place cannot be written.
+    """The folder that a run writes to. Several threads may save.
+
+    Methods raise OSError for a file that cannot be written.
 
     Args:
         root: folder of run.json and overview.png.
@@ -77,8 +79,8 @@ class LogFolder:
             return {}
         if not isinstance(run, dict) or run.get("fingerprint") != self.head["fingerprint"]:
             return {}
-        images = _with_current_keys(run)["images"]
-        return {name: image for name, image in images.items() if "error" not in image}
+        images: dict[str, Any] = run["images"] if "images" in run else run["pictures"]
+        return {name: _with_current_keys(image) for name, image in images.items() if "error" not in image}
 
     def _path(self, folder: Folder, name: str) -> str:
         root = self.paths.get(folder.paths_key) or join_path(self.root, folder.name)
@@ -233,9 +235,9 @@ def _cost(output: Output) -> dict[str, Any]:
     return {**cost, **({"note": output.note} if output.note else {})}
 
 
-def _with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename the keys of an older run.json."""
+def _with_current_keys(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename the keys of an image in an older run.json, and of its outputs' shares."""
     return {
         _OLD_KEYS.get(key, key): _with_current_keys(value) if isinstance(value, Mapping) else value
-        for key, value in values.items()
+        for key, value in entry.items()
     }

@@ -109,7 +109,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Progress:
-    """One network evaluation is done."""
+    """One network function evaluation is done."""
 
     names: tuple[str, ...]
     """The images that are being sampled."""

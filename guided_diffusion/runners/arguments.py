@@ -36,31 +36,32 @@ exit status:
 
 
 @dataclass(frozen=True)
-class Task:
-    """Settings that `--task` stands for."""
+class Shortcut:
+    """Shipped YAML of a task, and settings, for images that are named without a YAML."""
 
-    choice: str
-    """Setting that makes any YAML do this task."""
     conf: str
-    """Shipped YAML for images that are named without a YAML."""
+    """The shipped YAML."""
     settings: tuple[str, ...]
-    """Settings laid over that YAML."""
+    """Settings laid over it."""
     folder: str
     """Key in `paths` of the folder of the main output."""
     out: str
     """Folder of the results where `-o` is not given."""
+    needs_mask: bool
+    """The task does not find masks itself."""
 
 
-TASKS = {
-    "remove_shadow": Task(
-        choice="task=remove_shadow",
+SHORTCUTS = {
+    "remove_shadow": Shortcut(
         conf="shadow.yml",
         settings=("outputs=[shadow_free]", "data.shadow_free_path=null"),
         folder="shadow_frees",
         out="shadow_free",
+        needs_mask=False,
     ),
-    "inpaint": Task(choice="task=inpaint", conf="inpaint.yml", settings=(), folder="srs", out="inpainted"),
+    "inpaint": Shortcut(conf="inpaint.yml", settings=(), folder="srs", out="inpainted", needs_mask=True),
 }
+"""Task -> what `--task` stands for without `--conf_path`. A task need not be here: a YAML can name it."""
 DEFAULT_TASK = "remove_shadow"
 
 
@@ -102,7 +103,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="a mask for all images, or a folder of masks named as the images; white = keep, black = shadow "
         "or hole (default: shadows are found automatically)",
     )
-    add("--task", choices=TASKS, help=f"what to do with the images (default: {DEFAULT_TASK})")
+    add(
+        "--task",
+        metavar="TASK",
+        help=f"what to do with the images: {' or '.join(SHORTCUTS)} (default: {DEFAULT_TASK}); "
+        "with --conf_path, any task; overrides the YAML",
+    )
     add(
         "--conf_path",
         metavar="YAML",
@@ -136,18 +142,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def expand(options: argparse.Namespace) -> argparse.Namespace:
     """Return the options with images, mask, task and output folder spelled as YAML and settings.
 
-    Raises ConfigError for an image that is not there, and for results that would be mixed with the images.
+    Raises ConfigError for an image that is not there, for a task that needs a YAML or a mask, and for results
+    that would be mixed with the images.
     """
     named = options.conf_path is not None
-    task = TASKS[options.task or DEFAULT_TASK]
-    settings = [task.choice] if options.task and named else []
+    settings = [f"task={_quoted(options.task)}"] if options.task and named else []
     conf = options.conf_path
     if options.images:
         _check_images(options.images)
         settings.append(f"data.gt_path={_quoted(options.images)}")
         if not named:
-            conf = str(confs() / task.conf)
-            settings += _default_settings(task, options.mask, Path(options.out or task.out), options.images)
+            shortcut = _find_shortcut(options.task or DEFAULT_TASK, options.mask)
+            conf = str(confs() / shortcut.conf)
+            settings += _default_settings(shortcut, options.mask, options.out, options.images)
     if options.mask:
         settings.append(f"data.mask_path={_quoted(options.mask)}")
     if options.out and named:
@@ -155,15 +162,29 @@ def expand(options: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**{**vars(options), "conf_path": conf, "set": [*settings, *options.set]})
 
 
-def _default_settings(task: Task, mask: str | None, out: Path, images: Sequence[str]) -> list[str]:
-    """Return the settings of images that are named without a YAML."""
-    if not mask and task is not TASKS[DEFAULT_TASK]:
+def _find_shortcut(task: str, mask: str | None) -> Shortcut:
+    """Return what a task stands for without a YAML."""
+    shortcut = SHORTCUTS.get(task)
+    if shortcut is None:
         raise ConfigError(
-            "--task inpaint needs --mask: an image that is black where to inpaint, white elsewhere"
+            f"--task {task} needs a YAML, named by --conf_path; without one: {' or '.join(SHORTCUTS)}"
         )
-    _check_out(out, images)
-    folders = [f"paths.{task.folder}={_quoted(str(out))}", f"paths.log={_quoted(str(out / 'log'))}"]
-    return [*task.settings, *folders, *([] if mask else ["data.mask_path=auto"])]
+    if shortcut.needs_mask and not mask:
+        raise ConfigError(
+            f"--task {task} needs --mask: an image that is black where to {task}, white elsewhere"
+        )
+    return shortcut
+
+
+def _default_settings(
+    shortcut: Shortcut, mask: str | None, out: str | None, images: Sequence[str]
+) -> list[str]:
+    """Return the settings of images that are named without a YAML."""
+    results = Path(out or shortcut.out)
+    _check_out(results, images)
+    folders = {f"paths.{shortcut.folder}": results, "paths.log": results / "log"}
+    moved = [f"{key}={_quoted(str(folder))}" for key, folder in folders.items()]
+    return [*shortcut.settings, *moved, *([] if mask else ["data.mask_path=auto"])]
 
 
 def _check_images(images: Sequence[str]) -> None:

@@ -54,7 +54,7 @@ class Display:
 
     Args:
         images: number of images.
-        steps: network evaluations for each.
+        steps: network function evaluations (NFE) for each.
         wanted: show it.
     """
 
@@ -67,7 +67,7 @@ class Display:
         self.last_line = time.monotonic()
 
     def step(self, progress: Progress) -> None:
-        """Show one network evaluation."""
+        """Show one network function evaluation (NFE)."""
         window = f"window {progress.window} of {progress.windows}" if progress.windows > 1 else ""
         if progress.step == 1 or progress.steps != self.steps.total:
             self.steps.reset(progress.steps)

@@ -18,10 +18,19 @@ from guided_diffusion.runtime.device import matrix_rate
 from guided_diffusion.runtime.inference import prepare_for_inference
 
 log = logging.getLogger("penumbra")
-MAX_TIMED_FLOPS = (
-    50e9  # per evaluation; a larger network is estimated instead of timed, to answer within seconds
-)
-NETWORK_SHARE = 0.75  # of the device's matrix rate that a large network reaches (docs/reports/benchmarks.md)
+MAX_TIMED_FLOPS = 50e9
+"""FLOP per NFE, beyond which a network is estimated instead of timed.
+
+Chosen so that the plan takes seconds: at the 200 GFLOP/s of a CPU core (docs/reports/benchmarks.md) the six
+timed NFE of `seconds_per_nfe` take 1.5 s.
+"""
+NETWORK_SHARE = 0.75
+"""Share of the device's matrix-product rate that a large network is taken to reach.
+
+A round figure, not a measurement: below the 91 % of RePaint's CelebA-HQ network on a CPU in bfloat16
+(docs/reports/benchmarks.md, "large"), to leave room for devices that reach less. The figures under "roofline"
+there are the small network's, which is timed instead.
+"""
 
 
 def show_plan(engine: Engine) -> None:
@@ -45,7 +54,7 @@ def show_plan(engine: Engine) -> None:
 
 
 def _cost_line(engine: Engine, images: int) -> str:
-    seconds = engine.nfe * seconds_per_evaluation(engine) if engine.nfe else 0.0
+    seconds = engine.nfe * seconds_per_nfe(engine) if engine.nfe else 0.0
     total = f"{images} images take about {format_duration(seconds * images)}" if images else "no images yet"
     shares = " + ".join(f"{nfe} for {output}" for output, nfe in engine.task.nfe.items())
     shares = f" ({shares})" if len(engine.task.OUTPUTS) > 1 else ""
@@ -63,8 +72,8 @@ def _windows_line(engine: Engine) -> str:
     return f"{line} (windows: {windows})"
 
 
-def seconds_per_evaluation(engine: Engine) -> float:
-    """Estimate the time of one network evaluation for one image.
+def seconds_per_nfe(engine: Engine) -> float:
+    """Estimate the time of one NFE for one image.
 
     A small network is timed with random weights; a large one is estimated from its arithmetic. Classifier
     guidance is left out; at 256x256 it adds a fifth.

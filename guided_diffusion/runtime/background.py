@@ -15,8 +15,16 @@ import torch
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-WORKERS = 4  # threads of `background_map`; compressing a PNG releases the interpreter lock
-MAX_PENDING_BYTES = 1 << 30  # of items that wait to be written, and of answers that were prefetched
+WORKERS = 4
+"""Threads of `background_map`; compressing a PNG releases the interpreter lock.
+
+A round figure: a batch's images are compressed while the next batch is sampled.
+"""
+MAX_PENDING_BYTES = 1 << 30
+"""Bytes of items that wait to be written, and of answers that were prefetched.
+
+A round figure: three photographs of 50 megapixels, counted as by `tasks.nbytes`.
+"""
 
 
 @contextmanager

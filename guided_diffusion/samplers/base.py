@@ -1,8 +1,8 @@
 """The loop over timesteps, written once, and all that a sampler may see.
 
 A sampler is a frozen dataclass with `times, start, down, up`; its fields are its YAML keys. The loop goes
-`down` (one network evaluation, a Step is yielded) or `up` (noise only) for each pair of neighbours in
-`times`. Time -1 is clean. Tensors are (B, C, H, W) in model space.
+`down` (one NFE, a Step is yielded) or `up` (noise only) for each pair of neighbours in `times`. Time -1 is
+clean. Tensors are (B, C, H, W) in model space.
 """
 
 from __future__ import annotations

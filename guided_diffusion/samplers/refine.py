@@ -1,4 +1,4 @@
-"""Refine: a shadow was divided out of an image; the prior takes out the noise lifted with the light.
+"""Refine: a shadow was divided out of an image; the prior takes out the noise that this amplified.
 
 Papers: Meng et al. 2021, "SDEdit" (arXiv 2108.01073), for the start; Guo et al. 2023, "ShadowDiffusion"
 (arXiv 2212.04711), for the data consistency in linear light; Song et al. 2021, "DDIM" (arXiv 2010.02502),

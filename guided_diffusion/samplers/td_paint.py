@@ -2,8 +2,8 @@
 
 Paper: Mayet et al. 2024, "TD-Paint: Faster Diffusion Inpainting Through Time Aware Pixel Conditioning" (arXiv
 2410.09306). It takes a network that was trained so, and never goes back in time.
-Where we differ: nowhere. DDIM's steps are left out: with a learned variance DDPM's keep the spread of what is
-filled at any number of steps, and DDIM's narrow it (tests/samplers/test_td_paint.py).
+Where we differ: nowhere. DDIM's steps are left out: with a learned variance DDPM's keep the spread of what
+is inpainted at any number of steps, and DDIM's narrow it (tests/samplers/test_td_paint.py).
 """
 
 from __future__ import annotations
@@ -45,5 +45,5 @@ def _predict(problem: Problem, x: Tensor, t: int) -> Prediction:
     if known is not None:
         return problem.denoise(x, t, known.expand(len(x), 1, *x.shape[-2:]))
     if problem.operator.observes:
-        raise ValueError(f"method td_paint knows whole pixels: it takes a mask, not {problem.operator}")
+        raise ValueError(f"this method knows whole pixels: it takes a mask, not {problem.operator}")
     return problem.denoise(x, t)

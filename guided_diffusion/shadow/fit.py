@@ -26,8 +26,8 @@ from guided_diffusion.shadow.palette import AXES, Palette
 # Chosen by experiment: docs/reports/shadow.md, but for the priors, which were measured.
 GAP = 3.0  # pixels on either side of the edge that may be penumbra: neither umbra nor lit
 GRID = 4
-_STARTS, _ROUNDS = 12, 50
-_PIXELS, _PAIRS = 1500, 1000
+_STARTS, _ROUNDS = 12, 50  # candidates, and Adam's steps
+_PIXELS, _PAIRS = 1500, 1000  # the most that are drawn of an image
 _PALETTE_WEIGHT, _PRIOR_WEIGHT = 5.0, 1 / 8
 _GAIN = torch.tensor([1.26, 0.19, -0.24]), torch.tensor([0.5, 0.15, 0.17])  # along AXES: mean, deviation
 _SLOPE = -0.17, 0.08  # mean and deviation of k
@@ -36,7 +36,7 @@ _GRID_SPREAD = torch.tensor([0.12, 0.04, 0.04])  # deviation of u, along AXES
 _PAIR_NOISE = torch.tensor([0.10, 0.04, 0.04])  # deviation of a pair of one material, along AXES
 _MISMATCH = 3e-3  # likelihood of any other pair
 _MAX_SQUARE = 60  # squared deviations of a pair; beyond, exp(-x / 2) is far below _MISMATCH
-_FIRST_RATE, _LAST_RATE = 0.06, 0.003  # Adam's step: it falls by the first to the last
+_FIRST_RATE, _LAST_RATE = 0.06, 0.003  # Adam's step falls linearly from their sum towards the last
 _NODE_SIGMA = 0.6  # standard deviation of a node's Gaussian, in nodes
 _GRID_SIZE, _GRID_BEND = 0.25, 0.5  # weights of the grid's squares and of its differences
 
@@ -108,7 +108,8 @@ def fit_field(seen: Observation, size: tuple[int, int]) -> ShadowField:
 def _climb(seen: Observation, pivot: Tensor, parts: list[Tensor]) -> list[Tensor]:
     """Improve b, k, u of all candidates by Adam (Kingma & Ba 2015) with ever shorter steps.
 
-    Written out, because torch.optim takes two seconds to load.
+    Written out, because torch.optim takes two seconds to load. The decay rates .9 and .999 are the paper's;
+    1e-9 only keeps a step finite where no gradient has come yet.
     """
     means, squares = ([torch.zeros_like(part) for part in parts] for _ in range(2))
     for step in range(_ROUNDS):

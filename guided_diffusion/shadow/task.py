@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 
 from guided_diffusion.config import fingerprints
 from guided_diffusion.config.schema import Config
-from guided_diffusion.errors import ImageError
+from guided_diffusion.errors import ConfigError, ImageError
 from guided_diffusion.images.formats import eight_bits
 from guided_diffusion.images.inputs import AUTO, read_pair
 from guided_diffusion.images.masks import KeepMask, to_shadow
@@ -36,7 +37,7 @@ SHADOW_FREE = OutputSpec(
 
 
 @dataclass(frozen=True)
-class Prepared:
+class ShadowJob:
     """An image that is ready: what is left to do, and the result so far."""
 
     result: Result
@@ -63,7 +64,12 @@ class RemoveShadowTask:
 
     @classmethod
     def build(cls, config: Config, parts: Parts, outputs: Sequence[str]) -> RemoveShadowTask:
-        """Assemble the task."""
+        """Assemble the task. Raises ConfigError for a prior that does not work on pixels."""
+        if config.relight.uses_network and (parts.codec.channels, parts.codec.factor) != (3, 1):
+            raise ConfigError(
+                "relight.prior and relight.refine need a model that works on pixels; set relight.prior: none "
+                "and relight.refine: false"
+            )
         remover = ShadowRemover(
             settings=config.relight,
             process=parts.process,
@@ -100,13 +106,19 @@ class RemoveShadowTask:
 
     def fingerprint(self, output: str) -> str:
         """Hash settings and weights of one output."""
-        if output == INPAINTED.name:
-            return fingerprints.fingerprint(self.config, self.parts.identity())
+        return self._inpainted_fingerprint if output == INPAINTED.name else self._shadow_free_fingerprint
+
+    @cached_property
+    def _inpainted_fingerprint(self) -> str:
+        return fingerprints.fingerprint(self.config, self.parts.identity())
+
+    @cached_property
+    def _shadow_free_fingerprint(self) -> str:
         prior = self.parts.identity() if self.config.relight.uses_network else None
         finder = detect.DETECTOR.digest() if self.config.relight.second_pass else None
         return fingerprints.relight_fingerprint(self.config, prior, finder)
 
-    def prepare(self, pair: Pair, seed: ImageSeed, done: IsDone) -> Prepared | Result:
+    def prepare(self, pair: Pair, seed: ImageSeed, done: IsDone) -> ShadowJob | Result:
         """Read an image, find its shadow and plan its views; see Task.prepare."""
         image, keep = read_pair(pair, self.config.data.mask_is, deep=True)
         assert image is not None
@@ -114,13 +126,13 @@ class RemoveShadowTask:
 
     def prepare_image(
         self, name: str, image: np.ndarray, keep: KeepMask | None, seed: ImageSeed
-    ) -> Prepared | Result:
+    ) -> ShadowJob | Result:
         """Prepare an image in memory; see Task.prepare_image."""
         return self._prepare(name, image, keep, seed, lambda *_: False)
 
     def _prepare(
         self, name: str, image: np.ndarray, keep: KeepMask | None, seed: ImageSeed, done: IsDone
-    ) -> Prepared | Result:
+    ) -> ShadowJob | Result:
         shadow = None if keep is None else to_shadow(keep)
         item = self.remover.prepare(self.fingerprint(SHADOW_FREE.name), name, image, shadow, seed)
         gt, job, outputs = eight_bits(image), None, {}
@@ -134,9 +146,9 @@ class RemoveShadowTask:
         if removes and done(name, SHADOW_FREE.name, item.key):
             outputs[SHADOW_FREE.name], removes = Output(item.key), False
         result = Result(name, gt, item.keep, outputs)
-        return Prepared(result, item if removes else None, job) if removes or job else result
+        return ShadowJob(result, item if removes else None, job) if removes or job else result
 
-    def run(self, prepared: Iterable[Prepared | Result], batch_size: int) -> Events:
+    def run(self, prepared: Iterable[ShadowJob | Result], batch_size: int) -> Events:
         """Remove each shadow, and inpaint in batches across images; see Task.run."""
         queue = InpaintQueue(replace(self.inpainter, batch_size=batch_size))
         for item in prepared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -57,10 +58,9 @@ def tiny(folder: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> P
     samples = {"gt_path": "./data/samples/shadow", "mask_path": "./data/samples/shadow_mask"}
     confs = folder / "shipped"
     confs.mkdir()
-    for name, task in arguments.TASKS.items():
-        key, _, value = task.choice.partition("=")
-        content = {"name": name, key: value, "data": samples, **common}
-        (confs / task.conf).write_text(f"# Tiny {name}. More text.\n{yaml.safe_dump(content)}")
+    for name, shortcut in arguments.SHORTCUTS.items():
+        content = {"name": name, "task": name, "data": samples, **common}
+        (confs / shortcut.conf).write_text(f"# Tiny {name}. More text.\n{yaml.safe_dump(content)}")
     monkeypatch.setattr(shipped, "confs", lambda: confs)
     monkeypatch.setattr(arguments, "confs", lambda: confs)
     return folder
@@ -126,6 +126,10 @@ def test_mask_folder_may_hold_masks_of_other_images(folder: Path) -> None:
         (["."], "the results in shadow_free would lie among the images of ."),
         (["trips", "-o", "trips"], "the results in trips would lie among the images of trips"),
         (["p0.png", "--task", "inpaint"], "--task inpaint needs --mask"),
+        (
+            ["p0.png", "--task", "negative"],
+            "--task negative needs a YAML, named by --conf_path; without one: remove_shadow or inpaint",
+        ),
     ],
 )
 def test_mistakes_are_one_line_with_the_remedy(folder: Path, words: list[str], reason: str) -> None:
@@ -239,6 +243,15 @@ def test_launcher_answers_without_torch(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('torch was loaded')\n")
     done = launch("--version", path=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"penumbra {__version__}\n", "")
+
+
+@pytest.mark.parametrize("flag", ["--version", "--list", "--help"])
+def test_checkout_answers_without_torch(tmp_path: Path, flag: str) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('torch was loaded')\n")
+    command = [sys.executable, str(ROOT / "test.py"), flag]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout
 
 
 def test_launcher_names_a_foreign_package_in_one_line(tmp_path: Path) -> None:

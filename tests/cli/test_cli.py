@@ -231,7 +231,7 @@ def test_time_estimate_times_the_work_of_one_evaluation(
     engine = Engine(load_config(project(), ["image_size=64", "attention_resolutions=32"]))
     with FlopCounterMode(display=False) as counter:
         monkeypatch.setattr(plan, "time", SimpleNamespace(perf_counter=counter.get_total_flops))
-        estimate = plan.seconds_per_evaluation(engine)
+        estimate = plan.seconds_per_nfe(engine)
     denoise = engine.models.denoiser([ImageSeed(0, "p")])
     with FlopCounterMode(display=False) as counter:
         denoise(torch.randn(1, 3, 64, 64), 3)
@@ -250,7 +250,7 @@ def test_time_estimate_ignores_slow_calls(
 
     monkeypatch.setattr(plan, "time", clock)
     monkeypatch.setattr(plan, "prepare_for_inference", lambda *_: network)
-    assert plan.seconds_per_evaluation(Engine(load_config(project()))) == 2.5
+    assert plan.seconds_per_nfe(Engine(load_config(project()))) == 2.5
     assert next(durations, None) is None
 
 
@@ -261,7 +261,7 @@ def test_time_estimate_of_large_network_builds_none(
     monkeypatch.setattr(plan, "build_network", lambda *_: pytest.fail("built"))
     paper = {"image_size": 256, "num_channels": 256, "num_res_blocks": 2, "num_head_channels": 64}
     conf = project(**paper, channel_mult="", attention_resolutions="32,16,8")
-    seconds = plan.seconds_per_evaluation(Engine(load_config(conf)))
+    seconds = plan.seconds_per_nfe(Engine(load_config(conf)))
     assert seconds * plan.NETWORK_SHARE == pytest.approx(2.24, rel=0.01)  # 2240 GFLOP, counted elsewhere
 
 

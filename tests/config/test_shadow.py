@@ -38,7 +38,7 @@ def test_outputs_accepts_a_single_word(word: str) -> None:
     [
         ({"outputs": "shadowfree"}, "outputs[0]: 'shadowfree' is not one of 'inpainted', 'shadow_free'"),
         ({"outputs": ["inpainted", "both"]}, "outputs[1]: 'both' is not one of 'inpainted', 'shadow_free'"),
-        ({"outputs": []}, "outputs is empty; name inpainted, shadow_free or both"),
+        ({"outputs": []}, "outputs is empty; name at least one, or delete the key to get all"),
         ({"outputs": 3}, "outputs: 3 is not a list"),
         (
             {"relight": {"pryor": "none"}},

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from guided_diffusion.samplers import SAMPLERS
 from tests.helpers import documented
 from tests.helpers.documented import ROOT, Command
 
@@ -44,6 +45,11 @@ def test_flags_of_command_that_does_not_run_here_parse(command: Command, project
 
 def test_readme_has_commands_that_run() -> None:
     assert [command for command in RUN if command.page == "README.md"]
+
+
+def test_readme_s_table_of_methods_names_every_sampler() -> None:
+    table = (ROOT / "README.md").read_text("utf-8").partition("| `method` |")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE)) == sorted(SAMPLERS)
 
 
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.stem)

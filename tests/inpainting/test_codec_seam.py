@@ -19,6 +19,7 @@ from guided_diffusion.codec import Codec, PixelCodec
 from guided_diffusion.config.schema import ModelConfig
 from guided_diffusion.denoiser import Denoise, Prediction
 from guided_diffusion.engine import Engine, load_config
+from guided_diffusion.errors import ConfigError
 from guided_diffusion.inpainting import inpainter
 from guided_diffusion.inpainting.coarse_guidance import CoarseGuidedDenoiser
 from guided_diffusion.inpainting.tiled_denoiser import TiledDenoiser
@@ -282,3 +283,21 @@ def test_model_pixels_that_are_known_in_part_are_inpainted(
     [result] = run(conf, [shown], [keep], *overrides, models=models)
     assert np.array_equal(pixels(result)[blocks], shown[blocks])
     assert (pixels(result)[~blocks] == 128).all()
+
+
+def test_batch_and_memory_count_model_pixels(project: Project) -> None:
+    conf = project(count=1)
+    pixels, toy = Engine(load_config(conf)), Engine(load_config(conf), codec=ToyCodec())
+    assert toy.batch_size == pixels.batch_size and toy.size == 2 * pixels.size
+    image = (toy.size, toy.size, 3)
+    wider = toy.models.activation_bytes(image) / pixels.models.activation_bytes((16, 16, 3))
+    assert 1 < wider < 2  # the first layer has 12 channels instead of 3, the others are the same
+    assert toy.models.activation_bytes(image) == toy.models.activation_bytes((32, 32, 3))
+
+
+def test_remove_shadow_with_prior_refuses_other_model_spaces(project: Project) -> None:
+    conf = project(count=1, task="remove_shadow")
+    Engine(load_config(conf), codec=ToyCodec())
+    for setting in ("relight.prior=diffusion", "relight.refine=true"):
+        with pytest.raises(ConfigError, match="works on pixels; set relight.prior: none"):
+            Engine(load_config(conf, [setting]), codec=ToyCodec())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -276,3 +277,26 @@ def test_log_folder_writes_the_inpainted_image_last(tmp_path: Path, monkeypatch:
 def test_one_line_prints_any_name() -> None:
     assert one_line("a\nb\udce9 c") == "a b\\udce9 c"
     assert one_line("Schätten 影") == "Schätten 影"
+
+
+def test_image_named_as_an_old_key_keeps_its_name(project: Project, cli: Cli) -> None:
+    conf = project(count=1)
+    for folder in ("gts", "masks"):
+        Path(folder, "p0.png").rename(Path(folder, "pictures.png"))
+    assert cli("--conf_path", conf).code == 0
+    before = run_json()["images"]
+    assert list(before) == ["pictures"] and before["pictures"]["nfe"] > 0
+    assert cli("--conf_path", conf).code == 0
+    assert run_json()["images"] == before
+
+
+def test_old_run_json_is_read(project: Project, cli: Cli) -> None:
+    conf = project(count=1)
+    assert cli("--conf_path", conf).code == 0
+    run = run_json()
+    old = {"evaluations" if key == "nfe" else key: value for key, value in run["images"]["p0"].items()}
+    content = {key: value for key, value in run.items() if key not in ("images", "nfe")}
+    content |= {"evaluations": run["nfe"], "pictures": {"p0": old}}
+    Path("log/run/run.json").write_text(json.dumps(content))
+    assert cli("--conf_path", conf).code == 0
+    assert run_json()["images"] == run["images"] and run_json()["nfe"] == run["nfe"]
