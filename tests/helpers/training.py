@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from guided_diffusion.codec import PixelCodec
 from guided_diffusion.scenes.render import render_free, scene_rng
+from guided_diffusion.train import main
 from guided_diffusion.training.config import TrainConfig, load_train
 from guided_diffusion.training.datasets import LabelledStream, TripletStream
 from guided_diffusion.training.prior_trainer import PriorTrainer
@@ -136,3 +137,8 @@ def assert_same_run(first: Path, second: Path) -> None:
     grids = [{p.name: p.read_bytes() for p in (f / "out" / "samples").iterdir()} for f in (first, second)]
     assert grids[0] == grids[1]
     assert read_losses(first) == read_losses(second)
+
+
+def run_train(folder: Path, *more: str, **keys: object) -> int:
+    """Run the training command on a small YAML in the folder; returns its exit status."""
+    return main(["--conf_path", str(write_yaml(folder, **keys)), *more])
