@@ -141,4 +141,4 @@ def assert_same_run(first: Path, second: Path) -> None:
 
 def run_train(folder: Path, *more: str, **keys: object) -> int:
     """Run the training command on a small YAML in the folder; returns its exit status."""
-    return main(["--conf_path", str(write_yaml(folder, **keys)), *more])
+    return main(["--conf_path", str(write_yaml(folder, TINY, **keys)), *more])
