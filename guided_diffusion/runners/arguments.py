@@ -85,12 +85,8 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add(
-        "images",
-        nargs="*",
-        metavar="IMAGE",
-        help="an image, or a folder that is searched with its sub-folders",
-    )
+    images = "an image, or a folder that is searched with its sub-folders"
+    add("images", nargs="*", metavar="IMAGE", help=images)
     add(
         *("-o", "--out"),
         metavar="OUT",

@@ -113,7 +113,8 @@ def test_compute_settings_restores_what_was_set(products: None, before: str, pre
 
 
 def test_compute_settings_restores_what_only_the_newer_way_has_set(products: None) -> None:
-    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    conv, rnn = torch.backends.cudnn.conv, torch.backends.cudnn.rnn  # type: ignore[attr-defined]
+    rnn.fp32_precision = "tf32"  # whatever earlier tests have left
     conv.fp32_precision = "ieee"
     with pytest.raises(RuntimeError):
         _ = torch.backends.cudnn.allow_tf32
