@@ -189,6 +189,6 @@ def test_shipped_recipe_matches_the_network() -> None:
 def test_extract_features_explains_missing_weights_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = replace(feature_network.CLASSIFIER, path=Path("gone") / "scene_classifier.pt")
     monkeypatch.setattr(feature_network, "CLASSIFIER", gone)
-    with pytest.raises(CheckpointError, match="scene_classifier.pt, which is not there; restore") as caught:
+    with pytest.raises(CheckpointError, match="scene_classifier.pt, which is not there; reinstall") as caught:
         extract_features([np.zeros((8, 8, 3), np.uint8)])
     assert "\n" not in str(caught.value)
