@@ -38,9 +38,8 @@ MAX_PENDING_BYTES = 1 << 31
 
 A round figure: what the weights of RePaint's 256 x 256 networks take in float32.
 """
-COARSE_FREE_FRACTION = (
-    0.3  # clean end of the process, where coarse results do not count (docs/reports/sizes.md)
-)
+# Clean end of the process, where coarse results do not count (docs/reports/sizes.md).
+COARSE_FREE_FRACTION = 0.3
 
 ViewRef = tuple[Composite, int]  # an image, and the number of one of its views
 Shape = tuple[int, ...]
